@@ -1,0 +1,64 @@
+"""``python -m bench train infer check``: the parts that are named, on one pair, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from bench import agree, check, infer, train
+from bench.common import PeakMemory, measure_ceiling, print_header
+from bench.load import describe, load_pair
+from bench.profile import profile_step
+from tiny_audio.model.device import pick_device
+
+
+def main() -> int:
+    """Run the parts; exit code 1 where something is not equal that must be."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=["train", "infer", "check"])
+    parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
+    parser.add_argument("--random", action="store_true", help="random weights, no download")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--lengths", nargs="+", default=["speech"], choices=["speech", "commands"])
+    parser.add_argument(
+        "--compile", action="store_true", help="after all, training with torch.compile"
+    )
+    parser.add_argument("--profile", action="store_true", help="where a training step goes")
+    args = parser.parse_args()
+
+    device = pick_device(args.device)
+    memory = PeakMemory(device)
+    model = load_pair(args.pair, device, random=args.random)
+    ceiling = measure_ceiling(device, next(model.encoder.parameters()).dtype)
+    print_header(device, ceiling, f"{args.pair}: {describe(model)}")
+    held = True
+    benches: dict[str, train.Bench] = {}
+    if "train" in args.parts:
+        held &= agree.check_training(model)
+    if "infer" in args.parts:
+        held &= agree.check_text(model)
+    for kind in args.lengths:
+        if "train" in args.parts:
+            benches[kind] = bench = train.Bench.prepare(model, ceiling, memory, kind)
+            train.run(bench, "training", bench.rows())
+            if args.profile:
+                profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
+        if "infer" in args.parts:
+            infer.run(model, ceiling, memory, kind)
+    if "check" in args.parts:
+        held &= check.run(model)
+    if args.compile:  # last: it may take long
+        for bench in benches.values():
+            train.run(
+                bench,
+                "compiled",
+                train.compiled_variants(train.as_large_as_fixed(bench.rows()[-1], bench.plan)),
+            )
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    with torch.random.fork_rng():
+        sys.exit(main())

@@ -1,0 +1,203 @@
+"""What the benchmarks share: the machine and its limits, peak memory, and the table."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import torch
+import transformers
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The fastest that this machine does the two things that a model is made of."""
+
+    dtype: torch.dtype
+    flops: float  # operations a second in a large matrix product of that dtype
+    copy: float  # bytes a second in a large copy, those read and those written both counted
+
+
+def machine(device: torch.device) -> str:
+    """One line that says where the numbers come from."""
+    cores = len(os.sched_getaffinity(0))
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        what = f"one {gpu.name} ({gpu.total_memory / 2**30:.0f} GiB), {cores} CPU cores"
+    else:
+        what = f"{cores} cores of {_cpu_name()}, {torch.get_num_threads()} threads"
+    cuda = f" CUDA {torch.version.cuda}" if device.type == "cuda" else ""
+    versions = f"torch {torch.__version__.split('+')[0]}{cuda}, transformers"
+    return f"{what}; {versions} {transformers.__version__}; {date.today().isoformat()}"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
+    """Median rate of a large matrix product and of a large copy, on random numbers, warmed up."""
+    n = 8192 if device.type == "cuda" else 1536
+    a = torch.randn(n, n, device=device).to(dtype)
+    b = torch.randn(n, n, device=device).to(dtype)
+    source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
+    target = torch.empty_like(source)
+    product = _seconds(lambda: torch.mm(a, b), device)
+    copied = _seconds(lambda: target.copy_(source), device)
+    return Ceiling(dtype, 2 * n**3 / product, 2 * source.numel() * source.element_size() / copied)
+
+
+def _seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
+    """Median time of one call; the first three are not counted."""
+    times = []
+    for _ in range(repeats + 3):
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return median(times[3:])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# ---------------------------------------------------------------------------------- peak memory
+
+
+class PeakMemory:
+    """The most memory held between ``start`` and ``read``.
+
+    On CUDA: tensors, weights included. On a CPU: the process, less what it held when this object
+    was made (make it before the model, so that the weights count and Python does not).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._base = _resident("VmRSS")
+
+    def start(self) -> None:
+        """Forget what was held before."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            _reset_peak()
+
+    def read(self) -> float:
+        """Bytes; not a number where the system does not tell."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        return _resident("VmHWM") - self._base
+
+
+def _resident(key: str) -> float:
+    status = Path("/proc/self/status")
+    found = re.search(rf"{key}:\s*(\d+) kB", status.read_text()) if status.is_file() else None
+    return 1024.0 * int(found[1]) if found else float("nan")
+
+
+def _reset_peak() -> None:
+    try:  # Linux: makes VmHWM start again from what is held now
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        print("(peak memory cannot be reset here: it is that of the rows so far)")
+
+
+# ------------------------------------------------------------------------------------ the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant, measured."""
+
+    variant: str
+    seconds: float  # wall clock
+    steps: int
+    audio: float  # seconds of audio, padding not counted
+    padded: float  # seconds of audio that were computed on
+    flops: float  # that the real audio and text need; padding, waste and recomputation not counted
+    peak: float  # bytes
+    waited: float = 0.0  # seconds of the wall clock spent waiting for input
+
+    @property
+    def rate(self) -> float:
+        """Audio seconds a second."""
+        return self.audio / self.seconds
+
+
+_COLUMNS = (
+    "variant",
+    "audio s/s",
+    "step",
+    "of ceiling",
+    "padding",
+    "input wait",
+    "peak memory",
+    "vs first",
+)
+
+
+class Table:
+    """Rows in Markdown, each printed as soon as it is known."""
+
+    def __init__(self, title: str, ceiling: Ceiling) -> None:
+        self.ceiling = ceiling
+        self.first: Row | None = None
+        print(f"\n### {title}\n")
+        print(_line(_COLUMNS), flush=True)
+        print(_line(["---"] + ["---:"] * (len(_COLUMNS) - 1)), flush=True)
+
+    def add(self, row: Row) -> None:
+        """Print a row."""
+        self.first = self.first or row
+        cells = (
+            row.variant,
+            f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}",
+            _duration(row.seconds / row.steps),
+            f"{row.flops / row.seconds / self.ceiling.flops:.1%}",
+            f"{1 - row.audio / row.padded:.0%}",
+            f"{row.waited / row.seconds:.0%}",
+            f"{row.peak / 2**30:.1f} GiB",
+            f"{row.rate / self.first.rate:.2f} x",
+        )
+        print(_line(cells), flush=True)
+
+    def failed(self, variant: str, why: str) -> None:
+        """Print a row that has no numbers, and why."""
+        cells = (variant, why, *[""] * (len(_COLUMNS) - 2))
+        print(_line(cells), flush=True)
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
+
+
+def print_header(device: torch.device, ceiling: Ceiling, model: str) -> None:
+    """Print the machine, its limits and what runs on it."""
+    name = str(ceiling.dtype).removeprefix("torch.")
+    print(f"\nMachine: {machine(device)}")
+    print(f"Model: {model}")
+    print(
+        f"Ceiling: {ceiling.flops / 1e12:.3g} TFLOP/s ({name} matrix product), "
+        f"{ceiling.copy / 1e9:,.3g} GB/s (copy, read + written)",
+        flush=True,
+    )

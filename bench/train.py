@@ -1,0 +1,214 @@
+"""Speed of a training step: the plain way, then ours with one measure after another switched on.
+
+python -m bench train --pair small
+python -m bench train --pair glm_qwen3 --random --compile
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.common import Ceiling, PeakMemory, Row, Table, synchronize
+from bench.flops import Flops
+from bench.load import WINDOW, Collator, durations, feed, utterances
+from bench.step import Step, Variant
+from tiny_audio.data.batching import length_batches
+from tiny_audio.data.utterance import Utterance
+from tiny_audio.model.speech import SpeechModel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured, and on which batches."""
+
+    fixed: int  # utterances in a batch of the plain way
+    same: float  # budget in seconds that holds as much audio as a plain batch on average
+    large: float | None  # the largest budget that fits
+    warm: int
+    steps: int
+
+
+def variants(plan: Plan, *, cuda: bool) -> list[Variant]:
+    """The rows, in order; each adds one measure to the row above it."""
+    rows = [Variant("plain: padded to 30 s", plain=True, host_mel="window", full_logits=True)]
+
+    def add(name: str, **changes: Any) -> None:
+        rows.append(replace(rows[-1], name=name, **changes))
+
+    if cuda:
+        add("plain: + cuDNN's attention off", cudnn=False)
+    add("plain: + padded to the longest", host_mel="longest")
+    add("ours: no padding to 30 s", plain=False)
+    add("+ logits at labels only", full_logits=False)
+    add("+ log-mel on the device", host_mel=None)
+    add(f"+ batches by length, {plan.same:.0f} s", budget=plan.same)
+    if plan.large is not None:
+        add(f"+ {plan.large:.0f} s in a batch", budget=plan.large)
+    add("+ decoder without padding mask", padding_mask=False)
+    if cuda:  # a CPU trains in fp32
+        add("+ no autocast", autocast=False)
+    return rows
+
+
+def as_large_as_fixed(variant: Variant, plan: Plan) -> Variant:
+    """The same on batches of the smaller budget."""
+    return replace(variant, budget=plan.same)
+
+
+def compiled_variants(eager: Variant) -> list[Variant]:
+    """The fastest eager row again, then compiled."""
+    return [
+        replace(eager, name="eager"),
+        replace(eager, name="+ torch.compile of the encoder's layers", compiled="encoder"),
+        replace(eager, name="+ and of the decoder's", compiled="both"),
+    ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pair, what it is measured on, and with what."""
+
+    model: SpeechModel
+    ceiling: Ceiling
+    memory: PeakMemory
+    kind: str
+    plan: Plan
+    pool: list[Utterance]
+
+    @classmethod
+    def prepare(cls, model: SpeechModel, ceiling: Ceiling, memory: PeakMemory, kind: str) -> Bench:
+        """Choose batch sizes and draw utterances of one kind."""
+        torch.set_float32_matmul_precision("high")  # as the training command does
+        model.train()
+        pool = utterances(durations(kind, 2048 if model.device.type == "cuda" else 256))
+        return cls(model, ceiling, memory, kind, make_plan(model, kind), pool)
+
+    def rows(self) -> list[Variant]:
+        """Every eager row."""
+        return variants(self.plan, cuda=self.model.device.type == "cuda")
+
+
+def run(bench: Bench, title: str, rows: list[Variant]) -> None:
+    """Print the table of the given rows."""
+    model = bench.model
+    model.train()
+    flops = Flops(model)
+    table = Table(f"{title}, {bench.kind}", bench.ceiling)
+    for variant in rows:
+        layers = _layers(model, variant.compiled)
+        for layer in layers:
+            layer.compile(dynamic=True)
+        try:
+            table.add(measure(model, variant, bench.plan, bench.pool, flops, bench.memory))
+        except torch.cuda.OutOfMemoryError:
+            table.failed(variant.name, "out of memory")
+        except RuntimeError as error:
+            if not layers:
+                raise
+            table.failed(variant.name, str(error).strip().splitlines()[0])
+        finally:
+            for layer in layers:
+                layer._compiled_call_impl = None  # eager again
+
+
+def measure(
+    model: SpeechModel,
+    variant: Variant,
+    plan: Plan,
+    pool: list[Utterance],
+    flops: Flops,
+    memory: PeakMemory,
+) -> Row:
+    """Time ``plan.steps`` steps after ``plan.warm``, the first of them the heaviest."""
+    batches = cut(pool, variant, plan)
+    heaviest = max(batches, key=lambda b: _padded(b, variant))
+    batches = [heaviest, *batches][: plan.warm + plan.steps]
+    step = Step(model, variant)
+    memory.start()
+    loads = feed(batches, Collator(model, variant.host_mel, labels=True), model.device)
+    start = waited = 0.0
+    for number in range(len(batches)):
+        if number == plan.warm:
+            synchronize(model.device)
+            start, waited = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        load = next(loads)
+        waited += time.perf_counter() - asked
+        step(load.to(model.device))
+    synchronize(model.device)
+    seconds = time.perf_counter() - start
+    timed = batches[plan.warm :]
+    members = [u for batch in timed for u in batch]
+    return Row(
+        variant=variant.name,
+        seconds=seconds,
+        steps=len(timed),
+        audio=sum(u.seconds for u in members),
+        padded=sum(_padded(batch, variant) for batch in timed),
+        flops=sum(flops.training(len(u.waveform), len(u.text) + 1) for u in members),
+        peak=memory.read(),
+        waited=waited if model.device.type == "cuda" else 0.0,  # on a CPU it is part of the work
+    )
+
+
+def cut(pool: list[Utterance], variant: Variant, plan: Plan) -> list[list[Utterance]]:
+    """The pool in batches: of a fixed number at random, or by length."""
+    if variant.budget is None:
+        return [pool[i : i + plan.fixed] for i in range(0, len(pool), plan.fixed)]
+    return length_batches(
+        pool, batch_seconds=variant.budget, max_utterances=len(pool), rng=np.random.default_rng(0)
+    )
+
+
+def _padded(batch: list[Utterance], variant: Variant) -> float:
+    longest = WINDOW if variant.host_mel == "window" else max(u.seconds for u in batch)
+    return longest * len(batch)
+
+
+def make_plan(model: SpeechModel, kind: str) -> Plan:
+    """Batch sizes: on CUDA the largest that fit, tried on the longest utterances."""
+    lengths = durations(kind, 4096)
+    mean, longest = sum(lengths) / len(lengths), max(lengths)
+    if model.device.type != "cuda":
+        fixed = 4
+        return Plan(fixed, fixed * mean, None, warm=1, steps=2)
+
+    total = torch.cuda.get_device_properties(model.device).total_memory
+
+    def fits(variant: Variant, count: int) -> bool:
+        model.projector.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        load = Collator(model, variant.host_mel, labels=True)(utterances([longest] * count))
+        try:
+            Step(model, variant)(load.to(model.device))
+        except torch.cuda.OutOfMemoryError:
+            return False
+        return torch.cuda.max_memory_reserved() < 0.9 * total
+
+    plain = Variant("plain", plain=True, host_mel="window", full_logits=True, cudnn=False)
+    fixed = _largest([48, 32, 24, 16, 8, 4, 2, 1], lambda n: fits(plain, n))
+    ours = Variant("ours", cudnn=False)
+    large = _largest([1800, 1200, 600, 300], lambda s: fits(ours, int(s / longest)))
+    return Plan(fixed, fixed * mean, float(large), warm=2, steps=9)
+
+
+def _largest(sizes: list[int], fits: Callable[[int], bool]) -> int:
+    return next((size for size in sizes if fits(size)), sizes[-1])
+
+
+def _layers(model: SpeechModel, which: str) -> list[Any]:
+    """The layers to compile, each alone: all of one stack share one program, which serves every
+    shape, so that it takes seconds."""
+    lm: Any = model.causal_lm
+    tower: Any = model.encoder.tower
+    encoder, decoder = list(tower.layers), list(lm.base_model.layers)
+    return {"": [], "encoder": encoder, "both": encoder + decoder}[which]

@@ -1,0 +1,103 @@
+"""Stage 4: train the decoder to read a noisy, stretched spelling and to write the clean words.
+
+The user turn holds soft embeddings as a projector might give them: every token of a (partly
+misspelt) word at one or two places, blanks between, mixed with neighbours and strangers, noisy.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.nano.figures import Log, rate, word_error_rate
+from recipes.nano.pair import new_decoder, turn_loss, write
+from recipes.nano.text import Vocabulary, corpus
+from recipes.nano.turns import Spellings, Turns, soft_audio
+
+SAVE_S = 60.0  # between saves to resume from
+
+
+def check(decoder: Any, turns: Turns, rows: int) -> dict[str, float]:
+    """WER on held-out text: correctly spelt but stretched, mixed and noisy; and misspelt."""
+    figures = {}
+    decoder.eval()
+    for name, wrong in (("spelt", 0.0), ("misspelt", 0.4)):
+        ids, weights, lengths, clean, counts = turns.batch(rows, 1.0, wrong)
+        with torch.no_grad():
+            audio = soft_audio(decoder.get_input_embeddings(), ids, weights, 0.3)
+        hypotheses = write(decoder, turns.vocabulary, audio, lengths)
+        pairs = zip(clean.tolist(), counts.tolist(), strict=True)
+        references = [turns.vocabulary.text(row[:count]) for row, count in pairs]
+        figures[f"wer_{name}"] = word_error_rate(references, hypotheses)
+    decoder.train()
+    return figures
+
+
+def make_turns(
+    work: Path, vocabulary: Vocabulary, everyday: int, most: int, device: torch.device
+) -> tuple[Turns, Turns]:
+    """Turns of `most` phrases to train on, and held-out ones; made once, in the work folder."""
+    if not (work / "held-out.npz").exists():
+        phrases = corpus(work, "train", everyday)[:most]
+        Spellings(phrases, vocabulary).save(work / "spellings.npz")
+        phrases = corpus(work, "test", everyday // 10)[:3000]
+        Spellings(phrases, vocabulary).save(work / "held-out.npz")
+    train, test = (Spellings.load(work / f"{name}.npz") for name in ("spellings", "held-out"))
+    return Turns(train, vocabulary, 0, device), Turns(test, vocabulary, 1, device)
+
+
+def train(
+    work: Path, minutes: float, *, rows: int, peak: float, everyday: int, most: int, judged: int,
+    every: int,    device: torch.device,
+) -> None:  # fmt: skip
+    """Train for `minutes` (kept across restarts) and write work/decoder.pt."""
+    torch.manual_seed(0)
+    v = Vocabulary(work / "tokenizer")
+    log = Log(work / "logs" / "decoder.jsonl")
+    turns, judge = make_turns(work, v, everyday, most, device)
+    decoder = new_decoder(v).to(device)
+    optimizer = torch.optim.AdamW(
+        decoder.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05,
+        fused=device.type == "cuda",
+    )  # fmt: skip
+    step, spent = 0, 0.0
+    saved = work / "decoder_state.pt"
+    if saved.exists():
+        state = torch.load(saved, map_location=device)
+        decoder.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["place"]
+    log(event="start", parameters=sum(p.numel() for p in decoder.parameters()),
+        phrases=len(turns.spellings.counts), step=step)  # fmt: skip
+    last = checked = time.monotonic()
+    while spent < minutes * 60:
+        done = spent / (minutes * 60)
+        hard = min(1.0, done / 0.15)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate(done, warm=0.02, hold=0.5)
+        with torch.no_grad():
+            ids, weights, lengths, *clean = turns.batch(rows, hard, 0.6 * hard)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            audio = soft_audio(decoder.get_input_embeddings(), ids, weights, 0.5 * hard)
+            loss = turn_loss(decoder, v, audio, lengths, *clean)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 100 == 0:
+            log(step=step, loss=loss.item(), done=done)
+        now = time.monotonic()
+        spent, last = spent + now - last, now
+        if step % every == 0:
+            log(step=step, **check(decoder, judge, judged))
+        if now - checked > SAVE_S:
+            checked = now
+            state = {"model": decoder.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "place": (step, spent)}, f"{saved}.part")
+            os.replace(f"{saved}.part", saved)
+    log(event="end", step=step, **check(decoder, judge, judged))
+    final = {name: x.to(torch.bfloat16) for name, x in decoder.state_dict().items()}
+    torch.save(final, work / "decoder.pt")

@@ -1,0 +1,5 @@
+"""``python -m tiny_audio`` is ``tiny-audio``."""
+
+from tiny_audio.cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""Waveform to log-mel spectrogram, in one batched call on the model's device.
+
+The numbers are those of Whisper's feature extractor (Radford et al. 2022, section 2.2), which
+GLM-ASR uses too: power spectrum under a periodic Hann window, Slaney mel bands up to 8 kHz,
+log10, everything more than 8 decades below the clip's loudest band lifted to that floor, then
+scaled by (x + 4) / 4. One thing is different, on purpose: a frame depends on its own clip alone,
+never on how much padding or which neighbours share the batch.
+
+B utterances, S samples, L mel frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.errors import ConfigError
+
+_TOP_HZ = 8_000.0  # upper edge of the highest mel band
+_POWER_FLOOR = 1e-10  # of the mel power, before the logarithm
+_RANGE_DECADES = 8.0  # kept below the loudest band of the clip
+
+Length = TypeVar("Length", int, Tensor)
+
+
+class LogMel(nn.Module):
+    """Whisper's log-mel spectrogram, independent of padding.
+
+    Valid frames equal ``transformers.WhisperFeatureExtractor`` with its default padding to 30 s.
+    A clip longer than that is treated as the formula says: not cut, and followed by zeros.
+
+    Args:
+        n_mels: mel bands, M (80 or 128 for Whisper; 128 for GLM-ASR).
+        n_fft: window and transform length in samples.
+        hop: step between frames in samples.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, n_mels: int, n_fft: int, hop: int) -> None:
+        super().__init__()
+        if min(n_mels, n_fft, hop) < 1:
+            raise ConfigError(
+                "features: n_mels, n_fft and hop must be positive, "
+                f"got {n_mels}, {n_fft} and {hop}; Whisper and GLM-ASR use 128, 400 and 160"
+            )
+        self.n_mels, self.n_fft, self.hop = n_mels, n_fft, hop
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + n_fft // 2,
+            num_mel_filters=n_mels,
+            min_frequency=0.0,
+            max_frequency=_TOP_HZ,
+            sampling_rate=SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        window = torch.hann_window(n_fft, periodic=True, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)  # [n_fft]
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
+        """Follow the model to another device but not to another dtype.
+
+        ``model.to(torch.bfloat16)`` would otherwise round the window and the mel bands.
+        """
+        window, filters = self.window, self.filters
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.window = window.to(self.window.device)
+        self.filters = filters.to(self.filters.device)
+        return self
+
+    def out_len(self, samples: Length) -> Length:
+        """Mel frames of a clip of so many samples."""
+        return samples // self.hop
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the log-mel spectrogram of a ragged batch.
+
+        Args:
+            waveform: [B, S] samples at 16 kHz; whatever lies beyond a length is ignored.
+            lengths: [B] samples of each clip, at most S.
+
+        Returns:
+            mel [B, M, S // hop] float32, exactly 0 beyond each clip's own frames, and the number
+            of frames of each clip [B].
+        """
+        samples = waveform.shape[1]
+        # Zeros on the right stand for the rest of the 30 s window: the transform reflects the
+        # signal at its end, and only zeros may be reflected. The few frames past the last valid
+        # one that still touch the clip are computed because they count for its maximum.
+        mel = self._log_mel(_zero_padded(waveform, lengths, samples + self.n_fft + self.hop))
+        mel = mel[:, :, : self.out_len(samples)]
+        mel_lengths = self.out_len(lengths)
+        valid = torch.arange(mel.shape[2], device=mel.device) < mel_lengths[:, None]  # [B, L]
+        return torch.where(valid[:, None, :], mel, 0.0).contiguous(), mel_lengths
+
+    def native(self, waveform: Tensor, lengths: Tensor, window_samples: int) -> Tensor:
+        """Compute the features exactly as the stock extractor does for a fixed window.
+
+        Each clip is cut or zero padded to the window, and the padding then counts as signal.
+
+        Args:
+            waveform: [B, S] samples at 16 kHz; whatever lies beyond a length is ignored.
+            lengths: [B] samples of each clip.
+            window_samples: the window, for example 480,000 (30 s).
+
+        Returns:
+            mel [B, M, window_samples // hop] float32, no frame masked.
+        """
+        return self._log_mel(_zero_padded(waveform, lengths, window_samples)).contiguous()
+
+    def _log_mel(self, signal: Tensor) -> Tensor:
+        """Map a signal [B, S] to [B, M, S // hop], in float32 even under autocast."""
+        with _no_autocast(signal.device.type):
+            spectrum = torch.stft(
+                signal, self.n_fft, self.hop, window=self.window, center=True, return_complex=True
+            )[:, :, :-1]  # [B, n_fft // 2 + 1, L], complex; Whisper drops the last frame
+            power = spectrum.transpose(1, 2).abs().square()  # [B, L, n_fft // 2 + 1]
+            del spectrum  # twice the size of the power; free it before the next allocation
+            log_mel = self._mel_bands(power).clamp(min=_POWER_FLOOR).log10()  # [B, L, M]
+            loudest = log_mel.amax(dim=(1, 2), keepdim=True)
+            scaled = (torch.maximum(log_mel, loudest - _RANGE_DECADES) + 4.0) / 4.0
+        return scaled.transpose(1, 2)
+
+    def _mel_bands(self, power: Tensor) -> Tensor:
+        """Sum the power [B, L, n_fft // 2 + 1] into mel bands [B, L, M]."""
+        if power.device.type == "mps":  # has no double precision, and nothing to guard against
+            return power @ self.filters
+        # torch.set_float32_matmul_precision, which training lowers for speed, lets CUDA round to
+        # TF32 and some CPUs to bfloat16: errors up to 8e-4 here. It leaves doubles alone.
+        return (power.double() @ self.filters.double()).float()
+
+
+def _zero_padded(waveform: Tensor, lengths: Tensor, samples: int) -> Tensor:
+    """Cut or extend [B, S] to so many samples, with zeros from each clip's length on."""
+    waveform = waveform.float()[:, :samples]
+    inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
+    waveform = torch.where(inside, waveform, 0.0)
+    return nn.functional.pad(waveform, (0, samples - waveform.shape[1]))
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Switch autocast off where the device knows it."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

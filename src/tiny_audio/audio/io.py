@@ -1,0 +1,160 @@
+"""Any recording to one waveform: mono, float32, 16 kHz.
+
+A path, bytes, file object, http(s) address, numpy array or torch tensor goes in; whatever is wrong
+with it comes out as an ``AudioError`` of one line, with the reason under which it is counted.
+
+S samples, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
+from tiny_audio.audio.decode import Decoding, Mono, UndecodableError, ffmpeg, libsndfile, to_mono
+from tiny_audio.audio.fetch import can_rewind, opened
+from tiny_audio.errors import AudioError
+
+AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor
+
+_MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz; a header that says anything else is wrong
+
+T = TypeVar("T")
+
+
+def load_audio(
+    source: AudioInput, *, sample_rate: int | None = None, max_seconds: float | None = None
+) -> Mono:
+    """Read a recording as a mono float32 waveform [S] at 16 kHz.
+
+    Channels are averaged and the rate is changed by soxr (HQ). Integer samples are scaled to
+    [-1, 1]; floating-point ones are taken as they are.
+
+    Args:
+        source: path, encoded bytes, binary file object (read from its start if it can go back),
+            http(s) address, or samples as array or tensor: [S], [C, S] or [S, C], where the
+            smaller axis is the channels.
+        sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
+        max_seconds: refuse what is longer, by the header where there is one to trust, else as
+            soon as so much has been decoded.
+
+    Raises:
+        AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
+            ``unreadable``.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        samples, name = _as_samples(source)
+        rate = SAMPLE_RATE if sample_rate is None else sample_rate
+        decoding = Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
+        decoding.blocks = (to_mono(whole, channel_axis=0) for whole in [samples])
+        return _collect(decoding, name, max_seconds)
+    return _decoded(source, lambda decoding, name: _collect(decoding, name, max_seconds))
+
+
+def probe_duration(source: AudioInput, *, sample_rate: int | None = None) -> float | None:
+    """Tell a recording's length in seconds from its header, without decoding it.
+
+    Returns:
+        None where that cannot be known cheaply: addresses, pipes, formats that do not count.
+
+    Raises:
+        AudioError: for what ``load_audio`` could not open either.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        samples = _as_samples(source)[0]
+        return float(samples.shape[1] / (sample_rate or SAMPLE_RATE))
+    if not can_rewind(source):
+        return None
+    return _decoded(source, lambda decoding, _: decoding.declared)
+
+
+def _decoded(
+    source: str | os.PathLike[str] | bytes | BinaryIO, use: Callable[[Decoding, str], T]
+) -> T:
+    """Hand the recording to `use`, decoded by the first decoder that can."""
+    with opened(source) as (file, name):
+        try:
+            with libsndfile(file) as decoding:
+                return use(decoding, name)
+        except UndecodableError:
+            file.seek(0)
+        try:
+            with ffmpeg(file) as decoding:
+                return use(decoding, name)
+        except UndecodableError as error:
+            raise AudioError(f"{name} {error.finding}", reason=error.reason) from error
+
+
+def _collect(decoding: Decoding, name: str, max_seconds: float | None) -> Mono:
+    """Decode, resample and check a recording, never holding more than `max_seconds` of it."""
+    rate = decoding.rate
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise AudioError(
+            f"{name} has a sample rate of {rate} Hz; {_MIN_RATE} to {_MAX_RATE} can be read",
+            reason="unreadable",
+        )
+    limit = np.inf if max_seconds is None else max_seconds
+    if (decoding.declared or 0.0) > limit:
+        raise AudioError(
+            f"{name} is {decoding.declared:.2f} s long, more than the {limit:g} s allowed",
+            reason="too_long",
+        )
+    resampler = None
+    if rate != SAMPLE_RATE:
+        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    pieces: list[Mono] = []
+    found = 0
+    for block in decoding.blocks:
+        found += len(block)
+        if found > limit * rate:
+            raise AudioError(f"{name} is longer than the {limit:g} s allowed", reason="too_long")
+        pieces.append(resampler.resample_chunk(block) if resampler else block)
+    if resampler:
+        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    seconds, declared = found / rate, decoding.declared or 0.0
+    if max(decoding.damage, declared - seconds) > decoding.slack:
+        expected = f" of {declared:.2f} s" if declared > seconds else ""
+        raise AudioError(
+            f"{name} is damaged or breaks off: {seconds:.2f} s{expected} could be read; "
+            "copy or download it again",
+            reason="truncated",
+        )
+    waveform = np.concatenate([np.zeros(0, np.float32), *pieces])
+    if not waveform.size:
+        raise AudioError(f"{name} holds no samples", reason="empty")
+    if not np.isfinite(waveform).all():
+        raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
+    return waveform
+
+
+def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]:
+    """Bring samples to [C, S], in the dtype they have, and name them for messages."""
+    name = f"the {'array' if isinstance(source, np.ndarray) else 'tensor'} {tuple(source.shape)}"
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
+        raise AudioError(
+            f"{name} of {source.dtype} is no audio: give floats in [-1, 1] or integers of "
+            "8, 16 or 32 bits",
+            reason="not_audio",
+        )
+    if source.ndim not in (1, 2):
+        raise AudioError(
+            f"{name} has {source.ndim} axes: give samples, or channels by samples",
+            reason="not_audio",
+        )
+    if not source.size:
+        raise AudioError(f"{name} holds no samples", reason="empty")
+    if source.ndim == 1:
+        return source[None], name
+    return (source if source.shape[0] <= source.shape[1] else source.T), name

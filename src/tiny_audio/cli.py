@@ -1,0 +1,218 @@
+"""The one door: ``tiny-audio COMMAND``.
+
+Every command imports what it needs when it runs, so that ``tiny-audio --help`` answers at once.
+Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in status 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
+from tiny_audio.errors import TinyAudioError
+
+PROGRAM = "tiny-audio"
+INTERRUPTED = 130  # by Ctrl-C, as a shell counts
+# Typer's own class for a wrong command line, whichever copy of Click it is built on.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+_PLAIN: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,  # Rich would double the time that --help takes
+    "pretty_exceptions_enable": False,
+}
+app = typer.Typer(help="Teach one small module, and a frozen pair recognises speech.", **_PLAIN)
+debug = typer.Typer(help="Look inside a model or a checkpoint.", **_PLAIN)
+app.add_typer(debug, name="debug")
+
+_MODELS = "nano, a checkpoint, a run's folder or a hub id"
+Model = Annotated[str, typer.Argument(help=_MODELS)]
+Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
+Size = Annotated[int, typer.Option(help="utterances in one batch at most")]
+Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        from tiny_audio import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    try_file: Annotated[
+        Path | None, typer.Option("--try", help="a recording of yours, to see what it understands")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of sentences, voices and weights")] = Config.seed,
+    out: Annotated[Path | None, typer.Option(help="the run's folder [default: in runs/]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="updates of the projector")] = None,
+    device: Device = Config.device,
+) -> None:
+    """Train a small recogniser here and now: minutes, no GPU, no network."""
+    from tiny_audio.quickstart import run as run_quickstart
+
+    done = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
+    raise typer.Exit(done.run.exit_code)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def train(context: typer.Context) -> None:
+    """Train, set by key=value; train --help shows every setting."""
+    from tiny_audio.compose import entry
+
+    typed, codes = list(sys.argv), [0]
+
+    def job(config: Config) -> None:
+        from tiny_audio.train.run import train as run
+
+        codes.append(run(config, argv=typed).exit_code)
+
+    entry(context.args, job, f"{PROGRAM} train")
+    raise typer.Exit(max(codes))
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Option(help="a manifest, a folder or the name of a data preset")],
+    out: Annotated[Path | None, typer.Option(help="folder for results [default: in runs/]")] = None,
+    scoring: Annotated[str, typer.Option(help="whisper-en or basic")] = EvaluationConfig.scoring,
+    batch_seconds: Seconds = EvaluationConfig.batch_seconds,
+    batch_size: Size = EvaluationConfig.max_utterances,
+    device: Device = Config.device,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
+    beams: Beams = GenerationConfig.beams,
+) -> None:
+    """Score a model: word error rate, character error rate, speed."""
+    from tiny_audio.evaluate.run import evaluate_command
+
+    evaluate_command(
+        model,
+        data,
+        out=out,
+        scoring=scoring,
+        batch_seconds=batch_seconds,
+        max_utterances=batch_size,
+        device=device,
+        limit=limit,
+        beams=beams,
+    )
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="recordings or URLs; - is standard input")],
+    model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
+    batch_seconds: Seconds = EvaluationConfig.batch_seconds,
+    batch_size: Size = EvaluationConfig.max_utterances,
+    device: Device = Config.device,
+    beams: Beams = GenerationConfig.beams,
+) -> None:
+    """Write down what recordings say, in any common audio or video format."""
+    from tiny_audio.infer.transcribe import transcribe_command
+
+    code = transcribe_command(
+        files,
+        model=model,
+        device=device,
+        as_json=as_json,
+        stream=stream,
+        batch_seconds=batch_seconds,
+        max_utterances=batch_size,
+        beams=beams,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def merge(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="folder for the merged checkpoint")],
+    device: Device = "cpu",
+) -> None:
+    """Fold a checkpoint's LoRA adapters into its decoder."""
+    from tiny_audio.model.merge import merge_command
+
+    merge_command(str(folder), str(out), device)
+
+
+@debug.command("model")
+def debug_model(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="a checkpoint, nano, or settings: model=tiny")
+    ] = None,
+) -> None:
+    """Print an architecture: parts, sizes, what learns, frame rates, memory."""
+    from tiny_audio.model.describe import describe_command
+
+    describe_command(what or [])
+
+
+@debug.command("projector")
+def debug_projector(
+    folder: Folder,
+    files: Annotated[list[str] | None, typer.Argument(help="recordings to try it on")] = None,
+    out: Annotated[Path | None, typer.Option(help="the picture [default: projector.png]")] = None,
+) -> None:
+    """Show what a projector does: scale, routing, what its tokens say; with a picture."""
+    from tiny_audio.model.inspect import projector_command
+
+    projector_command(str(folder), None if out is None else str(out), files or [])
+
+
+@debug.command("lora")
+def debug_lora(folder: Folder) -> None:
+    """Show how much each LoRA adapter changes its layer."""
+    from tiny_audio.model.inspect import lora_command
+
+    lora_command(str(folder))
+
+
+def main() -> None:
+    """The console script."""
+    status = run(sys.argv[1:])
+    hanging = any(thread.name == "prefetch" for thread in threading.enumerate())
+    if status == INTERRUPTED and hanging:  # in a read, for which Python's own end would wait
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        status = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except TinyAudioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except _UsageError as error:
+        error.show()
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has left; let nothing be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,266 @@
+"""Every setting of Tiny Audio, once: these dataclasses are the schema that Hydra checks.
+
+The YAML files in ``conf/`` choose values; nothing else holds a default. Modules further down take
+plain values, never these objects. Change any setting on the command line as ``key=value``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+
+
+# ---------------------------------------------------------------------------------- the model
+
+
+@dataclass
+class FeaturesConfig:
+    """Log-mel spectrogram. The defaults are those of GLM-ASR and Whisper large-v3."""
+
+    n_mels: int = 128  # mel bands
+    n_fft: int = 400  # window, samples (25 ms)
+    hop: int = 160  # step, samples (10 ms)
+
+
+@dataclass
+class EncoderConfig:
+    """The frozen audio encoder."""
+
+    id: str = MISSING  # hub id or folder
+    revision: str | None = None  # commit or tag on the hub
+    padding: str = "tight"  # tight: clips keep their length; native: zero-padded to `window`
+    window_seconds: float = 30.0  # longest clip it takes at once; `native` pads to it
+    # transformers configuration used when model.random_weights is true (model_type and sizes)
+    architecture: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DecoderConfig:
+    """The frozen language model."""
+
+    id: str = MISSING
+    revision: str | None = None
+    placeholder: str | None = None  # token that holds an audio token's place; null: choose one
+    instruction: str = "Transcribe: "  # the user turn is this, then the audio tokens
+    architecture: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MlpConfig:
+    """Frame stacking, then Linear, RMSNorm, GELU, Linear, RMSNorm."""
+
+    stride: int = 4  # encoder frames stacked into one audio token
+    hidden: int = 2048
+
+
+@dataclass
+class MosaConfig:
+    """Mixture of Simple Adapters (arXiv 2508.18998): every adapter contributes."""
+
+    stride: int = 4
+    adapters: int = 4  # Base 4, Large 8
+    hidden: int = 2048  # width inside one adapter
+    router_hidden: int = 512
+
+
+@dataclass
+class MoeConfig:
+    """One shared expert plus sparsely routed experts."""
+
+    stride: int = 4
+    experts: int = 4  # routed experts
+    top_k: int = 2
+    hidden: int = 2048  # width inside one expert
+    balance_weight: float = 0.01  # Switch load-balance loss
+    z_weight: float = 0.001  # router z-loss
+    jitter: float = 0.01  # multiplicative router noise in training
+
+
+@dataclass
+class QFormerConfig:
+    """BLIP-2's Q-Former over windows of encoder frames."""
+
+    window: int = 15  # encoder frames a window
+    queries: int = 3  # learned queries, hence audio tokens, a window
+    layers: int = 2
+    heads: int = 16
+    hidden: int = 1024
+    intermediate: int = 4096
+
+
+@dataclass
+class ProjectorConfig:
+    """The module that learns. `type` picks one of the sections below it."""
+
+    type: str = "mlp"  # mlp | mosa | moe | qformer
+    mlp: MlpConfig = field(default_factory=MlpConfig)
+    mosa: MosaConfig = field(default_factory=MosaConfig)
+    moe: MoeConfig = field(default_factory=MoeConfig)
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+
+
+@dataclass
+class LoraConfig:
+    """Adapters on the decoder, used when training.learns holds `lora`."""
+
+    rank: int = 8
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # module names, PEFT's way
+
+
+@dataclass
+class ModelConfig:
+    """The pair and what joins it."""
+
+    name: str = MISSING  # glm_qwen3 | whisper_qwen3 | nano | tiny, for messages and checkpoints
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    init_from: str | None = None  # checkpoint whose weights a later stage starts from
+    random_weights: bool = False  # build the architecture with random weights, download nothing
+    attention: str = "sdpa"  # sdpa | eager | flash_attention_2
+    dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
+
+
+# ----------------------------------------------------------------------------------- the data
+
+
+@dataclass
+class SourceConfig:
+    """One set of recordings with transcripts."""
+
+    kind: str = "manifest"  # manifest | folder | hub | synthetic
+    path: str | None = None  # manifest file, folder, or hub dataset id
+    subset: str | None = None  # hub: configuration name
+    split: str | None = None  # hub: split; synthetic: train or test
+    revision: str | None = None  # hub
+    audio_column: str = "audio"
+    text_column: str = "text"
+    id_column: str | None = None
+    speaker_column: str | None = "speaker"
+    max_samples: int | None = None  # use only the first so many
+    weight: float = 1.0  # share in a mixture
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of this kind
+
+
+@dataclass
+class LabelConfig:
+    """How transcripts are cleaned before they are learned."""
+
+    case: str = "keep"  # keep | lower
+    punctuation: str = "keep"  # keep | strip
+    allow_empty: bool = False  # learn clips without words as an end token only
+
+
+@dataclass
+class DataConfig:
+    """What is learned from and what is evaluated on."""
+
+    path: str | None = None  # the short way: training data of data=manifest and data=folder
+    eval_path: str | None = None  # the short way: evaluation data; null: hold out from `path`
+    train: dict[str, SourceConfig] = field(default_factory=dict)
+    eval: dict[str, SourceConfig] = field(default_factory=dict)
+    holdout: int = 64  # utterances held out of the training data where there is no eval set
+    min_seconds: float = 0.2
+    max_seconds: float = 30.0
+    max_label_tokens: int = 448
+    workers: int = 2  # processes that decode audio
+    pool: int = 512  # utterances that are shuffled and sorted by length together
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+
+# ------------------------------------------------------------------------------- the training
+
+
+@dataclass
+class PerPart:
+    """One value for each part that can learn."""
+
+    projector: float = 0.0
+    lora: float = 0.0
+    decoder: float = 0.0
+
+
+@dataclass
+class SpecAugmentConfig:
+    """Masks on the log-mel in training (Park et al. 2019)."""
+
+    freq_masks: int = 2
+    freq_width: int = 27  # mel bands at most
+    time_masks: int = 2
+    time_width: int = 50  # mel frames at most
+    max_time_fraction: float = 0.2  # of a clip, for each time mask
+
+
+@dataclass
+class TrainingConfig:
+    """The recipe."""
+
+    learns: list[str] = field(default_factory=lambda: ["projector"])  # projector, lora, decoder
+    requires_init: bool = False  # stage 2 and 3: refuse to start without model.init_from
+    max_steps: int = 10_000
+    batch_seconds: float = 120.0  # padded audio in one micro-batch of one process
+    max_utterances: int = 64  # cap on one micro-batch
+    accumulation: int = 1  # micro-batches to one step
+    lr: PerPart = field(default_factory=lambda: PerPart(1e-3, 2e-4, 2e-5))
+    weight_decay: PerPart = field(default_factory=lambda: PerPart(0.0, 0.0, 0.01))
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    warmup_steps: int = 500
+    min_lr_ratio: float = 0.1  # of the peak, at the end of the cosine
+    max_grad_norm: float = 1.0
+    precision: str = "auto"  # auto | bf16 | fp32: autocast; auto is bf16 on CUDA
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    gradient_checkpointing: bool = False
+    log_every: int = 10
+    eval_every: int = 500
+    eval_utterances: int = 64  # for WER in training; the loss uses all held-out utterances
+    show_examples: int = 3
+    save_every: int = 500
+    keep_checkpoints: int = 3
+    metric_for_best: str = "wer"  # wer | loss
+    resume_from_checkpoint: str | None = None  # a folder, or `last`
+    tracker: str | None = None  # wandb | tensorboard
+    progress: bool = True  # live display; off prints plain lines
+
+
+# ----------------------------------------------------------------------------- the evaluation
+
+
+@dataclass
+class GenerationConfig:
+    """How text is decoded."""
+
+    beams: int = 1
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    tokens_per_second: float = 10.0  # cap on new tokens in proportion to the audio,
+    min_tokens: int = 24  # but never below this
+
+
+@dataclass
+class EvaluationConfig:
+    """How a model is scored."""
+
+    scoring: str = "whisper-en"  # whisper-en | basic
+    batch_seconds: float = 240.0
+    max_utterances: int = 64
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output_dir: str = MISSING
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda | mps

@@ -1,0 +1,109 @@
+"""Utterances become batches: cut by length to a budget of seconds, then padded side by side.
+
+Letters: B utterances, S samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tiny_audio.data.utterance import Utterance
+from tiny_audio.model.batch import IGNORE, Batch
+
+if TYPE_CHECKING:
+    from tiny_audio.text.prompt import Prompt
+
+# Lengths are sorted with this much noise (relative), so that a small set, whose pool is the whole
+# set on every pass, does not make the same batches each time. Costs about 1 % more padding.
+JITTER = 0.02
+
+
+def length_batches(
+    utterances: Sequence[Utterance],
+    *,
+    batch_seconds: float,
+    max_utterances: int,
+    rng: np.random.Generator | None = None,
+) -> list[list[Utterance]]:
+    """Cut a pool into batches of like lengths: longest x count <= batch_seconds in each.
+
+    With `rng` the batches are random in what shares a batch, and in their order; without, they
+    come longest first. An utterance over the budget is a batch of its own.
+    """
+    seconds = np.array([utterance.seconds for utterance in utterances])
+    keys = seconds if rng is None else seconds * rng.uniform(1 - JITTER, 1 + JITTER, len(seconds))
+    order = np.argsort(-keys, kind="stable")
+    if rng is not None and rng.random() < 0.5:  # the last batch, cut short, is not always the same
+        order = order[::-1]
+    batches: list[list[Utterance]] = []
+    longest = 0.0
+    for index in order:
+        longest = max(longest, seconds[index])
+        full = batches and len(batches[-1]) >= max_utterances
+        if not batches or full or longest * (len(batches[-1]) + 1) > batch_seconds:
+            batches.append([])
+            longest = seconds[index]
+        batches[-1].append(utterances[index])
+    if rng is not None:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches
+
+
+def collate(
+    utterances: Sequence[Utterance],
+    prompt: Prompt,
+    audio_tokens: Callable[[int], int],
+    *,
+    with_labels: bool,
+) -> Batch:
+    """Pad utterances side by side.
+
+    With labels (training, loss): prompt, transcript and end token, padded on the right. Without
+    (generation): the prompt alone, padded on the left. `audio_tokens` maps samples to tokens;
+    an utterance that yields none is a ValueError.
+    """
+    lengths = [len(utterance.waveform) for utterance in utterances]
+    waveform = torch.zeros(len(utterances), max(lengths))
+    for row, utterance in enumerate(utterances):
+        waveform[row, : lengths[row]] = torch.from_numpy(utterance.waveform)
+    pairs = zip(utterances, lengths, strict=True)
+    rows = [_tokens(u, prompt, audio_tokens(n), with_labels) for u, n in pairs]
+    width = max(len(ids) for ids, _, _ in rows)
+    shape = (len(rows), width)
+    input_ids = torch.full(shape, prompt.end_id)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    audio_mask = torch.zeros(shape, dtype=torch.bool)
+    labels = torch.full(shape, IGNORE) if with_labels else None
+    for row, (ids, (first, last), n_prompt) in enumerate(rows):
+        left = 0 if with_labels else width - len(ids)
+        input_ids[row, left : left + len(ids)] = torch.tensor(ids)
+        attention_mask[row, left : left + len(ids)] = 1
+        audio_mask[row, left + first : left + last] = True
+        if labels is not None:
+            labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
+    return Batch(
+        waveform=waveform,
+        waveform_lengths=torch.tensor(lengths),
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        audio_mask=audio_mask,
+        labels=labels,
+        ids=[utterance.id for utterance in utterances],
+        texts=[utterance.text for utterance in utterances],
+    )
+
+
+def _tokens(
+    utterance: Utterance, prompt: Prompt, n_audio: int, with_labels: bool
+) -> tuple[list[int], tuple[int, int], int]:
+    """Ids [T], the span of the audio in them, and the length of the prompt."""
+    if with_labels:
+        ids, n_prompt = prompt.training(n_audio, utterance.text)
+    else:
+        ids = prompt.build(n_audio)
+        n_prompt = len(ids)
+    return ids, prompt.audio_span(n_audio), n_prompt

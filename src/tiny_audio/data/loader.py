@@ -1,0 +1,220 @@
+"""What the trainer reads: an endless stream of batches that can stop and go on at the same batch.
+
+    sources -> mixture -> records -> workers: decode, clean -> pools -> batches
+
+The batches of one pool are used while the next one fills.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tiny_audio.data.batching import collate, length_batches
+from tiny_audio.data.decode import decode
+from tiny_audio.data.mixture import Mixture, Position
+from tiny_audio.data.pool import PoolReader
+from tiny_audio.data.prepare import Preparer, TokenLimits
+from tiny_audio.data.records import Source
+from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
+from tiny_audio.errors import DataError
+
+if TYPE_CHECKING:
+    from tiny_audio.model.batch import Batch
+    from tiny_audio.text.labels import LabelRules
+    from tiny_audio.text.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+_TAG = 78  # keeps these random numbers apart from others with the same seed
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a stream stands: `served` batches of pool number `pool`, which began at `start`."""
+
+    start: Position
+    rejects: RejectCounts
+    pool: int = 0
+    served: int = 0
+    epoch: float = 0.0
+
+
+class TrainingStream:
+    """Endless batches for one rank.
+
+    Iterating goes on after the last batch that was yielded, also in another process that has
+    loaded the `state_dict`: then the utterances of one pool are decoded again, no more. The order
+    is a function of `seed` and the sources, not of `workers`. With several ranks, each has a
+    share of the records that no other has, and a `state_dict` of its own.
+
+    Args:
+        weights: shares of the sources in the mixture.
+        audio_tokens: samples -> audio tokens; called in this process only.
+        batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
+        pool: utterances that are shuffled and sorted by length together.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        *,
+        prompt: Prompt,
+        audio_tokens: Callable[[int], int],
+        rules: LabelRules,
+        batch_seconds: float,
+        max_utterances: int,
+        pool: int,
+        min_seconds: float,
+        max_seconds: float,
+        max_label_tokens: int,
+        workers: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._mixture = Mixture(sources, weights, seed=seed, rank=rank, world_size=world_size)
+        self._preparer = Preparer(rules, min_seconds, max_seconds)
+        self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
+        self._batch_seconds, self._max_utterances = batch_seconds, max_utterances
+        self._pool, self._workers = pool, workers
+        self._seed, self._rank = seed, rank
+        self._data = {
+            "sources": [[source.name, source.length] for source in sources],
+            "weights": list(weights),
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        self._batching = {
+            "pool": pool,
+            "batch_seconds": batch_seconds,
+            "max_utterances": max_utterances,
+            "min_seconds": min_seconds,
+            "max_seconds": max_seconds,
+            "max_label_tokens": max_label_tokens,
+        }
+        self._state = _State(self._mixture.start, RejectCounts())
+        self.rejects = RejectCounts()  # each record once, on its first pass
+
+    @property
+    def epoch(self) -> float:
+        """How often the batches so far have gone through every source, at the least."""
+        return self._state.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after the last batch that was yielded; JSON values."""
+        return {
+            "pool": self._state.pool,
+            "served": self._state.served,
+            "epoch": self._state.epoch,
+            "start": self._state.start.to_dict(),
+            "rejects": self._state.rejects.to_dict(),
+            "data": self._data,
+            "batching": self._batching,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where another stream stood.
+
+        Raises DataError if that one read other data. If it cut batches otherwise, the pool that
+        it was in is cut anew from its beginning, with a warning.
+        """
+        if state["data"] != self._data:
+            changed = ", ".join(
+                f"{name} was {state['data'].get(name)}, is {value}"
+                for name, value in self._data.items()
+                if state["data"].get(name) != value
+            )
+            raise DataError(
+                f"The run cannot go on where it stopped in its data: {changed}. Restore these, or "
+                "start a new run from its weights with model.init_from."
+            )
+        served = state["served"]
+        if state["batching"] != self._batching:
+            logger.warning("Batches are cut otherwise now: a part of the last pool comes again.")
+            served = 0
+        rejects = RejectCounts.from_dict(state["rejects"])
+        start = Position.from_dict(state["start"])
+        self._state = _State(start, rejects, state["pool"], served, state["epoch"])
+        self.rejects = rejects.copy()
+
+    def __iter__(self) -> Iterator[Batch]:
+        state = self._state
+        self.rejects = state.rejects.copy()
+        reader = PoolReader(
+            self._mixture,
+            state.start,
+            self._preparer,
+            self._limits,
+            rejects=self.rejects,
+            budget=self._batch_seconds,
+            workers=self._workers,
+        )
+        pool = reader.begin(self._pool)
+        reader.fill(pool, self._pool)
+        for number in count(state.pool):
+            following = reader.begin(self._pool)
+            first, last = map(self._mixture.passes, (pool.start, following.start))
+            batches = self._batches(pool.utterances, number)
+            for served, batch in enumerate(batches, start=1):
+                if number > state.pool or served > state.served:
+                    epoch = first + (last - first) * served / len(batches)
+                    self._state = _State(pool.start, pool.rejects, number, served, epoch)
+                    prompt, audio_tokens = self._limits.prompt, self._limits.audio_tokens
+                    yield collate(batch, prompt, audio_tokens, with_labels=True)
+                reader.fill(following, len(batch))  # bit by bit, while the model works
+            reader.fill(following, self._pool)
+            pool = following
+
+    def _batches(self, utterances: list[Utterance], number: int) -> list[list[Utterance]]:
+        return length_batches(
+            utterances,
+            batch_seconds=self._batch_seconds,
+            max_utterances=self._max_utterances,
+            rng=np.random.default_rng([self._seed, _TAG, self._rank, number]),
+        )
+
+
+def eval_utterances(
+    sources: Sequence[Source],
+    *,
+    prompt: Prompt,
+    audio_tokens: Callable[[int], int],
+    rules: LabelRules,
+    min_seconds: float,
+    max_seconds: float,
+    max_label_tokens: int,
+    workers: int,
+    rejects: RejectCounts,
+) -> list[Utterance]:
+    """Every utterance that the model can take, once, in a fixed order, held in memory.
+
+    What is rejected is added to `rejects`. Raises DataError if nothing can be used, and for a
+    source without end.
+    """
+    for source in sources:
+        if source.endless:
+            raise DataError(
+                f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
+            )
+    limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
+    items = ((item, None) for item in chain.from_iterable(s.records() for s in sources))
+    usable: list[Utterance] = []
+    for result, _ in decode(items, Preparer(rules, min_seconds, max_seconds), workers):
+        rejects.seen += 1
+        reject = result if isinstance(result, Reject) else limits.check(result)
+        if reject is not None:
+            rejects.add(reject)
+        elif isinstance(result, Utterance):
+            usable.append(result)
+    if not usable:
+        why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
+        raise DataError(f"No sample of the evaluation data can be used: {why}.")
+    return usable

@@ -1,0 +1,164 @@
+"""Manifests: one JSON object a line, with the path of the audio and its transcript.
+
+The form is NeMo's: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``, where
+``offset`` with ``duration`` names a stretch of a longer file. Only the places of the lines are
+kept in memory, 16 bytes a line, so that a manifest may have tens of millions of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tiny_audio.data.records import IndexedSource, text_of
+from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.errors import DataError
+
+_CHUNK = 1 << 24
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_BOM = b"\xef\xbb\xbf"
+
+
+class ManifestSource(IndexedSource):
+    """JSON lines; paths are relative to the manifest.
+
+    Args:
+        key: where the settings of this source stand, for messages: ``data.train.main``.
+        audio_column, text_column, id_column, speaker_column, duration_column: names of the
+            columns. Id (default: the path), speaker and duration need not be there.
+
+    Raises DataError if the file cannot be read or its first record lacks a column.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        key: str,
+        weight: float,
+        max_samples: int | None,
+        audio_column: str,
+        text_column: str,
+        id_column: str | None,
+        speaker_column: str | None,
+        duration_column: str,
+    ) -> None:
+        super().__init__(name, weight, max_samples)
+        self._path = path
+        self._audio, self._text, self._id = audio_column, text_column, id_column
+        self._speaker, self._duration = speaker_column, duration_column
+        self._used = {audio_column, text_column, id_column, speaker_column}
+        self._used |= {duration_column, "offset"}
+        try:
+            self._starts, self._numbers = _lines(path)
+        except OSError as error:
+            raise DataError(
+                f"The manifest {path} cannot be read ({error.strerror}): set {key}.path."
+            ) from error
+        if not len(self._starts):
+            raise DataError(f"The manifest {path} is empty: set {key}.path to another.")
+        self._check_columns(key)
+
+    def size(self) -> int:
+        return len(self._starts)
+
+    def read(self, index: int) -> Record | Reject:
+        row = self._row(index)
+        if isinstance(row, str):
+            return self._bad(index, row)
+        audio, text = row.get(self._audio), text_of(row.get(self._text))
+        if not isinstance(audio, str) or not audio or "\0" in audio:
+            return self._bad(index, f"no path in the column {self._audio!r}")
+        record_id = audio if self._id is None else text_of(row.get(self._id))
+        if record_id is None:
+            return self._bad(index, f"no id in the column {self._id!r}")
+        if text is None:
+            return Reject(record_id, self.name, "no_transcript", f"no text in {self._text!r}")
+        seconds, offset = row.get(self._duration), row.get("offset")
+        if not all(value is None or _is_number(value) for value in (seconds, offset)):
+            return self._bad(index, "duration or offset is not a number")
+        return Record(
+            id=record_id if offset is None else f"{record_id}@{offset:g}",
+            source=self.name,
+            audio=audio if _URL.match(audio) else self._path.parent / audio,
+            text=text,
+            speaker=text_of(row.get(self._speaker)) if self._speaker else None,
+            seconds=None if seconds is None else float(seconds),
+            offset=None if offset is None else float(offset),
+            extra={k: v for k, v in row.items() if k not in self._used},
+        )
+
+    def _row(self, index: int) -> dict[str, Any] | str:
+        """The line's JSON object, or what is wrong with it."""
+        with self._path.open("rb") as file:
+            file.seek(self._starts[index])
+            line = file.readline()
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            return f"not a line of JSON ({error})"
+        return row if isinstance(row, dict) else "not a JSON object"
+
+    def _bad(self, index: int, what: str) -> Reject:
+        place = f"{self._path.name}:{self._numbers[index]}"
+        return Reject(place, self.name, "bad_record", what)
+
+    def _check_columns(self, key: str) -> None:
+        """The first record that is JSON at all must have every column that was asked for."""
+        row: dict[str, Any] | str = ""
+        for index in range(min(self.size(), 100)):
+            row = self._row(index)
+            if isinstance(row, dict):
+                break
+        if isinstance(row, str):
+            raise DataError(
+                f"{self._path} is no manifest, its first lines are {row}: it needs one JSON "
+                f"object a line; set {key}.path, or {key}.kind."
+            )
+        wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
+        check_columns(wanted, list(row), where=f"The manifest {self._path}", key=key)
+
+
+def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str, key: str) -> None:
+    """Raise DataError for a wanted column that is not among those found.
+
+    Args:
+        wanted: setting -> column; None asks for nothing.
+        where, key: begin the message, and name the settings to change.
+    """
+    for setting, column in wanted.items():
+        if column is not None and column not in found:
+            columns = ", ".join(map(str, found)) or "none"
+            raise DataError(
+                f"{where} has no column {column!r}, but {columns}: set {key}.{setting}."
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _lines(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Byte offset and line number (from 1) of every line that is not blank."""
+    ends: list[npt.NDArray[np.int64]] = []
+    done = 0
+    with path.open("rb") as file:
+        first = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + done)
+            done += len(chunk)
+        stops = np.concatenate([*ends, np.array([done], dtype=np.int64)])
+        starts = np.concatenate([np.array([first], dtype=np.int64), stops[:-1] + 1])
+        lengths = stops - starts
+        keep = lengths > 0
+        for short in np.flatnonzero((lengths > 0) & (lengths <= 2)):  # "\r" and the like
+            file.seek(starts[short])
+            keep[short] = bool(file.read(lengths[short]).strip())
+    return starts[keep], np.flatnonzero(keep) + 1

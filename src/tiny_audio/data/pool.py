@@ -1,0 +1,100 @@
+"""Pools: the usable utterances that are shuffled, sorted and cut into batches together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tiny_audio.data.decode import Result, decode
+from tiny_audio.data.mixture import Mixture, MixtureDraw, Position
+from tiny_audio.data.prepare import Preparer, TokenLimits
+from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
+from tiny_audio.errors import DataError
+
+# Reading is given up when so much in a row is rejected. Passes are more than two because the last
+# good record of one may be the first, and that of the next the last.
+_BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
+
+
+@dataclass
+class Pool:
+    """The next `size` usable utterances, or as many as there are before a source begins anew.
+
+    So no recording is twice in a pool, and a small set is one pool on each pass.
+    """
+
+    size: int
+    start: Position  # where it can be read again from
+    rejects: RejectCounts  # those before it
+    epochs: dict[int, int] = field(default_factory=dict)  # source -> the pass it is on
+    utterances: list[Utterance] = field(default_factory=list)
+    complete: bool = False
+
+
+class PoolReader:
+    """Reads a mixture from a position on and fills one pool after the other.
+
+    Args:
+        rejects: counted here, each record on its source's first pass only.
+        budget: seconds that fit into a batch; longer utterances are rejected as over_budget.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        start: Position,
+        preparer: Preparer,
+        limits: TokenLimits,
+        *,
+        rejects: RejectCounts,
+        budget: float,
+        workers: int,
+    ) -> None:
+        self._mixture, self._limits, self._budget = mixture, limits, budget
+        self._rejects = rejects
+        drawn = ((draw.item, draw) for draw in mixture.draws(start))
+        self._results = decode(drawn, preparer, workers)
+        self._pending: tuple[Result, MixtureDraw] | None = None  # belongs to the next pool
+        self._end = start  # after the last record that went into a pool
+        self._fruitful = start  # after the last usable one
+        self._barren = 0
+
+    def begin(self, size: int) -> Pool:
+        """An empty pool that begins where the last one ended, which must be complete."""
+        return Pool(size, self._end, self._rejects.copy())
+
+    def fill(self, pool: Pool, count: int) -> None:
+        """Add up to `count` utterances; the pool is complete when it says so.
+
+        Raises DataError when all the data is rejected.
+        """
+        wanted = min(len(pool.utterances) + count, pool.size)
+        while len(pool.utterances) < wanted and not pool.complete:
+            result, draw = self._pending or next(self._results)
+            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
+                self._pending, pool.complete = (result, draw), True
+                return
+            self._pending, self._end = None, draw.after
+            self._add(pool, result, draw)
+            pool.complete = len(pool.utterances) == pool.size
+
+    def _add(self, pool: Pool, result: Result, draw: MixtureDraw) -> None:
+        reject = result if isinstance(result, Reject) else self._check(result)
+        if draw.epoch == 0:
+            self._rejects.seen += 1
+            if reject is not None:
+                self._rejects.add(reject)
+        if reject is None and isinstance(result, Utterance):
+            pool.utterances.append(result)
+            self._fruitful, self._barren = draw.after, 0
+            return
+        self._barren += 1
+        passed = self._mixture.passes(draw.after) - self._mixture.passes(self._fruitful)
+        if passed >= _BARREN_PASSES or self._barren >= _BARREN_RECORDS:
+            why = "; ".join(line.strip() for line in self._rejects.summary())
+            raise DataError(f"No sample of the training data can be used: {why}.")
+
+    def _check(self, utterance: Utterance) -> Reject | None:
+        if utterance.seconds > self._budget:
+            message = f"{utterance.seconds:.1f} s, over training.batch_seconds={self._budget:g}"
+            return Reject(utterance.id, utterance.source, "over_budget", message)
+        return self._limits.check(utterance)

@@ -1,0 +1,218 @@
+"""Synthetic speech for the quickstart: everyday sentences spoken by espeak-ng.
+
+espeak-ng is a separate GPL-3 library that is loaded at run time through the `espeakng-loader`
+wheel (the extra `synth`).
+"""
+
+import _ctypes
+import ctypes
+import random
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tiny_audio.data.everyday import sentences
+from tiny_audio.errors import DataError, MissingExtraError
+
+SAMPLE_RATE = 16_000
+ACCENTS = (
+    "gmw/en-US", "gmw/en-US", "gmw/en", "gmw/en-GB-x-rp", "gmw/en-GB-scotland",
+    "gmw/en-US-nyc", "gmw/en-029", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd",
+)  # fmt: skip
+TEST_VARIANTS = ("belinda", "david", "f5", "m8", "pablo", "steph3")
+# Effects rather than people: whispers, robots, croaks and the like teach nothing.
+_NO_PERSON = (
+    "whisper", "robot", "demonic", "croak", "fast", "klatt", "tweaky", "storm", "anxious", "robo",
+    "echo", "boris", "hugo",
+)  # fmt: skip
+_SYNCHRONOUS, _UTF8 = 2, 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_LOCK = threading.Lock()  # two threads would load one and the same copy
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a sentence is spoken: espeak voice name, words a minute, pitch and pitch range (0-99)."""
+
+    name: str
+    rate: int
+    pitch: int
+    range: int
+
+
+@dataclass(frozen=True)
+class SyntheticUtterance:
+    """One spoken sentence: waveform float32 [S] at 16 kHz, its text and the voice's name."""
+
+    id: str
+    waveform: npt.NDArray[np.float32]
+    text: str
+    voice: str
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+def resample(
+    waveform: npt.NDArray[np.floating[Any]], source_rate: int, rate: int = SAMPLE_RATE
+) -> npt.NDArray[np.float32]:
+    """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT; needs no library.
+
+    Silence of one `source_rate / gcd` of samples on each side keeps the ends from meeting.
+    """
+    common = int(np.gcd(source_rate, rate))
+    up, down = rate // common, source_rate // common
+    blocks = -(-len(waveform) // down) + 2
+    padded = np.zeros(blocks * down)
+    padded[down : down + len(waveform)] = waveform
+    spectrum = np.fft.rfft(padded)[: blocks * min(up, down) // 2 + 1]
+    resampled = np.fft.irfft(spectrum, blocks * up) * (up / down)
+    length = len(waveform) * up // down
+    return resampled[up : up + length].astype(np.float32)
+
+
+class Synthesiser:
+    """espeak-ng in this process: the same text and voice always give the same samples.
+
+    The library carries phases and random numbers over from one sentence to the next, so each
+    sentence is spoken by a copy of it that was just loaded (a private copy, so that nobody else
+    keeps it in memory).
+
+    Raises:
+        MissingExtraError: without the `synth` extra.
+    """
+
+    def __init__(self) -> None:
+        library, self.data = _espeak_paths()
+        self._folder = tempfile.TemporaryDirectory(prefix="tiny-audio-")
+        self._copy = Path(self._folder.name, library.name)
+        shutil.copyfile(library, self._copy)
+        self._c = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+
+    def __call__(self, text: str, voice: Voice) -> npt.NDArray[np.float32]:
+        """Speak `text`: float32 [S] at 16 kHz; raises DataError for an unknown voice."""
+        pieces: list[npt.NDArray[np.int16]] = []
+
+        def receive(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: int) -> int:
+            if samples and count > 0:
+                pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            return 0
+
+        callback = _CALLBACK(receive)  # kept alive: C holds only the pointer
+        with _LOCK:
+            library = ctypes.CDLL(str(self._copy))
+            try:
+                rate = self._begin(library, callback, voice)
+                encoded = text.encode()
+                library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
+                library.espeak_Synchronize()
+                library.espeak_Terminate()
+            finally:
+                _unload(library)
+        if not pieces:
+            return np.zeros(0, dtype=np.float32)
+        native = np.concatenate(pieces).astype(np.float32) / np.float32(32768.0)
+        waveform = resample(native, rate)
+        peak = float(np.abs(waveform).max())  # between two samples it may be louder than at them
+        return waveform / np.float32(max(1.0, peak))
+
+    def _begin(self, library: ctypes.CDLL, callback: object, voice: Voice) -> int:
+        """Start the library with a voice and its random numbers at their beginning; its rate."""
+        rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self.data).encode(), 0))
+        if rate <= 0:
+            raise DataError(
+                f"espeak-ng did not start with its data in {self.data}: "
+                "reinstall it with pip install --force-reinstall espeakng-loader"
+            )
+        library.espeak_SetSynthCallback(callback)
+        library.espeak_ng_SetRandSeed(1)
+        self._c.srand(1)
+        _, plus, variant = voice.name.partition("+")  # one that is unknown would be passed over
+        known = not plus or (_variants(self.data) / variant).is_file()
+        if not known or library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+            raise DataError(f"espeak-ng has no voice {voice.name!r}: see voice_names()")
+        for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        return rate
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    """Take a library out of memory, with all it remembers; ctypes has no public way to."""
+    if sys.platform == "win32":
+        _ctypes.FreeLibrary(library._handle)
+    else:
+        _ctypes.dlclose(library._handle)
+
+
+def _espeak_paths() -> tuple[Path, Path]:
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise MissingExtraError(
+            "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
+        ) from None
+    return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+
+
+def _variants(data: Path) -> Path:
+    return data / "voices" / "!v"
+
+
+@cache
+def voice_names(split: str) -> tuple[str, ...]:
+    """Accent+variant names of one split; no variant is in both "train" and "test"."""
+    if split not in ("train", "test"):
+        raise DataError(f'Synthetic speech has no split {split!r}: use "train" or "test".')
+    variants = sorted(
+        path.name
+        for path in _variants(_espeak_paths()[1]).iterdir()
+        if not any(word in path.name.lower() for word in _NO_PERSON)
+        and (path.name in TEST_VARIANTS) == (split == "test")
+    )
+    return tuple(f"{accent}+{variant}" for variant in variants for accent in ACCENTS)
+
+
+def draw_voice(rng: random.Random, split: str) -> Voice:
+    """A voice of the split with a random speaking rate, pitch and liveliness."""
+    return Voice(
+        name=rng.choice(voice_names(split)),
+        rate=rng.randint(125, 215),
+        pitch=rng.randint(20, 80),
+        range=rng.randint(30, 80),
+    )
+
+
+def synthetic_utterances(
+    split: str, seed: int, *, count: int | None = None, max_seconds: float = 12.0
+) -> Iterator[SyntheticUtterance]:
+    """Spoken everyday sentences of one split, endless or `count` of them; deterministic in `seed`.
+
+    Texts and voices of "train" and "test" are disjoint; clips over `max_seconds` are left out.
+    """
+    voice_names(split)  # says at once that a split is unknown or espeak-ng missing
+    speak = Synthesiser()
+    rng = random.Random(f"voices-{split}-{seed}")
+    made = 0
+    for text in sentences(seed, split):
+        if made == count:
+            return
+        voice = draw_voice(rng, split)
+        waveform = speak(text, voice)
+        if not 0.3 <= len(waveform) / SAMPLE_RATE <= max_seconds:
+            continue
+        yield SyntheticUtterance(f"{split}-{seed}-{made}", waveform, text, voice.name)
+        made += 1

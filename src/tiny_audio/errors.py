@@ -1,0 +1,64 @@
+"""Errors meant for people: one line that says what was wrong, where, and what to do.
+
+The command line prints the message of any ``TinyAudioError`` and exits with status 2, without a
+traceback. Anything else that escapes is a bug in Tiny Audio and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class TinyAudioError(Exception):
+    """Base of every error that the user, not the program, can mend."""
+
+
+class ConfigError(TinyAudioError):
+    """A setting is unknown, missing or contradicts another."""
+
+
+class ModelError(TinyAudioError):
+    """An encoder, decoder, tokenizer or projector is not what the model needs."""
+
+
+class CheckpointError(TinyAudioError):
+    """A checkpoint is damaged, incomplete or belongs to another pair."""
+
+
+class DataError(TinyAudioError):
+    """A data source cannot be opened or has not the columns it should have."""
+
+
+class MissingExtraError(TinyAudioError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class SampleRejected(TinyAudioError):
+    """One sample cannot be used; data loading counts it under ``reason`` and goes on.
+
+    Args:
+        message: one line for people.
+        reason: short snake_case key under which the sample is counted, for example ``empty``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), self.reason)
+
+
+class AudioError(SampleRejected):
+    """Audio that cannot be read or used.
+
+    Reasons: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long``, ``too_short``,
+    ``unreadable``.
+    """
+
+
+class LabelRejected(SampleRejected):
+    """A transcript that teaches nothing. Reasons: ``empty_label``, ``marker_label``."""
+
+
+def _rebuild(kind: type[SampleRejected], message: str, reason: str) -> SampleRejected:
+    """Unpickle a rejection raised in a worker process (keyword-only arguments need the help)."""
+    return kind(message, reason=reason)

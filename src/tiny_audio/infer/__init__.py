@@ -1,0 +1,1 @@
+"""From recordings to text: any length, any number, in order."""

@@ -1,0 +1,199 @@
+"""Recordings to transcripts: in Python `load` and `transcribe`, in the shell `transcribe`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from os import fspath
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+import numpy as np
+
+from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, load_audio
+from tiny_audio.config import EvaluationConfig, GenerationConfig
+from tiny_audio.errors import AudioError, ConfigError
+from tiny_audio.infer.prefetch import prefetch
+from tiny_audio.infer.recognise import Segment, recognise
+from tiny_audio.infer.stream import stream
+from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.speech import SpeechModel
+
+Many = list[Any] | tuple[Any, ...]  # of AudioInput; a list of paths is not a list of AudioInput
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one recording, or why it could not be read.
+
+    path: as it was given, None for arrays and bytes. seconds: length. logprob: mean
+    log-probability of a token, None where it is not known. error: one line, None when all went
+    well.
+    """
+
+    text: str
+    seconds: float
+    path: str | None = None
+    logprob: float | None = None
+    segments: list[Segment] = field(default_factory=list)
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class Options(TypedDict, total=False):
+    """What `transcribe` can be told.
+
+    sample_rate: of arrays and tensors, where it is not 16 kHz. batch_seconds, max_utterances:
+    padded audio and clips that go through the model at once. beams: 1 is greedy. on_audio: is
+    told the seconds of audio of every batch that is done.
+    """
+
+    sample_rate: int | None
+    batch_seconds: float
+    max_utterances: int
+    beams: int
+    on_audio: Callable[[float], None] | None
+
+
+class Recogniser:
+    """A model that is ready to transcribe; `tiny_audio.load` makes one."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        self.model = model.eval()
+
+    @overload
+    def transcribe(self, files: AudioInput, **options: Unpack[Options]) -> Transcript: ...
+    @overload
+    def transcribe(self, files: Many, **options: Unpack[Options]) -> list[Transcript]: ...
+    def transcribe(
+        self, files: AudioInput | Many, **options: Unpack[Options]
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one recording, or a list of them into a list in the same order.
+
+        A recording is whatever `load_audio` reads: a path, URL, bytes, file object, array or
+        tensor. One that cannot be read gives a Transcript with `error`.
+        """
+        if isinstance(files, list | tuple):
+            return list(self.transcripts(files, **options))
+        return next(self.transcripts([files], **options))
+
+    def transcripts(
+        self, files: Iterable[AudioInput], **options: Unpack[Options]
+    ) -> Iterator[Transcript]:
+        """Transcripts in order, each as soon as it and those before it are done.
+
+        The next recordings are read while the model works on these, about one batch ahead.
+        """
+        rate = options.get("sample_rate")
+        batch_seconds = options.get("batch_seconds", EvaluationConfig.batch_seconds)
+        loaded = prefetch(
+            (_load(file, rate) for file in files),
+            cost=lambda item: len(item[1]) / SAMPLE_RATE,
+            budget=batch_seconds,
+        )
+        recognised = recognise(
+            self.model,
+            loaded,
+            options=GenerationConfig(beams=options.get("beams", GenerationConfig.beams)),
+            batch_seconds=batch_seconds,
+            max_utterances=options.get("max_utterances", EvaluationConfig.max_utterances),
+            on_audio=options.get("on_audio"),
+        )
+        for (path, error), found in recognised:
+            yield Transcript(found.text, found.seconds, path, found.logprob, found.segments, error)
+
+    def stream(self, file: AudioInput, *, sample_rate: int | None = None) -> Iterator[str]:
+        """Pieces of one recording's text as they are written; together they are its text.
+
+        Raises AudioError, before the first piece, if the recording cannot be read.
+        """
+        waveform = load_audio(file, sample_rate=sample_rate)
+        return stream(self.model, waveform, GenerationConfig())
+
+
+def load(name_or_dir: str = "nano", *, device: str = "auto", dtype: str = "auto") -> Recogniser:
+    """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id."""
+    return Recogniser(resolve_model(name_or_dir, device=device, dtype=dtype))
+
+
+@overload
+def transcribe(files: AudioInput, model: str = ..., **options: Unpack[Options]) -> Transcript: ...
+@overload
+def transcribe(files: Many, model: str = ..., **options: Unpack[Options]) -> list[Transcript]: ...
+def transcribe(
+    files: AudioInput | Many, model: str = "nano", **options: Unpack[Options]
+) -> Transcript | list[Transcript]:
+    """Transcribe one recording or a list with the named model; see `Recogniser.transcribe`."""
+    return load(model).transcribe(files, **options)
+
+
+def transcribe_command(
+    files: list[str],
+    *,
+    model: str,
+    device: str,
+    as_json: bool,
+    stream: bool,
+    batch_seconds: float,
+    max_utterances: int,
+    beams: int,
+) -> int:
+    """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
+
+    A line a file, preceded by the file's name where there are several; with `as_json` a JSON
+    object a line; with `stream` the text as it is written. `-` is standard input. 1 if a file
+    could not be read, otherwise 0.
+    """
+    if stream and (as_json or beams > 1):
+        raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
+    recogniser = load(model, device=device)
+    sources = [sys.stdin.buffer if name == "-" else name for name in files]
+    names = [f"{name}: " if len(files) > 1 else "" for name in files]
+    if stream:
+        printed = [
+            _print_stream(recogniser, name, source)
+            for name, source in zip(names, sources, strict=True)
+        ]
+        return 0 if all(printed) else 1
+    failures = 0
+    transcripts = recogniser.transcripts(
+        sources, batch_seconds=batch_seconds, max_utterances=max_utterances, beams=beams
+    )
+    for name, transcript in zip(names, transcripts, strict=True):
+        if transcript.error is not None:
+            failures += 1
+            print(transcript.error, file=sys.stderr)
+        if as_json:
+            print(transcript.to_json(), flush=True)
+        elif transcript.error is None:
+            print(name + transcript.text, flush=True)
+    return 1 if failures else 0
+
+
+def _print_stream(recogniser: Recogniser, name: str, source: AudioInput) -> bool:
+    """Print one recording's text as it is written; True if it could be read."""
+    try:
+        pieces = recogniser.stream(source)
+    except AudioError as error:
+        print(error, file=sys.stderr)
+        return False
+    print(name, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(flush=True)
+    return True
+
+
+def _load(source: AudioInput, rate: int | None) -> tuple[tuple[str | None, str | None], np.ndarray]:
+    """((path, error), waveform [S]); a recording that cannot be read is an empty waveform."""
+    path = fspath(source) if isinstance(source, str | Path) else getattr(source, "name", None)
+    path = path if isinstance(path, str) else None
+    try:
+        return (path, None), load_audio(source, sample_rate=rate)
+    except AudioError as error:
+        return (path, str(error)), np.zeros(0, dtype=np.float32)

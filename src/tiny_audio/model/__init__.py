@@ -1,0 +1,1 @@
+"""The model: encoder, projector, decoder, what joins them, and checkpoints."""

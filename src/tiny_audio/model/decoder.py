@@ -1,0 +1,105 @@
+"""The frozen language model that writes: any transformers causal LM with a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from tiny_audio.errors import ModelError
+from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.random_init import random_module
+
+
+def load_decoder(
+    source: str,
+    *,
+    revision: str | None,
+    attention: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal LM and its tokenizer, frozen, in the compute dtype.
+
+    Raises:
+        ModelError: not a causal LM, or not reachable.
+    """
+    hf_logging.disable_progress_bar()  # of reading files; that of downloading stays
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        lm: Any = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, attn_implementation=attention
+        )
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{source}: cannot be loaded as a decoder: {first}") from None
+    return _frozen(lm.to(device)), tokenizer
+
+
+def random_decoder(
+    architecture: Mapping[str, Any],
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Build a decoder with random weights and a byte-level tokenizer; downloads nothing."""
+    values = dict(architecture)
+    tokenizer = byte_tokenizer()
+    values.setdefault("eos_token_id", tokenizer.eos_token_id)
+    values.setdefault("bos_token_id", None)
+    values.setdefault("pad_token_id", None)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    lm = random_module(
+        lambda: AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention
+        ),
+        seed,
+        dtype,
+        device,
+    )
+    return _frozen(lm), tokenizer
+
+
+def embedding_table(lm: PreTrainedModel) -> Tensor:
+    """The decoder's input embeddings [V, W]."""
+    layer: Any = lm.get_input_embeddings()
+    return cast(Tensor, layer.weight)
+
+
+def embedding_rms(lm: PreTrainedModel) -> float:
+    """Root mean square over all entries of the decoder's embedding table.
+
+    A projector whose output is much quieter or louder than this is unlike anything that the
+    decoder has read. Qwen3-0.6B's rows are near 0.03.
+    """
+    table = embedding_table(lm)
+    if table.is_meta:
+        return 1.0  # a model without numbers
+    rows = torch.split(table.detach(), 8192)  # a table of 151,936 rows never exists twice in fp32
+    total = sum(part.float().square().sum().item() for part in rows)
+    return float((total / table.numel()) ** 0.5)
+
+
+def end_ids(lm: PreTrainedModel, chat_end: int) -> list[int]:
+    """Every token that ends an answer: the chat template's, and the decoder's own."""
+    own = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    own = [own] if isinstance(own, int) else list(own or [])
+    return sorted({chat_end, *own})
+
+
+def _frozen(lm: PreTrainedModel) -> PreTrainedModel:
+    lm.requires_grad_(False)
+    lm.eval()
+    return lm

@@ -1,0 +1,211 @@
+"""Low-rank adapters on the frozen decoder (LoRA, Hu et al., arXiv 2106.09685), through PEFT.
+
+Beside each chosen linear layer W an adapter adds ``scale * B @ A`` with A [r, in], B [out, r] and
+scale = alpha / r. B starts at zero, so that a fresh adapter changes nothing. Adapters are fp32,
+the base keeps its compute dtype and stays frozen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any, cast
+
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tiny_audio.errors import CheckpointError, ConfigError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
+ADAPTER = "default"  # PEFT's name for the only adapter
+_ALL = "all-linear"  # PEFT's word for every linear layer but the output embedding
+_COMPARED = ("r", "lora_alpha", "target_modules")
+
+
+def add_lora(
+    decoder: PreTrainedModel, *, rank: int, alpha: int, dropout: float, targets: Sequence[str]
+) -> PeftModel:
+    """Put fresh adapters into a decoder, in place; they alone require gradients.
+
+    Args:
+        decoder: the causal language model; its own weights become frozen.
+        rank: r.
+        alpha: scale is alpha / rank.
+        dropout: on the adapters' input, in training.
+        targets: names (or their ends) of linear layers; ``all-linear``: every one except the
+            output embedding.
+
+    Raises:
+        ConfigError: a value that cannot be, no layer of that name, or the output embedding.
+    """
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1 or not targets:
+        raise ConfigError(
+            f"model.lora: rank {rank}, alpha {alpha}, dropout {dropout}, targets {list(targets)}: "
+            "rank and alpha must be above 0, dropout from 0 to below 1, targets not empty"
+        )
+    if _ALL in targets and len(targets) > 1:
+        raise ConfigError(f"model.lora.targets: {_ALL} is everything; name nothing beside it")
+    _refuse_output_embedding(decoder, targets)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=_ALL if _ALL in targets else list(targets),
+        bias="none",
+    )
+    try:
+        return _only_adapters_learn(_wrap(decoder, config), learns=True)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from None
+
+
+def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
+    """Write the adapters as PEFT does, so that PEFT alone can load them onto the base.
+
+    Args:
+        model: as ``add_lora`` or ``load_adapter`` gave it.
+        folder: gets adapter_config.json and adapter_model.safetensors.
+        base: hub id of the base to note; None: what transformers loaded it from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    live = _config(model)
+    config = copy(live)
+    config.inference_mode = True
+    config.base_model_name_or_path = base or live.base_model_name_or_path or None
+    if not isinstance(live.target_modules, str):  # a set: in its order every file would differ
+        config.target_modules = sorted(live.target_modules or [])
+    config.save_pretrained(str(folder))
+
+
+def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
+    """Load adapters onto a decoder, strictly.
+
+    Args:
+        decoder: the plain causal language model (adapters are added), or one that already has
+            adapters of the same shape (their weights are replaced).
+        folder: written by ``save_adapter`` or by PEFT.
+        trainable: whether the adapters may learn on.
+
+    Raises:
+        CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of
+            another shape; the decoder has different adapters.
+    """
+    config, state = _read(folder)
+    if isinstance(decoder, PeftModel):
+        _compare(_config(decoder), config, folder)
+        _check(decoder, state, folder)
+        model = decoder
+    else:
+        config.inference_mode = not trainable
+        try:
+            model = _wrap(cast(PreTrainedModel, decoder), config)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: is for another base: {_first_line(error)}") from None
+        try:
+            _check(model, state, folder)
+        except CheckpointError:
+            model.unload()  # leave the decoder as it was
+            raise
+    set_peft_model_state_dict(model, state)
+    model.train(decoder.training)
+    return _only_adapters_learn(model, learns=trainable)
+
+
+def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """PEFT's own call, keeping the base's name that an adapter was saved with."""
+    base, config.base_model_name_or_path = config.base_model_name_or_path, None
+    with warnings.catch_warnings():  # PEFT asks transformers 5 by a name that it deprecates
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        model = cast(PeftModel, get_peft_model(decoder, config))
+    config.base_model_name_or_path = base or config.base_model_name_or_path
+    return model
+
+
+def _refuse_output_embedding(decoder: PreTrainedModel, targets: Sequence[str]) -> None:
+    """The loss calls the output embedding on label positions only, and it may be tied."""
+    head = decoder.get_output_embeddings()
+    name = next((n for n, module in decoder.named_modules() if module is head), None)
+    for target in targets:
+        if name is not None and (name == target or name.endswith(f".{target}")):
+            raise ConfigError(
+                f"model.lora.targets: {target} is the output embedding, which stays as it is; "
+                "leave it out"
+            )
+
+
+def _only_adapters_learn(model: PeftModel, *, learns: bool) -> PeftModel:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns and ".lora_" in name)
+    return model
+
+
+def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    for file in (CONFIG, WEIGHTS):  # first, or PEFT would look for them on the hub
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder}: has no {file}; the adapter is incomplete")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
+    if not isinstance(config, LoraConfig):
+        raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: is damaged or cut short ({error})") from None
+
+
+def _config(model: PeftModel) -> LoraConfig:
+    return cast(LoraConfig, model.peft_config[ADAPTER])
+
+
+def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
+    for field in _COMPARED:
+        here, there = (_plain(getattr(config, field)) for config in (mine, theirs))
+        if here != there:
+            raise CheckpointError(
+                f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
+                "model.lora as it was in training"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, list, tuple)) else value
+
+
+def _check(model: PeftModel, state: Mapping[str, Tensor], folder: Path) -> None:
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    for what, keys in (("misses the tensor", missing), ("has an unexpected tensor", extra)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise CheckpointError(f"{folder / WEIGHTS}: {what} '{keys[0]}'{more}")
+    for name, value in state.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: '{name}' is {list(value.shape)}, this base needs "
+                f"{list(expected[name].shape)}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

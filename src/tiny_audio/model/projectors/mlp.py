@@ -1,0 +1,53 @@
+"""The default projector: stack frames, then a two-layer perceptron."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tiny_audio.model.projectors.base import (
+    Length,
+    Projector,
+    RMSNorm,
+    require_positive,
+    stack_frames,
+    stacked_len,
+)
+
+
+class Mlp(Projector):
+    """Frame stacking, Linear, RMSNorm, GELU (exact), Linear, RMSNorm; no biases.
+
+    The last norm's gain starts at ``output_rms``: a freshly initialised second Linear alone
+    would start about 30 times too quiet beside the decoder's embeddings.
+
+    Args:
+        d_encoder: D, width of a frame.
+        d_decoder: W, width of an audio token.
+        output_rms: root mean square of the tokens at the start.
+        stride: frames stacked into one token.
+        hidden: width between the two linear layers.
+    """
+
+    def __init__(
+        self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int, hidden: int
+    ) -> None:
+        super().__init__(d_encoder, d_decoder, output_rms)
+        require_positive("mlp", stride=stride, hidden=hidden)
+        self.stride = stride
+        self.linear_1 = nn.Linear(stride * d_encoder, hidden, bias=False)
+        self.norm = RMSNorm(hidden)
+        self.linear_2 = nn.Linear(hidden, d_decoder, bias=False)
+        self.norm_2 = RMSNorm(d_decoder, gain=output_rms)
+
+    def out_len(self, n: Length) -> Length:
+        """Audio tokens that ``n`` frames give."""
+        return stacked_len(n, self.stride)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """[B, E, D], [B] -> [B, A, W]."""
+        x = self._compute_dtype(frames, self.linear_1.weight)
+        x = stack_frames(x, lengths, self.stride)  # [B, A, stride * D]
+        x = F.gelu(self.norm(self.linear_1(x)))  # [B, A, hidden]
+        x = self.norm_2(self.linear_2(x))  # [B, A, W]
+        return self._finish(x, lengths, frames.dtype)

@@ -1,0 +1,103 @@
+"""Mixture of Simple Adapters: several small perceptrons, all at work, blended frame by frame.
+
+After "MOSA: Mixture of Simple Adapters Outperforms Monolithic Approaches in LLM-based
+Multilingual ASR", arXiv 2508.18998: ``y = sum_i w_i E_i(x)`` with ``w = softmax(G(x))``; every
+adapter contributes to every token, and there is no auxiliary loss. The blend is dense, so it
+needs no dispatch: scaling the hidden units of adapter i by ``w_i`` before the second layer
+gives the same sum, and both layers are one matrix product over all adapters.
+
+N adapters, H width inside one adapter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tiny_audio.model.projectors.base import (
+    Length,
+    Projector,
+    RMSNorm,
+    length_mask,
+    require_positive,
+    stack_frames,
+    stacked_len,
+    wide,
+)
+from tiny_audio.model.projectors.routing import router_stats
+
+
+class Mosa(Projector):
+    """Frame stacking, N two-layer adapters (Linear, GELU, Linear) blended by a router, RMSNorm.
+
+    Args:
+        d_encoder: D, width of a frame.
+        d_decoder: W, width of an audio token.
+        output_rms: root mean square of the tokens at the start.
+        stride: frames stacked into one token.
+        adapters: N; the paper's Base has 4, its Large 8.
+        hidden: width inside one adapter.
+        router_hidden: width inside the router (Linear, GELU, Linear, softmax).
+    """
+
+    def __init__(
+        self,
+        d_encoder: int,
+        d_decoder: int,
+        output_rms: float,
+        *,
+        stride: int,
+        adapters: int,
+        hidden: int,
+        router_hidden: int,
+    ) -> None:
+        super().__init__(d_encoder, d_decoder, output_rms)
+        require_positive(
+            "mosa", stride=stride, adapters=adapters, hidden=hidden, router_hidden=router_hidden
+        )
+        self.stride = stride
+        d_in = stride * d_encoder
+        self.router = nn.Sequential(
+            nn.Linear(d_in, router_hidden), nn.GELU(), nn.Linear(router_hidden, adapters)
+        )
+        self.weight_1 = nn.Parameter(torch.empty(adapters, hidden, d_in))
+        self.bias_1 = nn.Parameter(torch.empty(adapters, hidden))
+        self.weight_2 = nn.Parameter(torch.empty(adapters, hidden, d_decoder))
+        self.bias_2 = nn.Parameter(torch.empty(adapters, d_decoder))
+        self.norm = RMSNorm(d_decoder, gain=output_rms)
+        for parameter, fan_in in (
+            (self.weight_1, d_in),
+            (self.bias_1, d_in),
+            (self.weight_2, hidden),
+            (self.bias_2, hidden),
+        ):  # as nn.Linear does for each adapter
+            nn.init.uniform_(parameter, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def out_len(self, n: Length) -> Length:
+        """Audio tokens that ``n`` frames give."""
+        return stacked_len(n, self.stride)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """[B, E, D], [B] -> [B, A, W]."""
+        x = self._compute_dtype(frames, self.weight_1)
+        x = stack_frames(x, lengths, self.stride)  # [B, A, stride * D]
+        logits = self.router(x)  # [B, A, N]
+        blend = logits.softmax(-1, dtype=wide(logits.dtype))
+        self._measure(blend.detach(), lengths)
+
+        h = F.gelu(F.linear(x, self.weight_1.flatten(0, 1), self.bias_1.flatten()))
+        h = h.reshape(*blend.shape, self.bias_1.shape[1])  # [B, A, N, H]
+        h = (h * blend[..., None].to(h.dtype)).flatten(-2)  # [B, A, N * H]
+        y = h @ self.weight_2.flatten(0, 1) + blend.to(h.dtype) @ self.bias_2
+        return self._finish(self.norm(y), lengths, frames.dtype)
+
+    def _measure(self, blend: Tensor, lengths: Tensor) -> None:
+        """Note who had how much weight on the real tokens: blend [B, A, N]."""
+        real = length_mask(self.out_len(lengths), blend.shape[1])
+        n_tokens = real.sum().clamp(min=1)
+        blend = blend * real[..., None]
+        shares = blend.sum((0, 1)) / n_tokens
+        self._measured.update(router_stats(blend.flatten(0, 1), shares, n_tokens))

@@ -1,0 +1,129 @@
+"""Q-Former: a few learned queries read each window of frames by cross-attention.
+
+BLIP-2's Querying Transformer (Li et al., arXiv 2301.12597), as transformers implements it, over
+windows of encoder frames as in SALMONN (arXiv 2310.13289). The queries pass a LayerNorm, then
+each layer has self-attention among the queries of one window, cross-attention to its frames, and
+a feed-forward block. No window sees another: context comes from the encoder.
+
+One thing is added. BLIP-2's image features carry their places; the frames of an encoder with
+rotary attention do not, and without them the queries learn which sounds a window holds but not
+their order. So each place in a window has a learned vector, zero at the start.
+
+R windows, Q queries a window, K frames a window, H the Q-Former's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from tiny_audio.errors import ConfigError
+from tiny_audio.model.projectors.base import (
+    Length,
+    Projector,
+    RMSNorm,
+    length_mask,
+    require_positive,
+)
+
+
+class QFormer(Projector):
+    """Windows of frames, learned queries, Q-Former, Linear, RMSNorm.
+
+    A clip of n frames has ceil(n / window) windows. The last may be short: its missing frames
+    are masked as keys, and it yields all its queries like any other.
+
+    Args:
+        d_encoder: D, width of a frame.
+        d_decoder: W, width of an audio token.
+        output_rms: root mean square of the tokens at the start.
+        window: K, frames a window.
+        queries: Q, learned queries, hence audio tokens, a window.
+        layers: Q-Former layers, each with cross-attention.
+        heads: attention heads.
+        hidden: H, width of the Q-Former.
+        intermediate: width of its feed-forward blocks.
+    """
+
+    def __init__(
+        self,
+        d_encoder: int,
+        d_decoder: int,
+        output_rms: float,
+        *,
+        window: int,
+        queries: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        intermediate: int,
+    ) -> None:
+        super().__init__(d_encoder, d_decoder, output_rms)
+        require_positive(
+            "qformer", window=window, queries=queries, layers=layers, heads=heads, hidden=hidden
+        )
+        if hidden % heads:
+            raise ConfigError(
+                f"model.projector.qformer.hidden is {hidden}; it must be a multiple of heads "
+                f"({heads})."
+            )
+        self.window, self.n_queries = window, queries
+        self.queries = nn.Parameter(torch.randn(queries, hidden))
+        self.positions = nn.Parameter(torch.zeros(window, d_encoder))
+        config = Blip2QFormerConfig(
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=intermediate,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            cross_attention_frequency=1,
+            encoder_hidden_size=d_encoder,
+        )
+        config._attn_implementation = "sdpa"
+        self.qformer = Blip2QFormerModel(config)
+        self.linear = nn.Linear(hidden, d_decoder, bias=False)
+        self.norm = RMSNorm(d_decoder, gain=output_rms)
+
+    def out_len(self, n: Length) -> Length:
+        """Audio tokens that ``n`` frames give: ceil(n / window) * queries."""
+        return -(-n // self.window) * self.n_queries
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """[B, E, D], [B] -> [B, A, W]."""
+        n_frames = frames.shape[1]
+        if n_frames == 0:
+            return frames.new_zeros(len(frames), 0, self.d_decoder)
+        x = self._compute_dtype(frames, self.linear.weight)
+        x = x.masked_fill(~length_mask(lengths, n_frames)[..., None], 0.0)
+        x = F.pad(x, (0, 0, 0, -n_frames % self.window))
+        keys = length_mask(lengths, x.shape[1])
+
+        windows = x.reshape(-1, self.window, self.d_encoder) + self.positions  # [R, K, D]
+        keys = keys.reshape(-1, self.window)  # [R, K]
+        # A window of padding alone attends to itself: attention over nothing is NaN, and
+        # these tokens are blanked below.
+        keys = keys | ~keys.any(-1, keepdim=True)
+        queries = self.queries.expand(len(windows), -1, -1)  # [R, Q, H]
+        y = self.qformer(
+            query_embeds=queries, encoder_hidden_states=windows, encoder_attention_mask=keys
+        ).last_hidden_state
+        y = self.norm(self.linear(y))  # [R, Q, W]
+        self._measure(y.detach(), lengths)
+        return self._finish(y.reshape(len(frames), -1, self.d_decoder), lengths, frames.dtype)
+
+    def _measure(self, y: Tensor, lengths: Tensor) -> None:
+        """Note how alike the queries, and the tokens of one window [R, Q, W], have become."""
+        real = length_mask(-(-lengths // self.window), len(y) // len(lengths)).flatten()
+        alike = mean_cosine(y)  # [R]
+        self._measured["query_similarity"] = mean_cosine(self.queries.detach())
+        self._measured["token_similarity"] = (alike * real).sum() / real.sum().clamp(min=1)
+
+
+def mean_cosine(vectors: Tensor) -> Tensor:
+    """Mean cosine over all pairs of different rows: [..., Q, H] -> [...]; 0 for a single row."""
+    q = vectors.shape[-2]
+    unit = F.normalize(vectors.float(), dim=-1)
+    return (unit.sum(-2).square().sum(-1) - q) / max(q * (q - 1), 1)

@@ -1,0 +1,79 @@
+"""From what a user types for a model to a model: a name, a checkpoint, a run, or a hub id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from tiny_audio.errors import CheckpointError, ModelError
+from tiny_audio.model.build import ASSETS
+from tiny_audio.model.checkpoint import INFO, load_checkpoint
+from tiny_audio.model.speech import SpeechModel
+
+BUNDLED = {"nano": ASSETS / "nano" / "recogniser"}
+_RUN_INDEX = Path("checkpoints") / "index.json"
+
+
+def resolve_model(
+    name: str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | None = None,
+    attention: str | None = None,
+) -> SpeechModel:
+    """Load the recogniser called ``name``, ready to transcribe.
+
+    Args:
+        name: ``nano`` (bundled), a checkpoint folder, a run folder (its best checkpoint), or the
+            id of a checkpoint on the Hugging Face Hub.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: of the frozen weights; None: as in training.
+        attention: None: as in training.
+
+    Raises:
+        ModelError, CheckpointError: there is no such model, or it does not load.
+    """
+    return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype, attention=attention)
+
+
+def find_checkpoint(name: str) -> Path:
+    """The checkpoint folder that ``name`` stands for, see ``resolve_model``."""
+    if name in BUNDLED:
+        return BUNDLED[name]
+    folder = Path(name)
+    if (folder / INFO).is_file():
+        return folder
+    if (folder / _RUN_INDEX).is_file():
+        return _best_of_run(folder)
+    if folder.exists():
+        raise CheckpointError(
+            f"{name}: is neither a checkpoint (no {INFO}) nor a run (no {_RUN_INDEX})"
+        )
+    return _from_hub(name)
+
+
+def _best_of_run(folder: Path) -> Path:
+    index = json.loads((folder / _RUN_INDEX).read_text())
+    chosen = index.get("best") or index.get("last")
+    if not chosen:
+        raise CheckpointError(f"{folder}: this run has not saved a checkpoint yet")
+    return folder / _RUN_INDEX.parent / str(chosen)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    advice = f"{name}: is no folder here and no model on the hub that can be reached"
+    try:
+        folder = Path(snapshot_download(name))
+    except HFValidationError:
+        raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{advice} ({first})") from None
+    if not (folder / INFO).is_file():
+        raise ModelError(f"{name}: is on the hub but is no Tiny Audio checkpoint (no {INFO})")
+    return folder

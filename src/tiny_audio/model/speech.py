@@ -1,0 +1,231 @@
+"""The whole model: waveform in, text out.
+
+    waveform ─► log-mel ─► encoder (frozen) ─► projector (learns) ─► decoder (frozen) ─► text
+
+``prefill`` makes the decoder's input embeddings: the chat prompt with the projector's audio tokens
+in the places that the prompt keeps for them. Loss, generation and streaming all start there.
+
+Shapes: B utterances, S samples, L mel frames, E encoder frames, A audio tokens, T tokens,
+D encoder width, W decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tiny_audio.audio.features import LogMel
+from tiny_audio.config import GenerationConfig
+from tiny_audio.model.batch import IGNORE, Batch
+from tiny_audio.model.decoder import embedding_table
+from tiny_audio.model.encoder import AudioEncoder
+from tiny_audio.model.generate import Hypothesis, generate, stream
+from tiny_audio.model.plain_encoder import PlainEncoder
+from tiny_audio.model.projectors.base import Projector
+from tiny_audio.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from tiny_audio.audio.augment import SpecAugment
+
+Length = TypeVar("Length", int, Tensor)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The decoder's input."""
+
+    inputs_embeds: Tensor  # [B, T, W]
+    attention_mask: Tensor  # [B, T]
+    position_ids: Tensor  # [B, T] counted from each row's first token
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy over the label tokens of a batch, not yet divided by their number."""
+
+    total: Tensor  # what to backpropagate: ce_sum + aux * n_tokens
+    ce_sum: Tensor  # summed over label tokens
+    n_tokens: Tensor  # number of label tokens
+    aux: Tensor  # the projector's own loss (balance of experts), 0 where it has none
+
+
+class SpeechModel(nn.Module):
+    """A frozen encoder and a frozen decoder, joined by a projector that learns.
+
+    Args:
+        features: log-mel of the encoder.
+        encoder: frozen audio encoder.
+        projector: encoder frames to audio tokens.
+        decoder: causal language model, or the same wrapped by PEFT.
+        tokenizer: the decoder's.
+        prompt: the one prompt.
+        spec_augment: masks on the log-mel in training; None: none.
+        window_seconds: longer recordings are cut into spans of at most this; an encoder with
+            ``native`` padding is padded to it.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: LogMel,
+        encoder: AudioEncoder | PlainEncoder,
+        projector: Projector,
+        decoder: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        spec_augment: SpecAugment | None = None,
+        window_seconds: float = 30.0,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.encoder = encoder
+        self.projector = projector
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.spec_augment = spec_augment
+        self.window_seconds = window_seconds
+        self.augment_generator: torch.Generator | None = None  # the RNG of spec_augment
+        self.decoder_changed = False  # the decoder's own weights differ from its base
+        self.identity: dict[str, Any] = {}  # what it was built from, see build.py
+        self._head_is_plain = head_is_plain(self.causal_lm)
+
+    # -------------------------------------------------------------------------- parts and sizes
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The decoder without PEFT's wrapper; adapters, if any, are inside its layers."""
+        unwrap = getattr(self.decoder, "get_base_model", None)
+        return cast(PreTrainedModel, unwrap() if unwrap is not None else self.decoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.projector.parameters()).device
+
+    def audio_tokens(self, samples: Length) -> Length:
+        """Audio tokens A that a clip of so many samples gives; 0 where it is too short."""
+        if isinstance(self.encoder, PlainEncoder):
+            frames: Length = self.encoder.out_len(samples)
+        else:
+            frames = self.encoder.out_len(self.features.out_len(samples))
+        return self.projector.out_len(frames)
+
+    def train(self, mode: bool = True) -> SpeechModel:
+        """Switch to training; frozen parts stay in evaluation mode, so their dropout stays off."""
+        super().train(mode)
+        self.encoder.eval()
+        self.decoder.train(mode and any(p.requires_grad for p in self.decoder.parameters()))
+        return self
+
+    # ---------------------------------------------------------------------- from sound to tokens
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient."""
+        if isinstance(self.encoder, PlainEncoder):
+            return cast(tuple[Tensor, Tensor], self.encoder(waveform, lengths))
+        if self.encoder.padding == "native":
+            window = int(self.window_seconds * 16_000)
+            mel = self.features.native(waveform, lengths, window)
+            mel_lengths = self.features.out_len(lengths)
+        else:
+            mel, mel_lengths = self.features(waveform, lengths)
+        if self.training and self.spec_augment is not None:
+            mel = self.spec_augment(mel, mel_lengths, self.augment_generator)
+        frames, frame_lengths = self.encoder(mel, mel_lengths)
+        longest = int(self.encoder.out_len(self.features.out_len(waveform.shape[1])))
+        return frames[:, :longest], frame_lengths  # native: only what the clips fill
+
+    def embed_audio(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveform [B, S] to audio tokens [B, A, W], zero beyond each clip, and lengths [B]."""
+        frames, frame_lengths = self.encode(waveform, lengths)
+        return self.projector(frames, frame_lengths), self.projector.out_len(frame_lengths)
+
+    def prefill(self, batch: Batch) -> Prefill:
+        """The decoder's input embeddings of a batch: prompt (and transcript) with audio in it."""
+        tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
+        return self.splice(tokens, batch)
+
+    def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
+        """Put audio tokens [B, A, W] where ``batch.audio_mask`` [B, T] keeps places for them.
+
+        The n-th place of a row takes the row's n-th audio token. No position is looked up on the
+        host, so nothing waits for the device.
+        """
+        embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
+        nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
+        spread = tokens.to(embeds.dtype).gather(
+            1, nth.unsqueeze(-1).expand(-1, -1, embeds.shape[-1])
+        )
+        embeds = torch.where(batch.audio_mask.unsqueeze(-1), spread, embeds)
+        places = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        return Prefill(embeds, batch.attention_mask, places)
+
+    # ----------------------------------------------------------------------- learning and writing
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the transcript and its end token, given the audio.
+
+        The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
+        words the logits of a whole batch would be the largest tensor of the step.
+        """
+        if batch.labels is None:
+            raise ValueError("a batch without labels has no loss")
+        prefill = self.prefill(batch)
+        learned = batch.labels[:, 1:] != IGNORE  # [B, T-1]; position t predicts token t+1
+        logits = self.label_logits(prefill, learned)  # [N, V]
+        targets = batch.labels[:, 1:][learned]  # [N]
+        ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
+        n_tokens = learned.sum()
+        aux = self.projector.aux_loss
+        aux = ce_sum.new_zeros(()) if aux is None else aux
+        return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
+
+    def label_logits(self, prefill: Prefill, learned: Tensor) -> Tensor:
+        """Logits [N, V] at the N positions where ``learned`` [B, T-1] is True, row by row."""
+        inputs = {
+            "inputs_embeds": prefill.inputs_embeds,
+            "attention_mask": prefill.attention_mask,
+            "position_ids": prefill.position_ids,
+            "use_cache": False,
+        }
+        lm = self.causal_lm
+        if not self._head_is_plain:
+            return cast(Tensor, lm(**inputs).logits[:, :-1][learned])
+        hidden = lm.base_model(**inputs).last_hidden_state  # [B, T, W]
+        return cast(Tensor, lm.get_output_embeddings()(hidden[:, :-1][learned]))
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
+        """Transcribe a left-padded batch; one hypothesis for each row, in order."""
+        return generate(self, batch, options)
+
+    @torch.no_grad()
+    def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
+        """Transcribe a batch of one, yielding the text piece by piece as it is decoded."""
+        yield from stream(self, batch, options)
+
+
+@torch.no_grad()
+def head_is_plain(lm: PreTrainedModel) -> bool:
+    """Whether logits are the output embedding of the last hidden state and nothing more.
+
+    Some families scale or cap their logits (Gemma 2, Granite); for those the loss must go
+    through the whole model. Checked by running both on four tokens.
+    """
+    device = embedding_table(lm).device
+    if device.type == "meta":
+        return True  # a model without numbers
+    ids = torch.arange(4, device=device).unsqueeze(0)
+    hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    head = lm.get_output_embeddings()
+    return head is not None and torch.allclose(
+        head(hidden).float(), lm(input_ids=ids, use_cache=False).logits.float(), atol=1e-3
+    )

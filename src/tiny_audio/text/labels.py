@@ -1,0 +1,190 @@
+"""Training labels: a corpus's transcript becomes the text that the model is to write.
+
+Corpora put things into transcripts that nobody said. What is known to be such a thing is removed
+or rejected; what may have been said stays. Nothing here looks for letters inside a word: a rule
+matches a bracket with all that it encloses, or a word from its first letter to its last.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from tiny_audio.errors import ConfigError, LabelRejected
+
+# Words that stand for a stretch which was left out of the transcript (NIST STM files, TED-LIUM
+# among them). The audio holds speech that the label does not: reject.
+SEGMENT_MARKERS = frozenset({"ignore_time_segment_in_scoring", "inter_segment_gap"})
+
+# GigaSpeech labels an utterance that is no transcribed speech with one of these, and nothing else.
+GARBAGE_TAGS = frozenset({"<noise>", "<music>", "<sil>", "<other>"})
+
+# GigaSpeech writes punctuation as tags.
+PUNCTUATION_TAGS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
+
+# Notes on sounds, each removed in any kind of bracket: <noise> [noise] (noise) {noise}.
+_SOUND_NAMES = """
+    applause background background_noise background_speech barking beep blank_audio breath
+    breathing breathes cheering chuckle chuckles chuckling clapping clears_throat click clicks
+    coughing cough coughs cross_talk crosstalk crying exhale exhales foreign foreign_language
+    gasp gasps giggles groans hesitation human_noise inaudible indiscernible inhale inhales
+    laugh laughing laughs laughter lip_smack lipsmack mouth_noise music no_speech noise noises
+    overlap overlapping_speech pause phone_ringing ring ringing sigh sighing sighs sil silence
+    singing smack sneeze sneezes sniff sniffs snort spoken_noise static throat_clearing
+    tongue_click unclear unintelligible unk unknown vocal_noise vocalized_noise whispering
+    whistling
+"""
+SOUNDS = frozenset(_SOUND_NAMES.split())
+
+# Hesitations that verbatim corpora put in brackets so that readers can leave them out: {um}.
+# The same sounds written as plain words are words of the transcript, and stay.
+HESITATIONS = frozenset(
+    ("ah", "eh", "er", "erm", "hm", "hmm", "huh", "mhm", "mm", "uh", "uhm", "um")
+)
+
+_NOTES = SOUNDS | HESITATIONS
+_BRACKETED = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|\(([^()]*)\)|\{([^{}]*)\}")
+_FREE_STANDING = re.compile(r"(?<!\w)(?:</?[^\W\d_][^<>\s]{0,29}>|\[[^\[\]]{0,40}\])(?!\w)")
+_SAID_LAUGHING = re.compile(r"\[laugh(?:ter|ing)-([^\W\d_][\w'-]*)\]", re.IGNORECASE)
+_PUNCTUATION_TAG = re.compile(rf"\s*<({'|'.join(PUNCTUATION_TAGS)})>", re.IGNORECASE)
+_PERCENT = re.compile(r"\s*%+(\w?)")
+_SPACE_BEFORE_STOP = re.compile(r"\s+([,.?!;:]+)(?=\s|$)")
+_DETACHED = re.compile(  # it 's, we 'll, don 't
+    r"(?<=\w)\s+(?='(?:s|m|d|re|ve|ll)(?![\w']))|(?<=n)\s+(?='t(?![\w']))", re.IGNORECASE
+)
+_MARK = re.compile(r"[^\w\s]")
+_SPOKEN_SYMBOLS = frozenset("&@#+=°")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("‘’‛ʼ′＇", "'"),
+        **dict.fromkeys("“”„‟″＂", '"'),
+        **dict.fromkeys("％﹪٪", "%"),
+        **dict.fromkeys("♩♪♫♬", " "),  # subtitles' sign for singing
+        **dict.fromkeys("\u00ad\u200b\u2060\ufeff"),  # soft hyphen and zero-width spaces: gone
+    }
+)
+
+
+class LabelRules:
+    """How one corpus's transcripts become labels.
+
+    Always: Unicode NFC, straight quotes, single spaces, `5%` as `5 percent`, GigaSpeech's
+    `<COMMA>` as a comma, detached endings joined (TED-LIUM's `it 's`), notes removed.
+
+    A bracket with all it encloses is a note, and removed, if
+
+    - it encloses nothing but a name on our list, whatever the kind of bracket;
+    - or it is square or angular and stands alone: `[door slams]`, `<spk1>`. In speech
+      transcripts these two are the transcriber's own hand. Parentheses and braces are not: they
+      also hold what was said (an aside, Switchboard's `{F uh }`), so there only the list counts.
+      A tag holds no space and starts with a letter (`5 < 6` is none), and a note is no longer
+      than 40 characters, lest one forgotten bracket swallow a sentence.
+
+    `[laughter-yes]`, a word said while laughing, becomes that word.
+
+    Args:
+        case: `keep` or `lower`.
+        punctuation: `keep`, or `strip`: marks that have no sound become spaces. What stays is
+            the apostrophe inside a word, what makes up a number (3.5, 1,000, 10:30), and
+            symbols that are read out (&, @, #, +, =, ° and currencies).
+        allow_empty: let a label without words through as "": a source of noise says so.
+    """
+
+    def __init__(
+        self, case: str = "keep", punctuation: str = "keep", *, allow_empty: bool = False
+    ) -> None:
+        _check("case", case, ("keep", "lower"))
+        _check("punctuation", punctuation, ("keep", "strip"))
+        self.case = case
+        self.punctuation = punctuation
+        self.allow_empty = allow_empty
+
+    def clean(self, text: str) -> str:
+        """The label for a transcript; cleaning a label again changes nothing.
+
+        Raises LabelRejected, reason `marker_label` where the whole transcript says that this is
+        no transcribed speech, `empty_label` where no letter or digit is left.
+        """
+        text = _plain_characters(text)
+        if self.case == "lower":
+            text = unicodedata.normalize("NFC", text.lower())
+        _reject_markers(text)
+        text = _PUNCTUATION_TAG.sub(lambda tag: PUNCTUATION_TAGS[tag[1].upper()] + " ", text)
+        text = _remove_notes(text)
+        text = _spell_percent(text)
+        text = _DETACHED.sub("", text)
+        if self.punctuation == "strip":
+            text = _MARK.sub(_strip_mark, text)
+        text = _SPACE_BEFORE_STOP.sub(r"\1", " ".join(text.split()))
+        if any(character.isalnum() for character in text):
+            return text
+        if self.allow_empty:
+            return ""
+        raise LabelRejected("The transcript has no words: nothing to learn.", reason="empty_label")
+
+
+def _plain_characters(text: str) -> str:
+    """Canonical composition, straight quotes, no control characters, no broken surrogates."""
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return unicodedata.normalize("NFC", text.translate(_CHARACTERS))
+
+
+def _reject_markers(text: str) -> None:
+    words = text.casefold().split()
+    found = next((word for word in words if word.strip("<>[](){}.,") in SEGMENT_MARKERS), None)
+    if found is None and words and all(word in GARBAGE_TAGS for word in words):
+        found = words[0]
+    if found is not None:
+        raise LabelRejected(
+            f"The transcript is the marker {found}: its audio is not transcribed.",
+            reason="marker_label",
+        )
+
+
+def _remove_notes(text: str) -> str:
+    """Remove notes from the inside out, until none is left; every round makes the text shorter."""
+    while True:
+        shorter = _SAID_LAUGHING.sub(r"\1", text)
+        shorter = _BRACKETED.sub(_drop_listed, shorter)
+        shorter = _FREE_STANDING.sub(" ", shorter)
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def _drop_listed(bracket: re.Match[str]) -> str:
+    content = bracket[0][1:-1].strip(" \t.,!?:;*/").casefold()
+    return " " if re.sub(r"[\s_-]+", "_", content) in _NOTES else bracket[0]
+
+
+def _spell_percent(text: str) -> str:
+    """`5%`, `5 %` and `five %` as they are said, in capitals where the transcript is."""
+    word = " PERCENT" if text.isupper() else " percent"
+    return _PERCENT.sub(lambda sign: f"{word} {sign[1]}" if sign[1] else word, text)
+
+
+def _strip_mark(mark: re.Match[str]) -> str:
+    """A space for a silent mark, the mark itself where it is part of a word or a number."""
+    character = mark[0]
+    category = unicodedata.category(character)
+    if category[0] not in "PS" or category == "Sc" or character in _SPOKEN_SYMBOLS:
+        return character
+    before = mark.string[mark.start() - 1 : mark.start()]
+    after = mark.string[mark.end() : mark.end() + 1]
+    if character == "'" and _in_word(before) and after.isalnum():
+        return character
+    if character in ".,:" and before.isdigit() and after.isdigit():
+        return character
+    if character == "." and after.isdigit() and not before.strip():  # .5
+        return character
+    return " "
+
+
+def _in_word(character: str) -> bool:
+    """Letters, digits, and accents that Unicode keeps apart from their letter."""
+    return character.isalnum() or (character != "" and unicodedata.category(character)[0] == "M")
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"labels.{name} is {value!r}: set it to one of {', '.join(allowed)}.")

@@ -1,0 +1,247 @@
+"""THE prompt: what the decoder reads around the audio, the same in training and in use.
+
+The user turn is the instruction followed by one placeholder per audio token, in the decoder's
+own chat template, thinking off:
+
+    <|im_start|>user\\nTranscribe: [A placeholders]<|im_end|>\\n<|im_start|>assistant\\n...
+    '------- prefix_ids --------'                 '------------ suffix_ids -----------'
+
+The template is rendered once, with a single placeholder, and cut there. Every prompt is then
+made from the same two lists of ids, so a training prefix cannot differ from an inference prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tiny_audio.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INSTRUCTION = "Transcribe: "
+
+# Spare tokens, best first: made for audio, then made for another modality or for infilling
+# (a text decoder never sees them), then the numbered reserves that model families ship.
+PLACEHOLDER_NAMES = (
+    "<|audio_pad|>",
+    "<|AUDIO|>",
+    "<|audio|>",
+    "<audio>",
+    "<|fim_pad|>",
+    "<|image_pad|>",
+    "<|vision_pad|>",
+    "<|video_pad|>",
+    "<image_soft_token>",
+    "<empty_output>",
+    "<|fim_middle|>",
+)
+PLACEHOLDER_PATTERN = re.compile(
+    r"<\|?(reserved|unused|extra|dummy|placeholder|special)[a-z_]*[\d_]*\|?>|\[unused\d+\]",
+    re.IGNORECASE,
+)
+
+# Some templates write today's date into the system turn. A prompt must not change overnight,
+# so their clock is replaced by one that stands still (at the date that Llama 3's template falls
+# back to). The line break ends the macro and is not part of what follows (trim_blocks).
+_STILL_CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The two halves of the prompt, the ids that matter, and the tokenizer of the transcript.
+
+    Picklable, so that data-loading workers can carry it.
+    """
+
+    prefix_ids: list[int]
+    suffix_ids: list[int]
+    placeholder_id: int
+    end_id: int
+    tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
+
+    @classmethod
+    def from_tokenizer(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        instruction: str = INSTRUCTION,
+        placeholder: str | None = None,
+    ) -> Prompt:
+        """Read prefix, suffix and end token off the tokenizer's own chat template.
+
+        `placeholder` names the spare token to use instead of the automatic choice. Raises
+        ModelError if there is no chat template, no spare token, or the template does not keep
+        the user's content in one piece.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise ModelError(
+                f"The tokenizer {_name(tokenizer)} has no chat template, so there is no prompt to "
+                "build: use the instruction-tuned version of the model, or set "
+                "tokenizer.chat_template."
+            )
+        spare = _choose_placeholder(tokenizer, placeholder)
+        placeholder_id = _added_tokens(tokenizer)[spare]
+        text = _render(tokenizer, [_turn("user", instruction + spare)], add_generation_prompt=True)
+        ids = _tokenize(tokenizer, text)
+        if ids.count(placeholder_id) != 1:
+            raise ModelError(
+                f"The chat template of {_name(tokenizer)} shows the placeholder {spare} "
+                f"{ids.count(placeholder_id)} times where one was put in the user turn: choose "
+                "another spare token with `placeholder`, or another chat template."
+            )
+        cut = ids.index(placeholder_id)
+        prefix, suffix = ids[:cut], ids[cut + 1 :]
+        # Tokens that swallow their neighbour would make the prompt depend on the audio's length.
+        if _tokenize(tokenizer, text.replace(spare, spare * 3)) != (
+            prefix + [placeholder_id] * 3 + suffix
+        ):
+            raise ModelError(
+                f"The token {spare} of {_name(tokenizer)} cannot be repeated without changing the "
+                "text around it: choose another spare token with `placeholder`."
+            )
+        end_id = _end_of_assistant_turn(tokenizer, spare, placeholder_id)
+        if end_id == placeholder_id:
+            raise ModelError(
+                f"The token {spare} ends a chat turn in {_name(tokenizer)} and cannot stand for "
+                "audio: choose another spare token with `placeholder`."
+            )
+        return cls(prefix, suffix, placeholder_id, end_id, tokenizer)
+
+    @property
+    def fixed_length(self) -> int:
+        """Tokens of a prompt that are not audio."""
+        return len(self.prefix_ids) + len(self.suffix_ids)
+
+    def build(self, n_audio: int) -> list[int]:
+        """Ids of a whole prompt [T] with `n_audio` >= 1 placeholders; the answer follows it."""
+        if n_audio < 1:
+            raise ValueError(f"a prompt needs at least one audio token, not {n_audio}")
+        return self.prefix_ids + [self.placeholder_id] * n_audio + self.suffix_ids
+
+    def audio_span(self, n_audio: int) -> tuple[int, int]:
+        """First position of the audio in build(n_audio), and the position after its last."""
+        return len(self.prefix_ids), len(self.prefix_ids) + n_audio
+
+    def training(self, n_audio: int, transcript: str) -> tuple[list[int], int]:
+        """Ids of prompt, transcript and end token [T], and how many of them are the prompt.
+
+        The transcript is tokenised on its own and as plain text: it cannot change the prompt's
+        ids, and a control token written out in it stays a string of ordinary characters.
+        """
+        prompt = self.build(n_audio)
+        ids = _tokenize(self.tokenizer, transcript, split_special_tokens=True)
+        return prompt + ids + [self.end_id], len(prompt)
+
+
+def _choose_placeholder(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:
+    """Name of an existing token that no conversation uses; the vocabulary never grows."""
+    added = _added_tokens(tokenizer)
+    taken = {tokenizer.bos_token, tokenizer.eos_token}
+    if wanted is not None:
+        if wanted not in added:
+            raise ModelError(
+                f"The placeholder {wanted!r} is no special token of {_name(tokenizer)}: choose one "
+                f"of its spare ones, such as {', '.join(list(_spare_tokens(tokenizer))[:5])}."
+            )
+        if wanted in taken:
+            raise ModelError(
+                f"The placeholder {wanted!r} begins or ends texts in {_name(tokenizer)}: choose a "
+                "token that nothing else uses."
+            )
+        return wanted
+    # A token that the template itself writes would not be unique in the prompt.
+    template = tokenizer.get_chat_template()
+    for name in _spare_tokens(tokenizer):
+        if name not in taken and name not in template:
+            return name
+    raise ModelError(
+        f"The tokenizer {_name(tokenizer)} has no spare token to stand for audio: name one of its "
+        "special tokens with `placeholder`."
+    )
+
+
+def _spare_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Candidates in order of preference: by name, by pattern, then `<unk>` and the pad token."""
+    added = _added_tokens(tokenizer)
+    yield from (name for name in PLACEHOLDER_NAMES if name in added)
+    yield from (
+        name
+        for name in added
+        if name not in PLACEHOLDER_NAMES and PLACEHOLDER_PATTERN.fullmatch(name)
+    )
+    for name in (tokenizer.unk_token, tokenizer.pad_token):
+        if isinstance(name, str) and name in added:
+            yield name
+
+
+def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare_id: int) -> int:
+    """Id of the token that the template writes right after a finished assistant turn.
+
+    The spare token plays the answer, so that its place is exact; white space between answer and
+    end token (as in Llama 2's template) is passed over. Templates that write none: `eos`.
+    """
+    turns = [_turn("user", "?"), _turn("assistant", spare)]
+    ids = _tokenize(tokenizer, _render(tokenizer, turns, add_generation_prompt=False))
+    if spare_id in ids:
+        control = set(_added_tokens(tokenizer).values())
+        last = len(ids) - 1 - ids[::-1].index(spare_id)
+        for token in ids[last + 1 :]:
+            if token in control:
+                return token
+            if str(tokenizer.decode([token])).strip():
+                break
+    if isinstance(tokenizer.eos_token_id, int):
+        return tokenizer.eos_token_id
+    raise ModelError(
+        f"Nothing ends an assistant turn in the chat template of {_name(tokenizer)}, and it has no "
+        "eos token: set tokenizer.eos_token."
+    )
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, add_generation_prompt: bool
+) -> str:
+    """The conversation as the template's own text; templates ignore arguments they don't know."""
+    from jinja2 import TemplateError  # on first use: importing this module stays cheap
+
+    template = tokenizer.get_chat_template()
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            turns,
+            chat_template=_STILL_CLOCK + template if "strftime_now" in template else template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+        )
+    except TemplateError as error:
+        raise ModelError(
+            f"The chat template of {_name(tokenizer)} fails on a plain user turn ({error}): set "
+            "tokenizer.chat_template to one that takes text."
+        ) from error
+    return str(text)
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool = False
+) -> list[int]:
+    """Token ids of `text` with nothing added before or after."""
+    ids: Any = tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=split_special_tokens
+    )
+    return list(ids)
+
+
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Tokens that are matched whole, before any other rule of the tokenizer: name -> id."""
+    return {token.content: i for i, token in sorted(tokenizer.added_tokens_decoder.items())}
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__

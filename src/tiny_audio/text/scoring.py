@@ -1,0 +1,95 @@
+"""Scoring rules: what two texts are brought to before their words are compared.
+
+A word error rate means nothing without the rule it was counted under, so every rule has a name
+and a version, and both go into every summary (`rule.id`). A change that can alter a single score
+is a new version. Differences that a rule forgives are forgiven on both sides alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tiny_audio.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """A named, versioned way to normalise a reference and a hypothesis."""
+
+    name: str
+    version: int
+    normalise: Callable[[str], str]
+
+    @property
+    def id(self) -> str:
+        """Name and version, as summaries record it: scores compare only under the same id."""
+        return f"{self.name}/{self.version}"
+
+
+def whisper_en(text: str) -> str:
+    """English as the Whisper paper scores it (Radford et al. 2022, appendix C).
+
+    Lower case, no punctuation, no bracketed notes, no hesitations (um, uh), contractions and
+    titles in full, numbers as digits. It is transformers' EnglishTextNormalizer **without** the
+    table of British and American spellings, which ships with Whisper's checkpoints and not with
+    transformers: "colour" against "color" counts as an error here, so an error rate can come out
+    a little above one that was counted with the table, never below it. Known quirks are kept, for
+    figures to stay comparable: "O'Neil" becomes "0 neil", a text that ends in "..." keeps a ".".
+    """
+    return str(_english()(_cut_long_tokens(text))).strip()
+
+
+def basic(text: str) -> str:
+    """Any language: lower case, punctuation and symbols to spaces, bracketed notes removed.
+
+    transformers' BasicTextNormalizer, which keeps diacritics.
+    """
+    return str(_basic()(text)).strip()
+
+
+SCORING: dict[str, ScoringRule] = {
+    "whisper-en": ScoringRule("whisper-en", 1, whisper_en),
+    "basic": ScoringRule("basic", 1, basic),
+}
+
+
+def get_rule(name: str) -> ScoringRule:
+    """The rule called `name`; ConfigError lists the names there are."""
+    if name not in SCORING:
+        raise ConfigError(
+            f"There is no scoring rule {name!r}: set evaluation.scoring to one of "
+            f"{', '.join(sorted(SCORING))}."
+        )
+    return SCORING[name]
+
+
+def _cut_long_tokens(text: str) -> str:
+    """Put a space into tokens of more than 1,000 characters.
+
+    A model caught in a loop can write thousands of digits, and the number rules fail with
+    ValueError on a number that Python refuses to parse (more than 4,300 digits).
+    """
+    return re.sub(r"(\S{1000})(?=\S)", r"\1 ", text)
+
+
+# transformers is imported on first use: importing this module stays cheap.
+
+
+@cache
+def _english() -> Any:
+    from transformers.models.whisper import english_normalizer
+
+    normalizers: Any = english_normalizer  # its classes carry no type hints
+    return normalizers.EnglishTextNormalizer({})
+
+
+@cache
+def _basic() -> Any:
+    from transformers.models.whisper import english_normalizer
+
+    normalizers: Any = english_normalizer
+    return normalizers.BasicTextNormalizer()

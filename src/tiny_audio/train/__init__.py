@@ -1,0 +1,1 @@
+"""Training: the stages, the loop, and what a learner sees of it."""

@@ -1,0 +1,106 @@
+"""The look at the held-out set now and then: loss over all of it, words over a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from tiny_audio.config import GenerationConfig
+from tiny_audio.data.batching import collate, length_batches
+from tiny_audio.data.utterance import Utterance
+from tiny_audio.evaluate.run import evaluate
+from tiny_audio.evaluate.wer import Score
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.text.scoring import ScoringRule
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """How the model does at one step. ``wer`` and ``cer`` are None without reference words."""
+
+    loss: float  # nats per label token, over every held-out utterance
+    wer: float | None
+    cer: float | None
+    pairs: tuple[tuple[str, str], ...]  # reference and hypothesis, always of the same utterances
+
+
+@dataclass(frozen=True)
+class CheckupPlan:
+    """What is looked at and how; the processes share the work.
+
+    Args:
+        utterances: the held-out set, the same in every process.
+        words: utterances that are also transcribed, evenly spread over the set.
+        show: pairs of reference and hypothesis that are returned.
+        rule: of scoring.
+        batch_seconds: padded audio in one batch.
+        max_utterances: in one batch.
+        generation: how text is decoded.
+    """
+
+    utterances: Sequence[Utterance]
+    words: int
+    show: int
+    rule: ScoringRule
+    batch_seconds: float
+    max_utterances: int
+    generation: GenerationConfig
+
+    def run(self, model: SpeechModel, accelerator: Accelerator) -> Checkup:
+        """Evaluate the model; leaves it in eval mode and the random states as they were."""
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+        part = slice(accelerator.process_index, None, accelerator.num_processes)
+        with torch.random.fork_rng(devices), accelerator.autocast():
+            ce_sum, tokens = loss_sums(
+                model,
+                self.utterances[part],
+                batch_seconds=self.batch_seconds,
+                max_utterances=self.max_utterances,
+            )
+            result = evaluate(
+                model,
+                self._transcribed()[part],
+                rule=self.rule,
+                batch_seconds=self.batch_seconds,
+                max_utterances=self.max_utterances,
+                generation=self.generation,
+            )
+        sums = torch.tensor([ce_sum, tokens], dtype=torch.float32, device=accelerator.device)
+        ce_sum, tokens = accelerator.reduce(sums, "sum").tolist()
+        scores: list[Score] = gather_object([result.score])
+        score = sum(scores[1:], scores[0])
+        texts = {r.id: (r.reference, r.hypothesis) for r in result.scored[: self.show]}
+        pairs = list(texts.values())
+        return Checkup(ce_sum / max(tokens, 1), score.wer, score.cer, tuple(pairs))
+
+    def _transcribed(self) -> Sequence[Utterance]:
+        """``words`` utterances evenly spread: neighbours in a set are often one speaker's."""
+        count = min(self.words, len(self.utterances))
+        return [self.utterances[i * len(self.utterances) // count] for i in range(count)]
+
+
+@torch.no_grad()
+def loss_sums(
+    model: SpeechModel,
+    utterances: Sequence[Utterance],
+    *,
+    batch_seconds: float,
+    max_utterances: int,
+) -> tuple[float, int]:
+    """Cross-entropy in nats summed over the label tokens of a set, and their number.
+
+    Puts the model into eval mode. Utterances too short for one audio token are left out.
+    """
+    model.eval()
+    heard = [u for u in utterances if model.audio_tokens(len(u.waveform)) > 0]
+    ce_sum, tokens = 0.0, 0
+    for part in length_batches(heard, batch_seconds=batch_seconds, max_utterances=max_utterances):
+        batch = collate(part, model.prompt, model.audio_tokens, with_labels=True)
+        loss = model.loss(batch.to(model.device))
+        ce_sum += float(loss.ce_sum)
+        tokens += int(loss.n_tokens)
+    return ce_sum, tokens

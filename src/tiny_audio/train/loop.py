@@ -1,0 +1,241 @@
+"""The training loop, all of it: one process, DDP and FSDP run the same lines.
+
+while steps are left:
+    take the micro-batches of one step, count their label tokens over all processes
+    for each micro-batch: loss / tokens, backward
+    clip, stop if anything is not finite, set the rate, update
+    now and then: log, evaluate, save
+    asked to stop: save and leave
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from tiny_audio.errors import TinyAudioError
+from tiny_audio.model.batch import IGNORE, Batch
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.evaluation import Checkup
+from tiny_audio.train.interrupt import StopSignal
+from tiny_audio.train.optim import lr_multiplier, set_lr
+from tiny_audio.train.report import Reporter
+from tiny_audio.train.sharding import whole_tensor
+from tiny_audio.train.stages import training_mode
+from tiny_audio.train.tally import Tally
+
+
+class DivergedError(TinyAudioError):
+    """The loss or a gradient is not a finite number; the weights were not updated with it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long, how fast, and what happens when; see TrainingConfig. 0 steps: never."""
+
+    max_steps: int
+    accumulation: int
+    warmup_steps: int
+    min_lr_ratio: float
+    max_grad_norm: float
+    log_every: int
+    eval_every: int
+    save_every: int
+
+
+class Stream(Protocol):
+    """Training batches of this process."""
+
+    @property
+    def epoch(self) -> float: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class Trainer:
+    """A run in progress: everything that changes from step to step.
+
+    Args:
+        accelerator: processes, devices and number format.
+        module: the model, prepared by ``accelerator``.
+        model: the same, bare.
+        learns: parts that learn.
+        optimizer: prepared by ``accelerator``.
+        stream: training batches of this process.
+        pace: of the run.
+        evaluate: scores the model on the held-out set; None where there is none.
+        save: writes a checkpoint of the trainer, scored where it was just evaluated.
+        report: metrics, notes and display.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        module: nn.Module,
+        model: SpeechModel,
+        learns: Collection[str],
+        optimizer: torch.optim.Optimizer,
+        stream: Stream,
+        pace: Pace,
+        evaluate: Callable[[], Checkup] | None,
+        save: Callable[[Trainer, Checkup | None], None],
+        report: Reporter,
+    ) -> None:
+        self.accelerator = accelerator
+        self.module = module
+        self.model = model
+        self.learns = learns
+        self.optimizer = optimizer
+        self.stream = stream
+        self.pace = pace
+        self.evaluate = evaluate
+        self.save = save
+        self.report = report
+        self.step = 0  # updates done
+        self.tally = Tally()
+        self.rates: dict[str, float] = {}  # learning rates of the newest update, by part
+
+    def run(self) -> int | None:
+        """Train until ``max_steps``. Returns the signal that ended the run early, if one did."""
+        training_mode(self.model, self.learns)
+        batches = iter(self.stream)
+        with StopSignal(patient=self.accelerator.num_processes > 1) as stop:
+            while self.step < self.pace.max_steps:
+                if not self._update(batches):
+                    break
+                self.step += 1
+                last = self.step == self.pace.max_steps
+                if self._due(self.pace.log_every, last):
+                    self._log()
+                stopping = self._anyone(stop.received is not None)
+                checkup = None
+                if self.evaluate and not stopping and self._due(self.pace.eval_every, last):
+                    checkup = self._checkup(self.evaluate)
+                best = checkup is not None and self.report.is_best()
+                if last or stopping or best or self._due(self.pace.save_every):
+                    self.save(self, checkup)
+                if stopping:
+                    return stop.received or signal.SIGTERM  # another process was told
+        return None
+
+    def _update(self, batches: Iterator[Batch]) -> bool:
+        """Make one update out of the next micro-batches; False where there are none."""
+        self.tally.begin_step()
+        window = list(islice(batches, self.pace.accumulation))
+        counts = [int((b.labels[:, 1:] != IGNORE).sum()) for b in window if b.labels is not None]
+        tokens, ranks = self._total([float(sum(counts)), float(bool(window))])
+        if ranks < self.accelerator.num_processes:
+            return False
+        losses: list[Tensor] = []  # of each micro-batch: total, cross-entropy, auxiliary
+        for number, batch in enumerate(window, 1):
+            self.report.count_labels(batch)
+            hold = number < len(window)  # gradients travel between processes only at the last
+            with self.accelerator.no_sync(self.module) if hold else nullcontext():
+                with self.accelerator.autocast():
+                    sums = self.module(batch.to(self.accelerator.device))
+                # The mean over processes that DDP takes is undone, so that every label token of
+                # the global batch weighs the same, wherever and in whichever micro-batch it is.
+                self.accelerator.backward(sums[0] * (self.accelerator.num_processes / tokens))
+                losses.append(torch.stack([value.detach().float() for value in sums]))
+        norm = self._clip()
+        values = torch.stack(losses).tolist()  # waits for the device, once in a step
+        self._check_finite(norm, [total for total, _, _ in values], window)
+        multiplier = lr_multiplier(
+            self.step,
+            warmup_steps=self.pace.warmup_steps,
+            max_steps=self.pace.max_steps,
+            min_ratio=self.pace.min_lr_ratio,
+        )
+        self.rates = set_lr(self.optimizer, multiplier)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        audio = sum(batch.audio_seconds for batch in window)
+        padded = sum(batch.padded_seconds for batch in window)
+        ce_sum, aux_sum = (sum(column) for column in list(zip(*values, strict=True))[1:])
+        ce_sum, aux_sum, audio, padded = self._total([ce_sum, aux_sum, audio, padded])
+        self.tally.end_step(
+            ce_sum=ce_sum,
+            aux_sum=aux_sum,
+            tokens=tokens,
+            audio=audio,
+            padded=padded,
+            grad_norm=norm,
+        )
+        return True
+
+    def _clip(self) -> float:
+        """Scale the gradients of the global batch down to ``max_grad_norm``; the norm before."""
+        limit = self.pace.max_grad_norm if self.pace.max_grad_norm > 0 else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        return float(whole_tensor(norm))
+
+    def _check_finite(self, norm: float, totals: list[float], window: list[Batch]) -> None:
+        """Raise DivergedError, naming samples, if this step would spoil the weights."""
+        bad = [not math.isfinite(total) for total in totals]
+        if not self._anyone(any(bad) or not math.isfinite(norm)):
+            return
+        named = [i for batch, is_bad in zip(window, bad, strict=True) if is_bad for i in batch.ids]
+        ids: list[str] = gather_object(named)
+        what = "loss" if ids else "gradient"
+        if not ids:
+            ids = gather_object([i for batch in window for i in batch.ids])
+        raise DivergedError(
+            f"step {self.step + 1}: the {what} is not a finite number, in the batch of "
+            f"{', '.join(ids)}. The weights were not touched and the last checkpoint is whole: "
+            "look at these samples, or resume with a lower training.lr or training.precision=fp32"
+        )
+
+    def _log(self) -> None:
+        row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.stream.epoch}
+        row |= self.tally.row()
+        row |= {f"lr_{part}": rate for part, rate in self.rates.items()}
+        self.tally = Tally()
+        self.report.training(row, self.model)
+
+    def _checkup(self, evaluate: Callable[[], Checkup]) -> Checkup:
+        checkup = evaluate()
+        training_mode(self.model, self.learns)
+        self.report.evaluated(self.step, checkup)
+        return checkup
+
+    def _due(self, every: int, last: bool = False) -> bool:
+        return every > 0 and (last or self.step % every == 0)
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; the same answer in all of them."""
+        return self._total([float(flag)])[0] > 0
+
+    def _total(self, values: list[float]) -> list[float]:
+        """Sum each value over the processes."""
+        if self.accelerator.num_processes == 1:
+            return values
+        mine = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
+        totals: list[float] = self.accelerator.reduce(mine, "sum").tolist()
+        return totals
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Where the run is, weights, data and random states aside; plain values and tensors."""
+        return {
+            "step": self.step,
+            "learns": sorted(self.learns),
+            "optimizer": self.optimizer.state_dict(),
+            "tally": self.tally.state_dict(),
+            "monitor": self.report.monitor.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where ``state_dict`` was taken; the optimizer is restored apart."""
+        self.step = state["step"]
+        self.tally = Tally.from_state(state["tally"])
+        self.report.monitor.load_state_dict(state["monitor"])

@@ -1,0 +1,84 @@
+"""What a run says at its beginning and end: pure functions from facts to lines of text."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tiny_audio.train.progress import duration
+
+_REPLACED = ("output_dir=", "training.resume_from_checkpoint=")
+
+
+def beginning(
+    folder: Path,
+    *,
+    device: str,
+    precision: str,
+    processes: int,
+    learning: Mapping[str, int],
+    parameters: int,
+    held_out: int,
+    resumed: tuple[Path, int] | None,
+) -> list[str]:
+    """Lines before the first step. ``learning``: parameters that learn, by part."""
+    where = f"{device}, {precision}" + (f", {processes} processes" if processes > 1 else "")
+    parts = ", ".join(f"{part} ({count:,})" for part, count in learning.items())
+    total = sum(learning.values())
+    lines = [
+        f"Run {folder} on {where}",
+        f"Learns: {parts}; {total:,} of {parameters:,} parameters, the others are frozen",
+        f"Held out for evaluation: {held_out} utterances" if held_out else "No evaluation data",
+    ]
+    if resumed is not None:
+        lines.append(f"Goes on from {resumed[0]}, after step {resumed[1]}")
+    return lines
+
+
+def ending(
+    folder: Path, *, steps: int, seconds: float, wer: float | None, best: Path | None
+) -> list[str]:
+    """Lines after the last step: what came out, where it is, what to type next."""
+    score = f"; WER {wer:.1%}" if wer is not None else ""
+    lines = [
+        f"Trained {steps} steps in {duration(seconds)}{score}",
+        f"Curves: {folder / 'loss.png'}; every figure: {folder / 'metrics.jsonl'}",
+    ]
+    if best is not None:
+        lines += [
+            f"Best checkpoint: {best}",
+            f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
+        ]
+    return lines
+
+
+def interruption(
+    folder: Path, *, number: int, step: int, argv: Sequence[str] | None, processes: int
+) -> list[str]:
+    """Lines after an early end: what was saved and how to go on.
+
+    ``argv``: the command line that was typed; None where the run was started from Python.
+    """
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return [
+        f"Stopped by {by} after step {step}; everything is saved. Go on with:",
+        f"  {resume_command(folder, argv, processes)}",
+    ]
+
+
+def resume_command(folder: Path, argv: Sequence[str] | None, processes: int) -> str:
+    """The command that was typed, made to go on from the last checkpoint in ``folder``."""
+    added = [f"output_dir={folder}", "training.resume_from_checkpoint=last"]
+    if argv is None:
+        return "train() with the same settings and " + " ".join(added)
+    program, *words = argv
+    if processes > 1:
+        start = ["accelerate", "launch", f"--num_processes={processes}", "-m", "tiny_audio"]
+    elif Path(program).name == "__main__.py":
+        start = ["python", "-m", "tiny_audio"]
+    else:
+        start = [Path(program).name]
+    kept = [word for word in words if not word.lstrip("+").startswith(_REPLACED)]
+    return shlex.join([*start, *kept, *added])

@@ -1,0 +1,85 @@
+"""The optimizer and its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tiny_audio.errors import ConfigError
+from tiny_audio.train.stages import part_of
+
+
+def lr_multiplier(step: int, *, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
+    """Share of the peak learning rate at update number ``step``, counted from 0.
+
+    Rises linearly to 1 over ``warmup_steps`` updates, then falls along half a cosine to
+    ``min_ratio`` at the last update (Loshchilov & Hutter 2017, without restarts).
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    rest = max(1, max_steps - 1 - warmup_steps)
+    done = min(1.0, (step - warmup_steps) / rest)
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def usable_warmup(warmup_steps: int, max_steps: int) -> int:
+    """Warmup that leaves room to learn: a tenth of a run too short for the one asked for."""
+    return warmup_steps if 2 * warmup_steps <= max_steps else max_steps // 10
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: Mapping[str, float], weight_decay: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Group the parameters that learn by part, and within a part by whether they decay.
+
+    Norm gains and biases (one dimension) never decay. Each group has a ``name``, its part's
+    ``peak_lr``, and the keys that torch's optimizers read.
+
+    Args:
+        model: stage applied, not yet wrapped.
+        lr: peak learning rate by part.
+        weight_decay: by part.
+
+    Raises:
+        ConfigError: a part that is to learn has no positive learning rate.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = part_of(name)
+        if lr.get(part, 0.0) <= 0:
+            raise ConfigError(f"training.lr.{part} is {lr.get(part)}; it must be above 0 to learn")
+        decays = parameter.ndim > 1 and weight_decay[part] > 0
+        group = groups.setdefault(
+            part if decays or weight_decay[part] <= 0 else f"{part} (no decay)",
+            {
+                "part": part,
+                "params": [],
+                "lr": lr[part],
+                "peak_lr": lr[part],
+                "weight_decay": weight_decay[part] if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [{"name": name, **group} for name, group in groups.items()]
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], *, betas: tuple[float, float], fused: bool
+) -> torch.optim.Optimizer:
+    """AdamW over the groups; ``fused`` runs one kernel for all parameters, on CUDA."""
+    return torch.optim.AdamW(groups, betas=betas, fused=fused or None)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> dict[str, float]:
+    """Set every group's rate to its peak times ``multiplier``; return the rate by part."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * multiplier
+        rates[group["part"]] = group["lr"]
+    return rates

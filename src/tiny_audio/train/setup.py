@@ -1,0 +1,185 @@
+"""From the configuration to the parts of a run: processes, model, data. Used by run.py alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+from omegaconf import OmegaConf
+
+from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.config import Config
+from tiny_audio.data.loader import TrainingStream, eval_utterances
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import open_data
+from tiny_audio.data.utterance import RejectCounts, Utterance
+from tiny_audio.errors import ConfigError, MissingExtraError
+from tiny_audio.model.build import build_model
+from tiny_audio.model.checkpoint import load_weights, read_info
+from tiny_audio.model.device import pick_device
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.text.labels import LabelRules
+from tiny_audio.text.scoring import get_rule
+
+Sources = tuple[list[Source], list[Source]]  # to learn from, to evaluate on
+
+PROJECT = "tiny-audio"  # under which trackers file the run
+_PRECISIONS = ("auto", "bf16", "fp32")
+_TRACKERS = (None, "wandb", "tensorboard")
+_METRICS = ("wer", "loss")
+
+
+def check_settings(cfg: Config) -> None:
+    """Raise ConfigError for a value that no part further down would notice in time."""
+    t = cfg.training
+    for key, value, known in (
+        ("precision", t.precision, _PRECISIONS),
+        ("tracker", t.tracker, _TRACKERS),
+        ("metric_for_best", t.metric_for_best, _METRICS),
+    ):
+        if value not in known:
+            names = ", ".join("null" if name is None else str(name) for name in known)
+            raise ConfigError(f"training.{key}={value}: use one of {names}")
+    for key in ("max_steps", "accumulation", "log_every", "max_utterances", "batch_seconds"):
+        if getattr(t, key) <= 0:
+            raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
+    get_rule(cfg.evaluation.scoring)
+    if t.tracker is not None and importlib.util.find_spec(t.tracker) is None:
+        raise MissingExtraError(
+            f"training.tracker={t.tracker}: not installed; pip install 'tiny-audio[track]'"
+        )
+
+
+def open_accelerator(cfg: Config) -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started, or be the only one."""
+    device = pick_device(cfg.device)
+    precision = cfg.training.precision
+    if precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if bf16 else "fp32"
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for the products of what learns
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=cfg.training.tracker,
+        project_dir=cfg.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def agree_on_folder(accelerator: Accelerator, output_dir: str) -> Path:
+    """The main process's output folder: its name may hold the time, which differs by process."""
+    return Path(broadcast_object_list([output_dir])[0])
+
+
+def start_tracker(accelerator: Accelerator, cfg: Config, folder: Path) -> None:
+    """Open the tracker, if any. W&B keeps its files here where there is no key."""
+    tracker = cfg.training.tracker
+    if tracker is None:
+        return
+    if tracker == "wandb" and not (os.environ.get("WANDB_API_KEY") or _netrc_has_wandb()):
+        os.environ.setdefault("WANDB_MODE", "offline")
+    own = {"wandb": {"dir": str(folder), "name": folder.name}}
+    settings = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
+    try:
+        accelerator.init_trackers(PROJECT, config=settings, init_kwargs=own)
+    except Exception:
+        accelerator.trackers.clear()  # half made: closing it would hide why it failed
+        raise
+
+
+def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:
+    """Build the pair, its adapters where they are to learn, and load the weights of ``start``.
+
+    Raises:
+        CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
+    """
+    spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
+    model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
+    model.augment_generator = torch.Generator(device)
+    lora = "lora" in cfg.training.learns
+    # The decoder's own weights are loaded under their plain names, before there are adapters.
+    later = start is not None and "decoder" in read_info(start).parts
+    if lora and not later:
+        _add_adapters(model, cfg)
+    if start is not None:
+        load_weights(model, start, trainable_adapter=lora)
+    if lora and model.decoder is model.causal_lm:
+        _add_adapters(model, cfg)
+    model.decoder_changed = model.decoder_changed or "decoder" in cfg.training.learns
+    return model
+
+
+def _add_adapters(model: SpeechModel, cfg: Config) -> None:
+    """Add fresh adapters, the same in every process and run with this seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        model.decoder = add_lora(model.causal_lm, **asdict(cfg.model.lora))
+
+
+def find_data(cfg: Config) -> Sources:
+    """Open the data's sources, before the model: a wrong path should not take minutes to show."""
+    return open_data(
+        {name: asdict(source) for name, source in cfg.data.train.items()},
+        {name: asdict(source) for name, source in cfg.data.eval.items()},
+        holdout=cfg.data.holdout,
+    )
+
+
+def make_data(
+    cfg: Config, sources: Sources, model: SpeechModel, accelerator: Accelerator
+) -> tuple[TrainingStream, list[Utterance], RejectCounts]:
+    """Training batches of this process, the held-out set, and what was rejected of the latter."""
+    data, training = cfg.data, cfg.training
+    train_sources, eval_sources = sources
+    common: dict[str, Any] = {
+        "prompt": model.prompt,
+        "audio_tokens": model.audio_tokens,
+        "rules": LabelRules(
+            data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
+        ),
+        "min_seconds": data.min_seconds,
+        "max_seconds": data.max_seconds,
+        "max_label_tokens": data.max_label_tokens,
+        "workers": data.workers,
+    }
+    rejects = RejectCounts()
+    looks = bool(eval_sources) and training.eval_every > 0
+    held_out = eval_utterances(eval_sources, rejects=rejects, **common) if looks else []
+    stream = TrainingStream(
+        train_sources,
+        [source.weight for source in train_sources],
+        batch_seconds=training.batch_seconds,
+        max_utterances=training.max_utterances,
+        pool=data.pool,
+        seed=cfg.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        **common,
+    )
+    return stream, held_out, rejects
+
+
+def _netrc_has_wandb() -> bool:
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return path.is_file() and "wandb" in path.read_text(errors="replace")
+
+
+def _flat(values: Any, prefix: str = "") -> Mapping[str, Any]:
+    """Nested settings as one table of plain values, which is what TensorBoard can show."""
+    if not isinstance(values, dict):
+        plain = values if isinstance(values, bool | int | float | str) else str(values)
+        return {prefix: plain}
+    rows: dict[str, Any] = {}
+    for key, value in values.items():
+        rows.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return rows

@@ -1,0 +1,119 @@
+"""Several processes: what DDP sends around, and what FSDP splits.
+
+With DDP each process holds everything. With FSDP each holds a piece of what learns, of its
+gradients and of the optimizer's state, and only that is split: frozen weights stay whole in
+every process, in the compute dtype. All pieces are gathered for the forward pass at once, so FSDP
+saves the memory of gradients and moments (12 bytes a parameter), which matters where the whole
+decoder learns.
+
+Outside training steps (evaluation, saving) the weights are made whole for a while, and the rest
+of the code sees ordinary tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tiny_audio.errors import ConfigError
+from tiny_audio.model.batch import Batch
+from tiny_audio.model.speech import SpeechModel
+
+
+class LossModule(nn.Module):
+    """The model as DDP and FSDP want it: something whose forward gives the loss."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.model = model
+        # Frozen weights are the same in every process already: do not send gigabytes around.
+        names = [n for n, p in self.named_parameters() if not p.requires_grad]
+        names += [n for n, _ in self.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = names
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over the batch's label tokens: what to minimise, cross-entropy, auxiliary loss."""
+        loss = self.model.loss(batch)
+        return loss.total, loss.ce_sum, loss.aux * loss.n_tokens
+
+
+def configure_fsdp(accelerator: Accelerator, module: nn.Module) -> None:
+    """Tell Accelerate what to split; does nothing where the run does not use FSDP.
+
+    Raises:
+        ConfigError: FSDP's first version, which cannot leave frozen parameters out.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise ConfigError("FSDP: only version 2 works here; accelerate launch --fsdp_version=2")
+    plugin.ignored_modules = frozen_modules(module)
+    plugin.auto_wrap_policy = None
+    plugin.cpu_ram_efficient_loading = False  # every process has loaded the weights already
+    plugin.mixed_precision_policy = None  # autocast does it, as in DDP; gradients stay fp32
+
+
+def frozen_modules(module: nn.Module) -> list[nn.Module]:
+    """The largest modules in which nothing learns."""
+    if not any(p.requires_grad for p in module.parameters()):
+        return [module]
+    return [frozen for child in module.children() for frozen in frozen_modules(child)]
+
+
+@contextmanager
+def whole_weights(module: nn.Module) -> Iterator[None]:
+    """Have whole fp32 weights in place of their pieces; all processes must enter together."""
+    whole: dict[int, nn.Parameter] = {}  # by the piece, so that tied weights stay tied
+    pieces: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            if isinstance(parameter, DTensor):
+                pieces.append((owner, name, parameter))
+                if id(parameter) not in whole:
+                    full = whole_tensor(parameter.detach())
+                    whole[id(parameter)] = nn.Parameter(full, parameter.requires_grad)
+    try:
+        for owner, name, piece in pieces:
+            owner._parameters[name] = whole[id(piece)]
+        yield
+    finally:
+        for owner, name, piece in pieces:
+            owner._parameters[name] = piece
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The tensor itself, or gathered from all processes where this one has a piece of it."""
+    if isinstance(tensor, DTensor):
+        full: Tensor = tensor.full_tensor()
+        return full
+    return tensor
+
+
+def whole_state(state: Any) -> Any:
+    """A nested state with every piece replaced by the whole, on the CPU."""
+    if isinstance(state, DTensor):
+        return whole_tensor(state).cpu()
+    if isinstance(state, dict):
+        return {key: whole_state(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole_state(value) for value in state)
+    return state
+
+
+def split_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Cut whole moments, as a checkpoint holds them, into pieces like their parameters'."""
+    for parameter, moments in optimizer.state.items():
+        if isinstance(parameter, DTensor):
+            for name, value in moments.items():
+                if value.shape == parameter.shape and not isinstance(value, DTensor):
+                    moments[name] = distribute_tensor(
+                        value, parameter.device_mesh, parameter.placements
+                    )

@@ -1,0 +1,270 @@
+"""Every way in: formats, rates, channels, arrays, places."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiny_audio.audio.io import SAMPLE_RATE, load_audio, probe_duration
+from tiny_audio.errors import AudioError
+
+LOSSLESS = [
+    *(("WAV", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
+    *(("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("AIFF", "PCM_16"), ("CAF", "ALAC_16")),
+    *(("AU", "PCM_16"), ("NIST", "PCM_16"), ("RF64", "PCM_16"), ("WAV", "ULAW")),
+    *(("wav", "pcm_s24le"), ("ipod", "alac"), ("mov", "pcm_s16be")),
+]
+LOSSY = [
+    *(("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "IMA_ADPCM")),
+    *(("mp3", "libmp3lame"), ("ipod", "aac"), ("mp4", "aac"), ("adts", "aac"), ("ac3", "ac3")),
+    *(("webm", "libopus"), ("matroska", "libmp3lame"), ("matroska", "aac"), ("mpegts", "aac")),
+]
+Encode = Callable[[np.ndarray, int, str, str], bytes]
+Sine = Callable[..., np.ndarray]
+
+
+def tone_of(waveform: np.ndarray) -> tuple[float, float]:
+    """Frequency in Hz and level of the middle of a waveform that is a tone."""
+    middle = waveform[len(waveform) // 4 : -len(waveform) // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 18))
+    peak = np.argmax(spectrum) * SAMPLE_RATE / (1 << 18)
+    return float(peak), float(np.sqrt(2 * np.mean(middle.astype(np.float64) ** 2)))
+
+
+def assert_tone(waveform: np.ndarray, hertz: float, level: float, tolerance: float) -> None:
+    assert waveform.dtype == np.float32
+    assert waveform.ndim == 1
+    found_hertz, found_level = tone_of(waveform)
+    assert found_hertz == pytest.approx(hertz, abs=1.0)
+    assert found_level == pytest.approx(level, rel=tolerance)
+
+
+@pytest.mark.parametrize(("container", "codec"), LOSSLESS)
+def test_lossless_formats(container: str, codec: str, encode: Encode, sine: Sine) -> None:
+    samples = sine(440, 0.5, SAMPLE_RATE, channels=2)
+    waveform = load_audio(encode(samples, SAMPLE_RATE, container, codec))
+    assert waveform.shape == (8_000,)
+    tolerance = 0.02 if codec in ("PCM_U8", "ULAW") else 1e-4
+    np.testing.assert_allclose(waveform, samples[:, 0], atol=tolerance)
+
+
+@pytest.mark.parametrize(("container", "codec"), LOSSY)
+def test_lossy_formats(container: str, codec: str, encode: Encode, sine: Sine) -> None:
+    waveform = load_audio(encode(sine(440, 1.0, 48_000, channels=2), 48_000, container, codec))
+    assert SAMPLE_RATE <= len(waveform) <= SAMPLE_RATE * 1.06  # codecs pad their last frame
+    assert_tone(waveform, 440, 0.5, 0.05)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 96_000, 192_000])
+@pytest.mark.parametrize(("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_24")])
+def test_resampling_keeps_frequency_level_and_length(
+    rate: int, container: str, codec: str, encode: Encode, sine: Sine
+) -> None:
+    waveform = load_audio(encode(sine(1_234, 0.7, rate), rate, container, codec))
+    assert abs(len(waveform) - 0.7 * SAMPLE_RATE) <= 1
+    assert_tone(waveform, 1_234, 0.5, 1e-3)
+
+
+def test_resampling_removes_what_16_khz_cannot_hold(encode: Encode, sine: Sine) -> None:
+    waveform = load_audio(encode(sine(11_000, 0.5, 48_000), 48_000, "WAV", "FLOAT"))
+    assert np.abs(waveform).max() < 1e-3  # folded back it would be a tone at 5 kHz
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("mp4", "aac")]
+)
+def test_a_whole_lossy_file_is_never_called_truncated(
+    rate: int, container: str, codec: str, encode: Encode, sine: Sine
+) -> None:
+    for seconds in (0.3, 1.1):
+        waveform = load_audio(encode(sine(300, seconds, rate), rate, container, codec))
+        assert len(waveform) / SAMPLE_RATE == pytest.approx(seconds, abs=0.01 + 4_096 / rate)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_channels_are_averaged(channels: int, encode: Encode) -> None:
+    samples = 0.2 * np.random.default_rng(0).standard_normal((4_000, channels))
+    samples = samples.astype(np.float32)
+    waveform = load_audio(encode(samples, SAMPLE_RATE, "WAV", "FLOAT"))
+    np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
+
+
+def test_surround_sound_is_averaged_by_ffmpeg_too(encode: Encode, sine: Sine) -> None:
+    samples = sine(440, 1.0, 48_000, channels=6)
+    samples[:, 1:] = 0.0
+    assert_tone(load_audio(encode(samples, 48_000, "mp4", "aac")), 440, 0.5 / 6, 0.1)
+
+
+def test_long_files_come_in_blocks_that_join(encode: Encode) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1_200_000, 2)).astype(np.float32)
+    waveform = load_audio(encode(noise, 44_100, "WAV", "FLOAT"))
+    expected = soxr.resample(noise.mean(axis=1), 44_100, SAMPLE_RATE, quality="HQ")
+    np.testing.assert_allclose(waveform, expected, atol=1e-6)
+
+
+# Arrays
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    samples=st.integers(9, 300),
+    channels=st.integers(1, 8),
+    transposed=st.booleans(),
+    tensor=st.booleans(),
+    dtype=st.sampled_from(["uint8", "int8", "int16", "int32", "float16", "float32", "float64"]),
+)
+def test_arrays_of_any_layout_and_type(
+    samples: int, channels: int, transposed: bool, tensor: bool, dtype: str
+) -> None:
+    exact = np.random.default_rng(samples).uniform(-0.9, 0.9, (channels, samples))
+    if dtype.startswith("float"):
+        values = exact.astype(dtype)
+    else:
+        half = 2.0 ** (np.iinfo(dtype).bits - 1)
+        values = np.round(exact * half + (half if dtype == "uint8" else 0)).astype(dtype)
+    before = values.copy()
+    given_array = values.T if transposed else values
+    waveform = load_audio(torch.from_numpy(given_array) if tensor else given_array)
+    assert waveform.dtype == np.float32
+    np.testing.assert_allclose(waveform, exact.mean(axis=0), atol=0.01 if "8" in dtype else 1e-3)
+    waveform += 1.0  # the result is the caller's own
+    assert np.array_equal(values, before)
+
+
+def test_arrays_of_another_rate(sine: Sine) -> None:
+    waveform = load_audio(sine(440, 1.0, 44_100)[:, 0], sample_rate=44_100)
+    assert len(waveform) == SAMPLE_RATE
+    assert_tone(waveform, 440, 0.5, 1e-3)
+    assert probe_duration(np.zeros((2, 44_100)), sample_rate=44_100) == 1.0
+
+
+def test_tensors_with_gradient_and_in_half_precision() -> None:
+    tensor = torch.linspace(-1, 1, 100).requires_grad_()
+    np.testing.assert_array_equal(load_audio(tensor), tensor.detach().numpy())
+    np.testing.assert_allclose(load_audio(tensor.bfloat16()), tensor.detach().numpy(), atol=0.01)
+
+
+# Places
+
+
+class OneWay(io.RawIOBase):
+    """A stream that cannot go back, such as a pipe or a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self.inner = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # a few bytes at a time
+        return self.inner.readinto(memoryview(buffer)[:1_000])
+
+
+@pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("ipod", "aac")])
+def test_places_agree(
+    container: str, codec: str, encode: Encode, sine: Sine, tmp_path: Path
+) -> None:
+    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, container, codec)
+    expected = load_audio(data)
+    path = tmp_path / "märz 1%d.raw"  # a name that says nothing, and looks like a pattern
+    path.write_bytes(data)
+    halfway = io.BytesIO(data)
+    halfway.seek(len(data) // 2)
+    sources = [
+        path,
+        str(path),
+        bytearray(data),
+        halfway,
+        OneWay(data),
+        io.BufferedReader(OneWay(data)),
+    ]
+    for source in sources:
+        np.testing.assert_array_equal(load_audio(source), expected)
+    for opener in (lambda: path.open("rb"), lambda: path.open("rb", buffering=0)):
+        with opener() as file:
+            np.testing.assert_array_equal(load_audio(file), expected)
+            assert not file.closed
+    for source in (path, data, halfway):
+        assert probe_duration(source) == pytest.approx(0.5, abs=0.1)
+    assert probe_duration(OneWay(data)) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe(encode: Encode, sine: Sine, tmp_path: Path) -> None:
+    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(data))
+    assert probe_duration(pipe) is None
+    writer.start()
+    assert len(load_audio(pipe)) == 8_000
+    writer.join()
+
+
+@pytest.fixture
+def server(encode: Encode, sine: Sine) -> Iterator[str]:
+    """A web server of this machine: /tone.flac, /page, /short (breaks off), 404 elsewhere."""
+    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            body = {"/tone.flac": data, "/page": b"<html>hello</html>", "/short": data[:3_000]}
+            self.send_response(200 if path in body else 404)
+            self.send_header(
+                "Content-Length", str(len(data if path == "/short" else body.get(path, b"")))
+            )
+            self.end_headers()
+            self.wfile.write(body.get(path, b""))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_addresses(server: str) -> None:
+    assert len(load_audio(f"{server}/tone.flac?signature=secret")) == 8_000
+    assert probe_duration(f"{server}/tone.flac") is None
+    for path, reason in (("/page", "not_audio"), ("/short", "truncated"), ("/x", "unreadable")):
+        with pytest.raises(AudioError) as caught:
+            load_audio(f"{server}{path}?signature=secret")
+        assert caught.value.reason == reason
+        assert path in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with pytest.raises(AudioError, match="cannot be downloaded") as caught:
+        load_audio("http://user:secret@127.0.0.1:9/x.wav")
+    assert "secret" not in str(caught.value)
+
+
+# Real recordings
+
+
+def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
+    paths = sorted((shared_data / "speech_test").glob("*.flac"))
+    paths += sorted((shared_data / "speech_train").glob("*/*.opus"))[:10]
+    assert len(paths) > 20
+    for path in paths:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        expected = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE, quality="HQ")
+        np.testing.assert_allclose(load_audio(path), expected, atol=1e-5)
+        assert probe_duration(path) == pytest.approx(len(samples) / rate)

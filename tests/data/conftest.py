@@ -1,0 +1,22 @@
+"""A corpus of generated audio, and the prompt of a tokenizer that needs no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.helpers import make_corpus
+from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.text.prompt import Prompt
+
+
+@pytest.fixture(scope="session")
+def prompt() -> Prompt:
+    return Prompt.from_tokenizer(byte_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 40 utterances."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"), 40)

@@ -1,0 +1,88 @@
+"""Small corpora of generated audio, and streams over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from tiny_audio.config import SourceConfig
+from tiny_audio.data.loader import TrainingStream
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import open_sources
+from tiny_audio.model.batch import Batch
+from tiny_audio.text.labels import LabelRules
+from tiny_audio.text.prompt import Prompt
+
+
+def audio_tokens(samples: int) -> int:
+    """The default model's formula: 10 ms frames, halved, stacked by four."""
+    frames = (samples // 160 - 1) // 2 + 1
+    return max(0, (frames - 4) // 4 + 1)
+
+
+def noise(seconds: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (0.1 * rng.standard_normal(round(seconds * 16_000))).astype(np.float32)
+
+
+def write_manifest(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_corpus(folder: Path, count: int, *, seed: int = 0, prefix: str = "u") -> Path:
+    """A manifest with `count` WAV files of 0.3 to 1.5 s; the text of utterance n is "word n"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in range(count):
+        name = f"{prefix}{n:03d}.wav"
+        soundfile.write(folder / name, noise(float(rng.uniform(0.3, 1.5)), seed * 1000 + n), 16_000)
+        rows.append({"audio_filepath": name, "text": f"word {n}", "set": prefix})
+    return write_manifest(folder / "manifest.jsonl", rows)
+
+
+def spec(**values: Any) -> dict[str, Any]:
+    """One source's settings, as the configuration hands them over."""
+    settings = vars(SourceConfig()) | values
+    if settings["kind"] == "manifest" and "audio_column" not in values:
+        settings["audio_column"] = "audio_filepath"
+    return settings
+
+
+def open_one(**values: Any) -> Source:
+    return open_sources({"main": spec(**values)}, key="data.train")[0]
+
+
+def make_stream(sources: Sequence[Source], prompt: Prompt, **changes: Any) -> TrainingStream:
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "audio_tokens": audio_tokens,
+        "rules": LabelRules(case="keep", punctuation="keep"),
+        "batch_seconds": 6.0,
+        "max_utterances": 8,
+        "pool": 16,
+        "min_seconds": 0.2,
+        "max_seconds": 30.0,
+        "max_label_tokens": 64,
+        "workers": 0,
+        "seed": 5,
+        "rank": 0,
+        "world_size": 1,
+    }
+    weights = [source.weight for source in sources]
+    return TrainingStream(sources, weights, **(settings | changes))
+
+
+def take(stream: TrainingStream, count: int) -> list[Batch]:
+    return list(islice(stream, count))
+
+
+def ids(batches: Sequence[Batch]) -> list[list[str]]:
+    return [batch.ids for batch in batches]

@@ -1,0 +1,138 @@
+"""Batches: what is padded, what is learned, how little is wasted, how random they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.helpers import audio_tokens, noise
+from tiny_audio.data.batching import collate, length_batches
+from tiny_audio.data.utterance import Utterance
+from tiny_audio.model.batch import IGNORE
+from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.text.prompt import Prompt
+
+PROMPT = Prompt.from_tokenizer(byte_tokenizer())
+
+clips = st.lists(st.tuples(st.floats(0.1, 2.0), st.text(max_size=30)), min_size=1, max_size=6).map(
+    lambda drawn: [utterance(s, n, text) for n, (s, text) in enumerate(drawn)]
+)
+
+
+def utterance(seconds: float, n: int = 0, text: str = "hello") -> Utterance:
+    return Utterance(f"u{n}", noise(seconds, n), text, "test")
+
+
+def librispeech_like(count: int, rng: np.random.Generator) -> list[Utterance]:
+    """Most clips of 12 to 17 s, a long tail of shorter ones, mean about 12 s."""
+    long = rng.normal(14.5, 1.4, count)
+    short = rng.uniform(1.5, 15.0, count)
+    seconds = np.clip(np.where(rng.random(count) < 0.65, long, short), 1.3, 24.5)
+    silence = np.zeros(25 * 16_000, dtype=np.float32)
+    return [
+        Utterance(f"u{n}", silence[: round(s * 16_000)], "", "test") for n, s in enumerate(seconds)
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(clips)
+def test_training_batch_holds_each_utterance_as_it_is_alone(utterances):
+    batch = collate(utterances, PROMPT, audio_tokens, with_labels=True)
+    assert batch.labels is not None
+    for row, clip in enumerate(utterances):
+        n_audio = audio_tokens(len(clip.waveform))
+        ids, n_prompt = PROMPT.training(n_audio, clip.text)
+        length = int(batch.attention_mask[row].sum())
+        assert batch.attention_mask[row].tolist() == [1] * length + [0] * (
+            batch.attention_mask.shape[1] - length
+        )
+        assert batch.input_ids[row, :length].tolist() == ids
+        assert (batch.input_ids[row, length:] == PROMPT.end_id).all()
+        assert batch.audio_mask[row].sum() == n_audio
+        assert (batch.input_ids[row][batch.audio_mask[row]] == PROMPT.placeholder_id).all()
+        learned = batch.labels[row] != IGNORE
+        assert batch.labels[row][learned].tolist() == ids[n_prompt:]
+        assert learned.nonzero()[0] == n_prompt
+        samples = int(batch.waveform_lengths[row])
+        assert torch.equal(batch.waveform[row, :samples], torch.from_numpy(clip.waveform))
+        assert not batch.waveform[row, samples:].any()
+    assert batch.ids == [clip.id for clip in utterances]
+    assert batch.texts == [clip.text for clip in utterances]
+
+
+@settings(deadline=None, max_examples=40)
+@given(clips)
+def test_generation_batch_ends_with_the_prompt(utterances):
+    batch = collate(utterances, PROMPT, audio_tokens, with_labels=False)
+    assert batch.labels is None
+    for row, clip in enumerate(utterances):
+        prompt = PROMPT.build(audio_tokens(len(clip.waveform)))
+        left = batch.input_ids.shape[1] - len(prompt)
+        assert batch.input_ids[row, left:].tolist() == prompt
+        assert batch.attention_mask[row].tolist() == [0] * left + [1] * len(prompt)
+        assert (batch.input_ids[row][batch.audio_mask[row]] == PROMPT.placeholder_id).all()
+        assert batch.audio_mask[row].sum() == audio_tokens(len(clip.waveform))
+
+
+def test_an_utterance_without_audio_tokens_cannot_be_collated():
+    with pytest.raises(ValueError, match="at least one audio token"):
+        collate([utterance(0.01)], PROMPT, audio_tokens, with_labels=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.floats(0.1, 8.0), min_size=1, max_size=60),
+    st.floats(8.0, 40.0),
+    st.integers(1, 12),
+    st.one_of(st.none(), st.integers(0, 99)),
+)
+def test_batches_keep_to_the_budget_and_lose_nothing(seconds, budget, most, seed):
+    utterances = [utterance(s, n) for n, s in enumerate(seconds)]
+    rng = None if seed is None else np.random.default_rng(seed)
+    batches = length_batches(utterances, batch_seconds=budget, max_utterances=most, rng=rng)
+    assert sorted(u.id for batch in batches for u in batch) == sorted(u.id for u in utterances)
+    for batch in batches:
+        assert 1 <= len(batch) <= most
+        assert max(u.seconds for u in batch) * len(batch) <= budget + 1e-9
+    if seed is None:
+        longest = [max(u.seconds for u in batch) for batch in batches]
+        assert longest == sorted(longest, reverse=True)
+
+
+def test_an_utterance_over_the_budget_is_a_batch_of_its_own():
+    batches = length_batches(
+        [utterance(3.0, 0), utterance(9.0, 1)], batch_seconds=6.0, max_utterances=8
+    )
+    assert [[u.id for u in batch] for batch in batches] == [["u1"], ["u0"]]
+
+
+def test_under_five_percent_of_the_frames_are_padding():
+    rng = np.random.default_rng(3)
+    real = padded = 0.0
+    for _ in range(8):
+        pool = librispeech_like(512, rng)
+        for batch in length_batches(pool, batch_seconds=120.0, max_utterances=64, rng=rng):
+            real += sum(u.seconds for u in batch)
+            padded += max(u.seconds for u in batch) * len(batch)
+    assert 1 - real / padded < 0.05
+
+
+def test_batches_are_random_in_content_and_order():
+    """The same pool is cut otherwise each time, and lengths do not come in an order."""
+    pool = librispeech_like(256, np.random.default_rng(4))
+    cuts = [
+        length_batches(
+            pool, batch_seconds=120.0, max_utterances=64, rng=np.random.default_rng(seed)
+        )
+        for seed in (0, 1, 0)
+    ]
+    sets = [{frozenset(u.id for u in batch) for batch in cut} for cut in cuts]
+    assert len(sets[0] & sets[1]) < len(sets[0]) / 4
+    assert [[u.id for u in batch] for batch in cuts[0]] == [
+        [u.id for u in batch] for batch in cuts[2]
+    ]
+    means = [np.mean([u.seconds for u in batch]) for batch in cuts[0]]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5

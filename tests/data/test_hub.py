@@ -1,0 +1,182 @@
+"""Streamed datasets, on parquet files of this machine: the same code path as the hub's."""
+
+from __future__ import annotations
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import tiny_audio.data.hub as hub
+from tests.data.helpers import noise, open_one
+from tiny_audio.data.hub_open import RemoteFile, audio_of
+from tiny_audio.data.sources import hold_out
+from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.errors import AudioError, DataError
+
+ROWS = 60
+
+
+def encoded(seconds: float, seed: int, kind: str = "FLAC") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, noise(seconds, seed), 16_000, format=kind)
+    return file.getvalue()
+
+
+def write_parquet(folder: Path, files: int, rows: int = ROWS) -> Path:
+    """`rows` utterances over `files` files, as Hugging Face writes audio datasets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        mine = range(number * rows // files, (number + 1) * rows // files)
+        table = pa.table(
+            {
+                "audio": [{"bytes": encoded(0.3 + n / 100, n), "path": "audio.flac"} for n in mine],
+                "text": [f"word {n}" for n in mine],
+                "speaker_id": list(mine),
+                "useless": [[1.0, 2.0]] * len(mine),
+            }
+        )
+        features = {"audio": {"_type": "Audio"}, "text": {"dtype": "string", "_type": "Value"}}
+        features |= {"speaker_id": {"dtype": "int64", "_type": "Value"}}
+        features |= {
+            "useless": {"feature": {"dtype": "float64", "_type": "Value"}, "_type": "List"}
+        }
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        name = f"train-{number:05d}-of-{files:05d}.parquet"
+        pq.write_table(table.replace_schema_metadata(metadata), folder / name, row_group_size=7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parquet(tmp_path_factory.mktemp("parquet"), 3)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "BLOCK", 8)
+
+
+def test_rows_become_records_with_undecoded_audio(parquet):
+    source = open_one(kind="hub", path=str(parquet), speaker_column="speaker_id")
+    rows = list(source.records())
+    assert [row.text for row in rows] == [f"word {n}" for n in range(ROWS)]
+    first = rows[5]
+    assert isinstance(first, Record)
+    assert first.audio == encoded(0.35, 5)
+    assert first.speaker == "5"
+    assert len({row.id for row in rows}) == ROWS
+    assert [row.id for row in source.records(start=50)] == [row.id for row in rows[50:]]
+    few = open_one(kind="hub", path=str(parquet), max_samples=7)
+    assert [row.id for row in few.records()] == [row.id for row in rows[:7]]
+
+
+def test_one_parquet_file(parquet):
+    source = open_one(kind="hub", path=str(parquet / "train-00001-of-00003.parquet"))
+    assert [row.text for row in source.records()] == [f"word {n}" for n in range(20, 40)]
+
+
+@pytest.mark.parametrize("setting", ["audio_column", "text_column", "id_column"])
+def test_a_missing_column_names_those_found(parquet, setting):
+    with pytest.raises(DataError) as error:
+        open_one(kind="hub", path=str(parquet), **{setting: "nope"})
+    assert "no column 'nope', but audio, text, speaker_id, useless" in str(error.value)
+    assert f"set data.train.main.{setting}" in str(error.value)
+
+
+def test_what_cannot_be_opened_says_so_in_one_line(parquet, tmp_path):
+    with pytest.raises(
+        DataError, match=r"split dev\) cannot be opened: .*data\.train\.main\.split"
+    ):
+        open_one(kind="hub", path=str(parquet), split="dev")
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(DataError, match=r"x\.zip is no \.parquet"):
+        open_one(kind="hub", path=str(tmp_path / "x.zip"))
+    with pytest.raises(DataError, match=r"holds .* no audio: set data\.train\.main\.audio"):
+        open_one(kind="hub", path=str(parquet), audio_column="useless")
+
+
+def test_each_pass_is_whole_and_in_another_order(parquet):
+    source = open_one(kind="hub", path=str(parquet))
+    drawn = list(islice(source.draws(1, 0, 1, None), 2 * ROWS))
+    passes = [[d.item.id for d in drawn[:ROWS]], [d.item.id for d in drawn[ROWS:]]]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(row.id for row in source.records())
+    assert passes[0] != passes[1]
+    assert [d.epoch for d in drawn] == [0] * ROWS + [1] * ROWS
+    files = {int(d.item.text.split()[1]) // 20: None for d in drawn[:ROWS]}
+    others = {
+        int(d.item.text.split()[1]) // 20: None for d in islice(source.draws(2, 0, 1, None), 60)
+    }
+    assert list(files) != list(others)  # the order of the files depends on the seed
+
+
+@pytest.mark.parametrize("at", [1, 7, 8, 9, 21, 59, 60, 61, 100])
+def test_a_cursor_goes_on_at_the_next_record(parquet, at):
+    drawn = list(islice(open_one(kind="hub", path=str(parquet)).draws(1, 0, 1, None), 130))
+    cursor = json.loads(json.dumps(drawn[at - 1].cursor))
+    again = open_one(kind="hub", path=str(parquet)).draws(1, 0, 1, cursor)
+    assert [d.item.id for d in islice(again, 20)] == [d.item.id for d in drawn[at : at + 20]]
+
+
+@pytest.mark.parametrize("limit", [None, 50])
+@pytest.mark.parametrize("world_size", [2, 5])  # fewer ranks than files, and more
+def test_ranks_have_disjoint_shares_and_together_all(parquet, world_size, limit):
+    source = open_one(kind="hub", path=str(parquet), max_samples=limit)
+    shares = []
+    for rank in range(world_size):
+        share = []
+        for draw in source.draws(1, rank, world_size, None):
+            if draw.epoch:
+                break
+            share.append(draw.item.id)
+        shares.append(share)
+    assert sorted(x for share in shares for x in share) == sorted(
+        row.id for row in source.records()
+    )
+
+
+def test_the_held_out_part_is_never_drawn(tmp_path):
+    source = open_one(kind="hub", path=str(write_parquet(tmp_path, 2, 200)))
+    (trained,), (held,) = hold_out([source], 3)
+    held_ids = {row.id for row in held.records()}
+    assert len(held_ids) == 3
+    drawn = set()
+    for draw in trained.draws(0, 0, 1, None):
+        if draw.epoch:
+            break
+        drawn.add(draw.item.id)
+    assert not drawn & held_ids
+    assert len(drawn) > 180
+
+
+def test_rows_that_lack_something_are_rejects(tmp_path):
+    sound = encoded(0.5, 1)
+    table = pa.table(
+        {
+            "audio": pa.array([sound, None, sound], type=pa.binary()),
+            "text": ["fine", "no sound", None],
+        }
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    fine, silent, mute = open_one(kind="hub", path=str(tmp_path / "x.parquet")).records()
+    assert isinstance(fine, Record)
+    assert fine.audio == sound
+    assert isinstance(silent, Reject)
+    assert silent.reason == "bad_record"
+    assert isinstance(mute, Reject)
+    assert mute.reason == "no_transcript"
+
+
+def test_audio_by_path_or_address():
+    assert audio_of({"bytes": None, "path": "/a/b.flac"}) == (Path("/a/b.flac"), "/a/b.flac")
+    remote, _ = audio_of({"bytes": None, "path": "memory://a/b.flac"})
+    assert isinstance(remote, RemoteFile)
+    with pytest.raises(AudioError, match="cannot be fetched") as error:
+        remote()
+    assert error.value.reason == "unreadable"
+    assert audio_of({"bytes": None, "path": None}) == (None, "")

@@ -1,0 +1,331 @@
+"""The training stream: one order for any number of workers and ranks, and across a restart."""
+
+from __future__ import annotations
+
+import json
+import logging
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import tiny_audio.data.hub as hub
+from tests.data.helpers import (
+    audio_tokens,
+    ids,
+    make_corpus,
+    make_stream,
+    noise,
+    open_one,
+    spec,
+    take,
+    write_manifest,
+)
+from tests.data.test_hub import write_parquet
+from tiny_audio.data.loader import TrainingStream, eval_utterances
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import open_data, open_sources
+from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.errors import DataError
+from tiny_audio.model.batch import Batch
+from tiny_audio.text.labels import LabelRules
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    """Equal to the last sample and token."""
+    return len(first) == len(second) and all(
+        a.ids == b.ids
+        and torch.equal(a.waveform, b.waveform)
+        and torch.equal(a.input_ids, b.input_ids)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Three sets of different kinds and sizes, as settings."""
+    folder = tmp_path_factory.mktemp("mixed")
+    files = folder / "folder"
+    make_corpus(files, 11, seed=1, prefix="f")
+    for n in range(11):
+        (files / f"f{n:03d}.txt").write_text(f"folder {n}")
+    return [
+        spec(path=str(make_corpus(folder / "manifest", 23, seed=2, prefix="m")), weight=2.0),
+        spec(kind="folder", path=str(files), weight=1.0),
+        spec(kind="hub", path=str(write_parquet(folder / "hub", 3)), weight=1.5),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "BLOCK", 8)
+
+
+def opened(mixed: list[dict]) -> list[Source]:
+    return open_sources({f"s{n}": values for n, values in enumerate(mixed)}, key="data.train")
+
+
+def resumed(stream: TrainingStream, fresh: TrainingStream) -> TrainingStream:
+    fresh.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    return fresh
+
+
+def test_the_order_does_not_depend_on_the_workers(mixed, prompt):
+    streams = [make_stream(opened(mixed), prompt, workers=workers) for workers in (0, 1, 2)]
+    batches = [take(stream, 12) for stream in streams]
+    assert same(batches[0], batches[1])
+    assert same(batches[0], batches[2])
+    states = [stream.state_dict() for stream in streams]
+    assert states[0] == states[1] == states[2]
+    other = take(make_stream(opened(mixed), prompt, seed=6), 12)
+    assert ids(other) != ids(batches[0])
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (2, 0), (5, 0), (9, 0), (14, 0), (7, 2)])
+def test_a_resumed_stream_equals_one_that_never_stopped(mixed, prompt, stop, workers):
+    whole = take(make_stream(opened(mixed), prompt), 20)
+    stopped = make_stream(opened(mixed), prompt, workers=workers)
+    first = take(stopped, stop)
+    again = resumed(stopped, make_stream(opened(mixed), prompt, workers=workers))
+    assert same(whole, first + take(again, 20 - stop))
+
+
+def test_the_same_stream_goes_on_where_it_was_left(mixed, prompt):
+    whole = take(make_stream(opened(mixed), prompt), 9)
+    stream = make_stream(opened(mixed), prompt)
+    assert same(whole, take(stream, 4) + take(stream, 5))
+
+
+def test_resuming_reads_one_pool_again_and_no_more(corpus, prompt, monkeypatch):
+    stream = make_stream([open_one(path=str(corpus))], prompt)
+    take(stream, 60)
+    assert stream.epoch > 4
+    source = open_one(path=str(corpus))
+    read: list[int] = []
+    original = type(source).read
+    monkeypatch.setattr(type(source), "read", lambda self, n: read.append(n) or original(self, n))
+    take(resumed(stream, make_stream([source], prompt)), 1)
+    assert len(read) <= 2 * 16 + 1
+
+
+def test_state_of_other_data_is_refused(mixed, corpus, prompt):
+    stream = make_stream(opened(mixed), prompt)
+    take(stream, 2)
+    with pytest.raises(DataError, match=r"sources was .*s0.*, is .*main.*init_from"):
+        resumed(stream, make_stream([open_one(path=str(corpus))], prompt))
+    with pytest.raises(DataError, match="world_size was 1, is 2"):
+        resumed(stream, make_stream(opened(mixed), prompt, world_size=2))
+
+
+def test_other_batches_begin_the_pool_anew_with_a_warning(corpus, prompt, caplog):
+    stream = make_stream([open_one(path=str(corpus))], prompt)
+    take(stream, 2)
+    with caplog.at_level(logging.WARNING):
+        again = resumed(stream, make_stream([open_one(path=str(corpus))], prompt, batch_seconds=3))
+    assert "comes again" in caplog.text
+    assert all(batch.padded_seconds <= 3 for batch in take(again, 5))
+
+
+def test_each_pass_holds_every_utterance_once(corpus, prompt):
+    stream = make_stream([open_one(path=str(corpus))], prompt)
+    passes: list[list[str]] = [[], [], []]
+    for batch in stream:
+        assert batch.padded_seconds <= 6.0
+        assert len(batch) <= 8
+        number = min(int(stream.epoch - 1e-9), 3)
+        if number == 3:
+            break
+        passes[number].extend(batch.ids)
+    expected = sorted(item.id for item in open_one(path=str(corpus)).records())
+    assert [sorted(found) for found in passes] == [expected] * 3
+    assert len({tuple(found) for found in passes}) == 3
+
+
+def test_a_set_smaller_than_the_pool_never_shares_a_batch_with_itself(tmp_path, prompt):
+    source = open_one(path=str(make_corpus(tmp_path, 5)))
+    batches = take(make_stream([source], prompt, pool=512, batch_seconds=60.0), 6)
+    assert [len(batch) for batch in batches] == [5] * 6
+    assert all(len(set(batch.ids)) == 5 for batch in batches)
+
+
+def test_ranks_share_the_samples(corpus, prompt):
+    """Disjoint on each pass, and together the whole set."""
+    found: list[set[str]] = []
+    for rank in (0, 1):
+        stream = make_stream([open_one(path=str(corpus))], prompt, rank=rank, world_size=2)
+        mine: list[str] = []
+        for batch in stream:
+            mine += batch.ids
+            if stream.epoch > 1 - 1e-9:
+                break
+        assert len(mine) == len(set(mine))
+        found.append(set(mine))
+    assert not found[0] & found[1]
+    assert found[0] | found[1] == {item.id for item in open_one(path=str(corpus)).records()}
+
+
+def test_sources_are_drawn_by_their_weights(mixed, prompt):
+    stream = make_stream(opened(mixed), prompt)
+    texts = [text for batch in take(stream, 90) for text in batch.texts]
+    share = np.mean([text.startswith("folder") for text in texts])
+    assert share == pytest.approx(1.0 / 4.5, abs=0.06)
+
+
+def damaged_corpus(folder: Path) -> Path:
+    """40 utterances, of which 9 cannot be used, for six reasons."""
+    manifest = make_corpus(folder, 40)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for n in (3, 17):
+        whole = (folder / rows[n]["audio_filepath"]).read_bytes()
+        (folder / rows[n]["audio_filepath"]).write_bytes(whole[: len(whole) // 2])
+    (folder / rows[8]["audio_filepath"]).write_bytes(b"")
+    (folder / rows[9]["audio_filepath"]).unlink()
+    soundfile.write(folder / rows[21]["audio_filepath"], noise(7.0, 0), 16_000)
+    rows[25]["text"] = "[noise]"
+    rows[30]["text"] = "x" * 65
+    rows[31]["duration"] = 31.0
+    lines = [json.dumps(row) for row in rows]
+    lines[12] = "{broken"
+    manifest.write_text("\n".join(lines))
+    return manifest
+
+
+REASONS = {
+    "truncated": 2,
+    "empty": 1,
+    "unreadable": 1,
+    "over_budget": 1,
+    "empty_label": 1,
+    "label_too_long": 1,
+    "too_long": 1,
+    "bad_record": 1,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_samples_are_counted_once_and_the_rest_is_learned(tmp_path, prompt, workers):
+    source = open_one(path=str(damaged_corpus(tmp_path)))
+    stream = make_stream([source], prompt, workers=workers)
+    seen: set[str] = set()
+    for batch in stream:
+        seen.update(batch.ids)
+        if stream.epoch > 2.5:
+            break
+    assert len(seen) == 31
+    assert dict(stream.rejects.reasons) == REASONS
+    assert stream.rejects.seen == 40
+    assert stream.rejects.summary()[0] == "rejected 9 of 40 samples"
+    again = make_stream([source], prompt)
+    again.load_state_dict(stream.state_dict())
+    take(again, 3)
+    assert dict(again.rejects.reasons) == REASONS
+
+
+def test_data_without_one_usable_sample_ends_with_the_reasons(tmp_path, prompt):
+    for n in range(6):
+        (tmp_path / f"{n}.wav").write_bytes(b"")
+    rows = [{"audio_filepath": f"{n}.wav", "text": "a"} for n in range(6)]
+    source = open_one(path=str(write_manifest(tmp_path / "m.jsonl", rows)))
+    with pytest.raises(DataError, match=r"No sample of the training data can be used.*6 empty"):
+        take(make_stream([source], prompt), 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_good_sample_is_enough(tmp_path, prompt, seed):
+    rows = [{"audio_filepath": f"u{n:03d}.wav", "text": "a"} for n in range(4)]
+    make_corpus(tmp_path, 1)
+    source = open_one(path=str(write_manifest(tmp_path / "m.jsonl", rows)))
+    batches = take(make_stream([source], prompt, seed=seed), 5)
+    assert ids(batches) == [["u000.wav"]] * 5
+
+
+def test_bugs_in_workers_are_not_swallowed(corpus, prompt):
+    rules = LabelRules()
+    del rules.punctuation
+    with pytest.raises(RuntimeError, match=r"record 'u\d+\.wav' of source 'main' failed"):
+        take(make_stream([open_one(path=str(corpus))], prompt, rules=rules, workers=1), 1)
+
+
+def test_the_global_random_state_is_left_alone(corpus, prompt):
+    stream = make_stream([open_one(path=str(corpus))], prompt, workers=1)
+    before = torch.get_rng_state()
+    take(stream, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int = 0):
+    return eval_utterances(
+        sources,
+        prompt=prompt,
+        audio_tokens=audio_tokens,
+        rules=LabelRules(),
+        min_seconds=0.2,
+        max_seconds=6.0,
+        max_label_tokens=64,
+        workers=workers,
+        rejects=counts,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_reads_everything_once_in_order(tmp_path, prompt, workers):
+    counts = RejectCounts()
+    source = open_one(path=str(damaged_corpus(tmp_path)))
+    clips = evaluated([source], prompt, counts, workers)
+    assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
+    assert len(clips) == 31
+    assert (counts.seen, counts.total, counts.reasons["too_long"]) == (40, 9, 2)
+    assert clips[0].extra["transcript"] == clips[0].text
+
+
+def test_held_out_utterances_are_never_trained_on(corpus, prompt):
+    trained, held = open_data({"main": spec(path=str(corpus))}, {}, holdout=4)
+    held_ids = {clip.id for clip in evaluated(held, prompt, RejectCounts())}
+    assert len(held_ids) == 4
+    stream = make_stream(trained, prompt)
+    learned = {i for batch in take(stream, 40) for i in batch.ids}
+    assert stream.epoch > 2
+    assert len(learned) == 36
+    assert not learned & held_ids
+
+
+def test_endless_or_useless_data_cannot_be_evaluated(tmp_path, prompt):
+    rows = [{"audio_filepath": "gone.wav", "text": "a"}]
+    source = open_one(path=str(write_manifest(tmp_path / "m.jsonl", rows)))
+    with pytest.raises(DataError, match=r"No sample of the evaluation data.*1 unreadable"):
+        evaluated([source], prompt, RejectCounts())
+    pytest.importorskip("espeakng_loader")
+    with pytest.raises(DataError, match="endless: set max_samples"):
+        evaluated([open_one(kind="synthetic")], prompt, RejectCounts())
+
+
+def test_synthetic_speech_streams_alike_from_any_number_of_workers_and_resumes(prompt):
+    """espeak-ng speaks in the workers, each time in its own order: not a sample may differ."""
+    pytest.importorskip("espeakng_loader")
+
+    def make(workers: int) -> TrainingStream:
+        source = open_one(kind="synthetic")
+        return make_stream([source], prompt, pool=8, batch_seconds=60.0, workers=workers)
+
+    streams = [make(workers) for workers in (0, 1, 2)]
+    batches = [take(stream, 3) for stream in streams]
+    assert same(batches[0], batches[1])
+    assert same(batches[0], batches[2])
+    following = take(resumed(streams[2], make(2)), 1)
+    assert same(following, take(streams[0], 1))
+    assert set(following[0].ids) == {f"train-0-{n}" for n in range(24, 32)}
+    assert streams[2].epoch == 0.0
+
+
+def test_real_recordings_stream(shared_data: Path, prompt):
+    source = open_one(path=str(shared_data / "speech_train" / "manifest.jsonl"))
+    stream = make_stream([source], prompt, batch_seconds=60.0, pool=48, max_label_tokens=448)
+    real = padded = 0.0
+    for batch in islice(stream, 6):
+        real += batch.audio_seconds
+        padded += batch.padded_seconds
+    assert not stream.rejects.total
+    assert 1 - real / padded < 0.25  # the pool is small

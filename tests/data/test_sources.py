@@ -1,0 +1,301 @@
+"""Sources: the records they hold, what they say when they cannot be opened, what they hold out."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import shutil
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.data.helpers import make_corpus, noise, open_one, spec, write_manifest
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import hold_out, open_data, open_sources
+from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.errors import DataError
+
+
+def records(source: Source) -> list[Record]:
+    return [item for item in source.records() if isinstance(item, Record)]
+
+
+def rejects(source: Source) -> list[Reject]:
+    return [item for item in source.records() if isinstance(item, Reject)]
+
+
+# -------------------------------------------------------------------------------- manifests
+
+
+def test_manifest_paths_are_relative_to_it(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere.wav"
+    manifest = write_manifest(
+        tmp_path / "m.jsonl",
+        [
+            {"audio_filepath": "sub/a.wav", "text": "one", "duration": 1.5, "speaker": 7, "x": 1},
+            {"audio_filepath": str(elsewhere), "text": "two"},
+            {"audio_filepath": "https://example.org/b.wav", "text": 3},
+        ],
+    )
+    monkeypatch.chdir("/")
+    first, second, third = records(open_one(path=str(manifest)))
+    assert first.audio == tmp_path / "sub/a.wav"
+    assert (first.id, first.text, first.seconds) == ("sub/a.wav", "one", 1.5)
+    assert (first.speaker, first.extra) == ("7", {"x": 1})
+    assert second.audio == elsewhere
+    assert (third.audio, third.text) == ("https://example.org/b.wav", "3")
+
+
+def test_manifest_columns_are_mapped(tmp_path):
+    row = {"wav": "a.wav", "sentence": "hello", "key": 12, "who": "ann", "length": 2}
+    manifest = write_manifest(tmp_path / "m.jsonl", [row])
+    (record,) = records(
+        open_one(
+            path=str(manifest),
+            audio_column="wav",
+            text_column="sentence",
+            id_column="key",
+            speaker_column="who",
+            options={"duration_column": "length"},
+        )
+    )
+    assert (record.id, record.text, record.speaker, record.seconds) == ("12", "hello", "ann", 2.0)
+    assert record.extra == {}
+
+
+@pytest.mark.parametrize("setting", ["audio_column", "text_column", "id_column"])
+def test_a_missing_column_names_those_found_and_the_setting(tmp_path, setting):
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "a", "text": "b"}])
+    with pytest.raises(DataError) as error:
+        open_one(path=str(manifest), **{setting: "nope"})
+    assert "no column 'nope', but audio_filepath, text" in str(error.value)
+    assert f"set data.train.main.{setting}" in str(error.value)
+    assert str(manifest) in str(error.value)
+
+
+def test_bad_lines_are_rejects_with_their_line_number(tmp_path):
+    good = json.dumps({"audio_filepath": "a.wav", "text": "one"}).encode()
+    lines = [good, b"", b"{not json", b"  \t", b"[1]", good[:-1] + b"\xff}", b'{"text": "x"}', good]
+    lines += [b'{"audio_filepath": "a.wav", "text": "x", "duration": "long"}']
+    lines += [b'{"audio_filepath": "b.wav", "text": null}']
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_bytes(codecs.BOM_UTF8 + b"\r\n".join(lines))
+    source = open_one(path=str(manifest))
+    assert [record.id for record in records(source)] == ["a.wav", "a.wav"]
+    assert [(reject.id, reject.reason) for reject in rejects(source)] == [
+        ("m.jsonl:3", "bad_record"),
+        ("m.jsonl:4", "bad_record"),
+        ("m.jsonl:5", "bad_record"),
+        ("m.jsonl:6", "bad_record"),
+        ("m.jsonl:7", "bad_record"),
+        ("m.jsonl:9", "bad_record"),
+        ("b.wav", "no_transcript"),
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "one two\nthree\n", "[1, 2]\n"])
+def test_what_is_no_manifest_says_so(tmp_path, content):
+    path = tmp_path / "m.jsonl"
+    path.write_text(content)
+    with pytest.raises(
+        DataError, match=r"m\.jsonl is (empty|no manifest).*data\.train\.main\.path"
+    ):
+        open_one(path=str(path))
+
+
+def test_manifest_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"No such file.*set data\.train\.main\.path"):
+        open_one(path=str(tmp_path / "m.jsonl"))
+
+
+def test_manifest_can_be_read_from_any_record_on(corpus):
+    source = open_one(path=str(corpus))
+    everything = [record.id for record in records(source)]
+    assert len(everything) == source.length == 40
+    assert [item.id for item in source.records(start=33)] == everything[33:]
+    assert [r.id for r in records(open_one(path=str(corpus), max_samples=3))] == everything[:3]
+
+
+# ---------------------------------------------------------------------------------- folders
+
+
+def test_folder_with_text_files(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.wav", "a.FLAC", "deep/c.ogg", "lonely.wav", "bad.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + "Grüße\n".encode())
+    (tmp_path / "b.txt").write_text("bee")
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "deep/c.txt").write_text("sea")
+    (tmp_path / "notes.md").write_text("no audio")
+    source = open_one(kind="folder", path=str(tmp_path))
+    assert [(r.id, r.text.strip()) for r in records(source)] == [
+        ("a.FLAC", "Grüße"),
+        ("b.wav", "bee"),
+        ("deep/c.ogg", "sea"),
+    ]
+    assert [(r.id, r.reason) for r in rejects(source)] == [
+        ("bad.wav", "bad_record"),
+        ("lonely.wav", "no_transcript"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("column", ["text", "transcription"])
+def test_folder_with_metadata(tmp_path, kind, column):
+    (tmp_path / "part").mkdir()
+    for name in ("part/a.wav", "part/b.wav", "part/none.wav"):
+        (tmp_path / name).touch()
+    rows = [
+        {"file_name": "a.wav", column: 'He said, "no"\nand left', "speaker": "s1", "age": "9"},
+        {"file_name": "b.wav", column: "bee", "speaker": "s2", "age": "8"},
+    ]
+    with (tmp_path / f"part/metadata.{kind}").open("w", newline="") as file:
+        if kind == "csv":
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    source = open_one(kind="folder", path=str(tmp_path))
+    first, second = records(source)
+    assert (first.id, first.text, first.speaker) == ("part/a.wav", rows[0][column], "s1")
+    assert first.audio == tmp_path / "part/a.wav"
+    assert (second.text, second.extra) == ("bee", {"age": "8"})
+    assert [(r.id, r.reason) for r in rejects(source)] == [("part/none.wav", "no_transcript")]
+
+
+def test_metadata_without_the_text_names_its_columns(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,words\na.wav,hello\n")
+    with pytest.raises(DataError, match=r"no column 'text', but file_name, words: set data\.train"):
+        open_one(kind="folder", path=str(tmp_path))
+
+
+def test_folder_without_audio(tmp_path):
+    with pytest.raises(DataError, match="has no audio files"):
+        open_one(kind="folder", path=str(tmp_path))
+    with pytest.raises(DataError, match="There is no folder"):
+        open_one(kind="folder", path=str(tmp_path / "nope"))
+
+
+# ----------------------------------------------------------------------- opening and hold-out
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "tape"}, "is no kind of source: use manifest | folder | hub | synthetic"),
+        ({"path": None}, "has no path: set data.path=..., or data.train.main.path=..."),
+        ({"split": "train"}, "data.train.main.split has no meaning for kind=manifest"),
+        ({"options": {"speed": 2}}, "options has speed, but manifest knows duration_column"),
+        ({"max_samples": 0}, "max_samples=0: use 1 or more"),
+    ],
+)
+def test_settings_that_make_no_sense(corpus, values, message):
+    with pytest.raises(DataError) as error:
+        open_one(**({"path": str(corpus)} | values))
+    assert message in str(error.value)
+
+
+def test_without_evaluation_data_some_of_the_training_data_is_held_out(corpus):
+    train = {"main": spec(path=str(corpus))}
+    nothing = {"main": spec(path=None)}
+    trained, held = open_data(train, nothing, holdout=3)
+    everything = {record.id for record in records(open_one(path=str(corpus)))}
+    held_ids = {record.id for record in records(held[0])}
+    assert len(held_ids) == 3
+    assert {record.id for record in records(trained[0])} == everything - held_ids
+
+    again = open_data(train, nothing, holdout=3)[1]
+    assert {record.id for record in records(again[0])} == held_ids
+    assert open_data(train, {}, holdout=0)[1] == []
+    given = open_data(train, {"main": spec(path=str(corpus))}, holdout=3)
+    assert [source.length for source in given[0] + given[1]] == [40, 40]
+
+
+def test_held_out_ids_stay_held_out_when_the_data_changes_order(tmp_path, corpus):
+    lines = corpus.read_text().splitlines()
+    shuffled = tmp_path / "shuffled.jsonl"
+    shuffled.write_text("\n".join(reversed(lines)))
+    first, second = (
+        {r.id for r in records(hold_out([open_one(path=str(path))], 4)[1][0])}
+        for path in (corpus, shuffled)
+    )
+    assert first == second
+
+
+def test_a_small_set_keeps_most_of_itself(tmp_path):
+    source = open_one(path=str(make_corpus(tmp_path, 12)))
+    trained, held = hold_out([source], 64)
+    assert (trained[0].length, held[0].length) == (11, 1)
+    alone = open_one(path=str(make_corpus(tmp_path / "alone", 1)))
+    trained, held = hold_out([alone], 64)
+    assert (trained[0].length, held) == (1, [])
+
+
+def test_draws_go_through_everything_once_a_pass_in_another_order(corpus):
+    source = open_one(path=str(corpus))
+    drawn = list(islice(source.draws(3, 0, 1, None), 120))
+    passes = [[draw.item.id for draw in drawn[n : n + 40]] for n in (0, 40, 80)]
+    assert all(sorted(ids) == sorted(r.id for r in records(source)) for ids in passes)
+    assert len({tuple(ids) for ids in passes}) == 3
+    assert [draw.epoch for draw in drawn] == [0] * 40 + [1] * 40 + [2] * 40
+    resumed = islice(source.draws(3, 0, 1, drawn[49].cursor), 30)
+    assert [d.item.id for d in resumed] == [d.item.id for d in drawn[50:80]]
+    assert source.passes(drawn[59].cursor, 1) == 1.5
+
+
+def test_ranks_share_what_one_process_would_draw(corpus):
+    source = open_one(path=str(corpus))
+    alone = [draw.item.id for draw in islice(source.draws(3, 0, 1, None), 99)]
+    shares = [
+        [draw.item.id for draw in islice(source.draws(3, rank, 3, None), 33)] for rank in range(3)
+    ]
+    assert [x for together in zip(*shares, strict=True) for x in together] == alone
+
+
+# ------------------------------------------------------------------------- synthetic speech
+
+
+def test_synthetic_speech_is_found_at_any_position():
+    pytest.importorskip("espeakng_loader")
+    source = open_one(kind="synthetic", options={"seed": 4})
+    assert source.endless
+    far = list(islice(source.records(start=130), 3))
+    again = list(islice(source.records(), 133))[130:]
+    assert [(r.id, r.text, r.speaker) for r in far] == [(r.id, r.text, r.speaker) for r in again]
+    assert isinstance(far[0], Record)
+    assert callable(far[0].audio)
+    waveform = far[0].audio()
+    assert isinstance(waveform, np.ndarray)
+    assert waveform.dtype == np.float32
+    assert len(waveform) > 4_000
+
+    trained, held = hold_out([source], 5)
+    assert trained[0].endless
+    assert held[0].length == 5
+    assert not {r.speaker for r in records(held[0])} & {r.speaker for r in again}
+    few = open_one(kind="synthetic", max_samples=6)
+    assert few.length == 6
+
+
+def test_synthetic_speech_has_two_splits():
+    pytest.importorskip("espeakng_loader")
+    with pytest.raises(DataError, match=r"no split 'dev': set data\.train\.main\.split"):
+        open_one(kind="synthetic", split="dev")
+
+
+def test_several_sources_are_named(tmp_path, corpus):
+    other = tmp_path / "other"
+    other.mkdir()
+    soundfile.write(other / "x.wav", noise(0.5, 0), 16_000)
+    shutil.copy(corpus, other / "x.txt")
+    sources = open_sources(
+        {"a": spec(path=str(corpus)), "b": spec(kind="folder", path=str(other))}, key="data.eval"
+    )
+    assert [source.name for source in sources] == ["a", "b"]
+    with pytest.raises(DataError, match=r"data\.eval\.c has no path: set data\.eval_path"):
+        open_sources({"c": spec(path="")}, key="data.eval")

@@ -1,0 +1,242 @@
+"""Synthetic speech: the same samples for ever, two splits that share nothing, sane waveforms."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import subprocess
+import sys
+import threading
+from itertools import islice
+
+import numpy as np
+import pytest
+import soxr
+
+from tiny_audio.data import synthetic
+from tiny_audio.data.everyday import is_test_text, number_words, ordinal_words, sentences
+from tiny_audio.data.synthetic import (
+    SAMPLE_RATE,
+    Synthesiser,
+    SyntheticUtterance,
+    Voice,
+    draw_voice,
+    resample,
+    synthetic_utterances,
+    voice_names,
+)
+from tiny_audio.errors import DataError, MissingExtraError
+
+COUNT = 40
+VOICE = Voice("gmw/en-US+f2", rate=170, pitch=50, range=50)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> dict[str, list[SyntheticUtterance]]:
+    pytest.importorskip("espeakng_loader")
+    return {split: list(synthetic_utterances(split, 3, count=COUNT)) for split in ("train", "test")}
+
+
+def facts(utterances: list[SyntheticUtterance]) -> list[tuple[str, str, str, bytes]]:
+    return [(u.id, u.text, u.voice, u.waveform.tobytes()) for u in utterances]
+
+
+# ------------------------------------------------------------------------------------ the same
+
+
+def test_a_seed_gives_the_same_utterances_to_the_last_bit(spoken):
+    again = list(synthetic_utterances("train", 3, count=COUNT))
+    assert facts(again) == facts(spoken["train"])
+    other = list(synthetic_utterances("train", 4, count=COUNT))
+    assert not {u.text for u in other} & {u.text for u in again}
+
+
+def test_another_order_gives_the_same_samples():
+    pytest.importorskip("espeakng_loader")
+    rng = random.Random(0)
+    work = [(text, draw_voice(rng, "train")) for text in islice(sentences(1), 12)]
+    forward, backward = Synthesiser(), Synthesiser()
+    first = [forward(text, voice) for text, voice in work]
+    second = [backward(text, voice) for text, voice in reversed(work)][::-1]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_process_gives_the_same_samples(spoken):
+    code = (
+        "import hashlib\n"
+        "from tiny_audio.data.synthetic import synthetic_utterances\n"
+        "said = hashlib.sha256()\n"
+        f"for u in synthetic_utterances('test', 3, count={COUNT}):\n"
+        "    said.update(u.text.encode() + u.voice.encode() + u.waveform.tobytes())\n"
+        "print(said.hexdigest())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = hashlib.sha256()
+    for u in spoken["test"]:
+        here.update(u.text.encode() + u.voice.encode() + u.waveform.tobytes())
+    assert run.stdout.strip() == here.hexdigest()
+
+
+def test_threads_do_not_disturb_each_other():
+    pytest.importorskip("espeakng_loader")
+    speak = Synthesiser()
+    texts = list(islice(sentences(2), 8))
+    alone = [speak(text, VOICE) for text in texts]
+    heard: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        heard[number] = speak(texts[number], VOICE)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, waveform in enumerate(alone):
+        np.testing.assert_array_equal(heard[number], waveform)
+
+
+# ----------------------------------------------------------------------------------- two splits
+
+
+def test_the_splits_share_neither_voices_nor_texts(spoken):
+    names = {split: set(voice_names(split)) for split in ("train", "test")}
+    assert len(names["train"]) > 500  # variants times accents
+    assert len(names["test"]) >= 40
+    variants = {split: {name.partition("+")[2] for name in names[split]} for split in names}
+    assert not variants["train"] & variants["test"]
+    for split, utterances in spoken.items():
+        assert {u.voice for u in utterances} <= names[split]
+        assert {is_test_text(u.text) for u in utterances} == {split == "test"}
+    texts = {split: set(islice(sentences(0, split), 3000)) for split in ("train", "test")}
+    assert not texts["train"] & texts["test"]
+
+
+def test_every_voice_exists():
+    """One accent for every variant, one variant for every accent: each is really another voice."""
+    pytest.importorskip("espeakng_loader")
+    speak = Synthesiser()
+    said = set()
+    for split in ("train", "test"):
+        names = voice_names(split)
+        for name in {*names[:: len(synthetic.ACCENTS)], *names[: len(synthetic.ACCENTS)]}:
+            said.add(speak("good morning", Voice(name, 170, 50, 50)).tobytes())
+    assert len(said) > 60
+
+
+def test_unknown_splits_and_voices_are_named():
+    pytest.importorskip("espeakng_loader")
+    with pytest.raises(DataError, match=r"no split 'dev': use \"train\" or \"test\""):
+        next(synthetic_utterances("dev", 0))
+    speak = Synthesiser()
+    for name in ("gmw/en+nobody", "xx/none", "xx/none+f2", ""):
+        with pytest.raises(DataError, match=re.escape(f"no voice {name!r}")):
+            speak("hello", Voice(name, 170, 50, 50))
+    assert len(speak("hello", VOICE))
+
+
+def test_without_espeak_the_command_that_helps_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    voice_names.cache_clear()
+    for attempt in (
+        Synthesiser,
+        lambda: voice_names("train"),
+        lambda: next(synthetic_utterances("train", 0)),
+    ):
+        with pytest.raises(MissingExtraError, match=r"pip install 'tiny-audio\[synth\]'"):
+            attempt()
+
+
+# ------------------------------------------------------------------------------------- waveforms
+
+
+def test_waveforms_are_speech(spoken):
+    """16 kHz mono: finite, not clipped, neither silent nor loud noise, as long as their words."""
+    for u in spoken["train"] + spoken["test"]:
+        assert u.waveform.dtype == np.float32
+        assert u.waveform.ndim == 1
+        assert np.isfinite(u.waveform).all()
+        assert np.mean(np.abs(u.waveform) >= 0.9999) < 1e-3, u.voice
+        assert 0.005 < np.sqrt(np.mean(u.waveform**2)) < 0.5, u.voice
+        assert 0.3 <= u.seconds <= 12.0
+        assert u.seconds == len(u.waveform) / SAMPLE_RATE
+        letters = len(u.text.replace(" ", ""))
+        assert 3 < letters / u.seconds < 30, (u.text, u.voice)
+
+
+def test_rate_and_pitch_are_heard():
+    pytest.importorskip("espeakng_loader")
+    speak = Synthesiser()
+    text = "the weather in the mountains is lovely this evening"
+    slow, fast = (speak(text, Voice(VOICE.name, rate, 50, 50)) for rate in (125, 215))
+    assert 1.3 < len(slow) / len(fast) < 2.2
+    low, high = (speak(text, Voice(VOICE.name, 170, pitch, 50)) for pitch in (10, 90))
+    assert period(low) > 1.2 * period(high)
+
+
+def period(waveform: np.ndarray) -> int:
+    """Lag in samples of the autocorrelation's peak between 60 and 500 Hz."""
+    spectrum = np.abs(np.fft.rfft(waveform, 2 * len(waveform))) ** 2
+    correlation = np.fft.irfft(spectrum)
+    low, high = SAMPLE_RATE // 500, SAMPLE_RATE // 60
+    return low + int(np.argmax(correlation[low:high]))
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 48_000])
+@pytest.mark.parametrize("hertz", [220.0, 1_000.0, 3_100.0])
+def test_resampling_keeps_a_tone(rate: int, hertz: float):
+    tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(rate + 77) / rate)
+    ours = resample(tone, rate)
+    assert ours.dtype == np.float32
+    assert len(ours) == len(tone) * SAMPLE_RATE // rate
+    inside = slice(2_000, 14_000)  # the tone's hard ends ring in any resampler
+    exact = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(ours)) / SAMPLE_RATE)
+    np.testing.assert_allclose(ours[inside], exact[inside], atol=2e-3)
+    theirs = soxr.resample(tone, rate, SAMPLE_RATE)[: len(ours)]
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-3)
+
+
+def test_resampling_lets_nothing_above_the_band_through():
+    tone = np.sin(2 * np.pi * 10_000 * np.arange(44_100) / 44_100)
+    assert np.abs(resample(tone, 44_100)[2_000:14_000]).max() < 2e-3
+
+
+# ----------------------------------------------------------------------------------------- texts
+
+
+def test_texts_are_lower_case_words_and_apostrophes():
+    words: set[str] = set()
+    for text in islice(sentences(0), 5_000):
+        assert re.fullmatch(r"[a-z']+( [a-z']+)*", text), text
+        assert len(text.split()) <= 30
+        words.update(text.split())
+    assert len(words) >= 2_000
+
+
+def test_sentences_are_many():
+    texts = list(islice(sentences(0), 5_000))
+    assert len(set(texts)) > 4_500
+    assert list(islice(sentences(0), 100)) == texts[:100]
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "ordinal"),
+    [
+        (1, "one", "first"),
+        (12, "twelve", "twelfth"),
+        (20, "twenty", "twentieth"),
+        (31, "thirty one", "thirty first"),
+        (85, "eighty five", "eighty fifth"),
+    ],
+)
+def test_numbers_are_words(number: int, words: str, ordinal: str):
+    assert number_words(number) == words
+    assert ordinal_words(number) == ordinal
+
+
+def test_large_numbers_are_words():
+    assert number_words(0) == "zero"
+    assert number_words(700) == "seven hundred"
+    assert number_words(12_345) == "twelve thousand three hundred forty five"

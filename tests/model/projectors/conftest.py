@@ -1,0 +1,51 @@
+"""Small projectors of every kind, for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tiny_audio.model.projectors import Projector, build_projector
+
+D, W, RMS = 12, 20, 0.03  # encoder width, decoder width, RMS of the tokens
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"stride": 4, "hidden": 16},
+    "mosa": {"stride": 4, "adapters": 3, "hidden": 10, "router_hidden": 6},
+    "moe": {
+        "stride": 4,
+        "experts": 4,
+        "top_k": 2,
+        "hidden": 10,
+        "balance_weight": 0.01,
+        "z_weight": 0.001,
+        "jitter": 0.01,
+    },
+    "qformer": {
+        "window": 5,
+        "queries": 2,
+        "layers": 2,
+        "heads": 2,
+        "hidden": 16,
+        "intermediate": 24,
+    },
+}
+
+
+@pytest.fixture(params=list(OPTIONS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each projector's name in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Projector]:
+    """Build a small projector; keyword arguments override its options."""
+
+    def build(kind: str, **changes: Any) -> Projector:
+        torch.manual_seed(3)
+        return build_projector(kind, D, W, RMS, {**OPTIONS[kind], **changes})
+
+    return build

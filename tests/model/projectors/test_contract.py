@@ -1,0 +1,214 @@
+"""What holds for every projector: lengths, padding, scale, dtypes, gradients, copying."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tiny_audio.config import ProjectorConfig
+from tiny_audio.errors import ConfigError
+from tiny_audio.model.projectors import PROJECTORS, build_projector
+from tiny_audio.model.projectors.base import stack_frames, stacked_len
+
+D, W, RMS = 12, 20, 0.03
+
+
+def noise(*lengths: int, padding: float = 0.0) -> tuple[Tensor, Tensor]:
+    """A ragged batch of random frames; what lies beyond a length is `padding`."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    frames = torch.full((len(lengths), max(lengths), D), padding)
+    for row, n in zip(frames, lengths, strict=True):
+        row[:n] = torch.randn(n, D, generator=generator)
+    return frames, torch.tensor(lengths)
+
+
+def count_tokens(kind: str, n: int) -> int:
+    """Tokens of n frames, counted by walking over them (stride 4; windows of 5, 2 queries)."""
+    tokens, taken = 0, 0
+    if kind == "qformer":
+        while taken < n:
+            taken, tokens = taken + 5, tokens + 2
+    else:
+        while taken + 4 <= n:
+            taken, tokens = taken + 4, tokens + 1
+    return tokens
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=5))
+def test_out_len_of_ints_equals_out_len_of_tensors_and_a_count(lengths, make):
+    for kind in PROJECTORS:
+        projector = make(kind)
+        expected = [count_tokens(kind, n) for n in lengths]
+        assert [projector.out_len(n) for n in lengths] == expected
+        assert projector.out_len(torch.tensor(lengths)).tolist() == expected
+
+
+@settings(max_examples=12, deadline=None)
+@given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=4), extra=st.integers(0, 40))
+def test_a_clip_does_not_depend_on_its_batch(lengths, extra, make):
+    """NaN and huge values in the padding, and more padding, change nothing."""
+    frames, sizes = noise(*lengths, padding=float("nan"))
+    more = torch.full((len(lengths), extra, D), 1e30)
+    frames = torch.cat([frames, more], 1)
+    for kind in PROJECTORS:
+        projector = make(kind).eval()
+        with torch.no_grad():
+            together = projector(frames, sizes)
+            assert together.shape == (len(lengths), projector.out_len(frames.shape[1]), W)
+            for i, n in enumerate(lengths):
+                alone = projector(frames[i : i + 1, :n], sizes[i : i + 1])[0]
+                assert len(alone) == projector.out_len(n)
+                torch.testing.assert_close(together[i, : len(alone)], alone, atol=1e-6, rtol=0)
+                assert (together[i, len(alone) :] == 0).all()
+
+
+def test_padding_of_nan_leaves_gradients_finite(kind, make):
+    projector = make(kind).train()
+    frames, lengths = noise(30, 7, 2, padding=float("nan"))
+    projector(frames, lengths).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in projector.parameters())
+
+
+def test_a_clip_too_short_has_no_rows_and_a_batch_of_them_is_empty(kind, make):
+    projector = make(kind)
+    frames, lengths = noise(9, 0)
+    tokens = projector(frames, lengths)
+    assert (tokens[1] == 0).all()
+    assert tokens[0].abs().sum() > 0
+    empty = projector(frames[:, :0], torch.zeros(2, dtype=torch.long))
+    assert empty.shape == (2, 0, W)
+    all_short = projector(frames[:, :9], torch.zeros(2, dtype=torch.long))
+    assert all_short.isfinite().all()
+    assert (all_short == 0).all()
+
+
+def test_fewer_frames_than_a_stride_give_nothing(make):
+    for kind in ("mlp", "mosa", "moe"):
+        frames, lengths = noise(3, 2)
+        assert make(kind)(frames, lengths).shape == (2, 0, W)
+
+
+def test_tokens_start_at_the_scale_of_the_embeddings(kind, make):
+    projector = make(kind)
+    frames, lengths = noise(200, 100)
+    tokens = projector(frames, lengths)
+    real = tokens[tokens.abs().sum(-1) > 0]
+    rms = real.square().mean().sqrt().item()
+    assert RMS / 2 < rms < RMS * 2
+    assert projector.stats()["output_rms"] == pytest.approx(rms, rel=1e-4)
+
+
+def test_gradients_reach_every_parameter(kind, make):
+    projector = make(kind).train()
+    tokens = projector(*noise(120, 80))
+    loss = (tokens * torch.randn(W)).sum()
+    if projector.aux_loss is not None:
+        loss = loss + projector.aux_loss
+    loss.backward()
+    silent = [n for n, p in projector.named_parameters() if p.grad is None or not p.grad.any()]
+    # A bias on attention keys shifts every score of a query alike: softmax cannot see it.
+    assert [n for n in silent if not n.endswith("key.bias")] == []
+
+
+@pytest.mark.parametrize("frames_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_any_mix_of_dtypes_gives_the_dtype_of_the_frames(
+    kind, make, frames_dtype, weight_dtype, autocast
+):
+    projector = make(kind).eval()
+    frames, lengths = noise(23, 11)
+    exact = projector(frames, lengths)
+    projector = projector.to(weight_dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        tokens = projector(frames.to(frames_dtype), lengths)
+    assert tokens.dtype == frames_dtype
+    assert tokens.isfinite().all()
+    # Median: half precision may send single tokens of the mixture of experts elsewhere.
+    assert (tokens.float() - exact).abs().median() < 0.05 * RMS
+    if frames_dtype == torch.float32 and weight_dtype == torch.float32:
+        tokens.sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in projector.parameters())
+
+
+def test_float64_stays_float64(kind, make):
+    projector = make(kind).double().eval()
+    frames, lengths = noise(23, 11)
+    assert projector(frames.double(), lengths).dtype == torch.float64
+
+
+def test_compiles_and_gives_the_same(kind, make):
+    """In one graph, except for the mixture of experts, whose dispatch depends on the data."""
+    changes = {"qformer": {"layers": 1}, "moe": {"jitter": 0.0}}.get(kind, {})
+    projector, batch = make(kind, **changes).train(), noise(23, 11)
+    expected = projector(*batch)
+    expected.square().sum().backward()
+    gradients = [p.grad.clone() for p in projector.parameters()]
+    projector.zero_grad()
+    torch._dynamo.reset()
+    tokens = torch.compile(projector, backend="eager", fullgraph=kind != "moe")(*batch)
+    tokens.square().sum().backward()
+    torch.testing.assert_close(tokens, expected, atol=1e-6, rtol=1e-5)
+    for p, gradient in zip(projector.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_can_be_copied_and_pickled_after_a_training_step(kind, make):
+    projector = make(kind).train()
+    batch = noise(23, 11)
+    projector(*batch)
+    for twin in (copy.deepcopy(projector), pickle.loads(pickle.dumps(projector))):
+        assert torch.equal(twin.eval()(*batch), projector.eval()(*batch))
+
+
+def test_statistics_exist_only_after_a_forward(kind, make):
+    projector = make(kind)
+    assert projector.stats() == {}
+    projector(*noise(23, 11))
+    assert projector.stats()
+    assert all(isinstance(value, float) for value in projector.stats().values())
+
+
+def test_the_weights_alone_are_the_state(kind, make):
+    projector = make(kind)
+    projector(*noise(23, 11))
+    assert set(projector.state_dict()) == {name for name, _ in projector.named_parameters()}
+
+
+def test_stacking_equals_plain_slices():
+    frames, lengths = noise(11, 6, padding=float("nan"))
+    stacked = stack_frames(frames, lengths, 4)
+    assert stacked.shape == (2, 2, 4 * D)
+    assert torch.equal(stacked[0, 1], torch.cat(list(frames[0, 4:8])))
+    assert torch.equal(stacked[1, 0], torch.cat(list(frames[1, 0:4])))
+    assert torch.equal(stacked[1, 1, : 2 * D], torch.cat(list(frames[1, 4:6])))
+    assert (stacked[1, 1, 2 * D :] == 0).all()
+    assert [stacked_len(n, 4) for n in (0, 3, 4, 7, 8)] == [0, 0, 1, 1, 2]
+
+
+def test_settings_and_constructors_have_the_same_names():
+    sections = asdict(ProjectorConfig())
+    sections.pop("type")
+    assert set(sections) == set(PROJECTORS)
+    for kind, options in sections.items():
+        with torch.device("meta"):
+            build_projector(kind, 1280, 1024, 0.03, options)
+
+
+def test_wrong_settings_name_themselves():
+    with pytest.raises(ConfigError, match=r"'conv'.*mlp, mosa, moe, qformer"):
+        build_projector("conv", D, W, RMS, {})
+    with pytest.raises(ConfigError, match=r"mlp\.depth is unknown"):
+        build_projector("mlp", D, W, RMS, {"stride": 4, "hidden": 8, "depth": 2})
+    with pytest.raises(ConfigError, match=r"mlp\.hidden is missing"):
+        build_projector("mlp", D, W, RMS, {"stride": 4})
+    with pytest.raises(ConfigError, match=r"mlp\.stride is 0"):
+        build_projector("mlp", D, W, RMS, {"stride": 0, "hidden": 8})

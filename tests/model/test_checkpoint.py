@@ -1,0 +1,228 @@
+"""Checkpoints: whole or not there, strict to read, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.model.helpers import make_batch, model_config, noise, tiny_model
+from tiny_audio.config import Config, GenerationConfig
+from tiny_audio.errors import CheckpointError
+from tiny_audio.model.checkpoint import load_checkpoint, load_weights, read_info
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.speech import SpeechModel
+
+CLIPS = noise([1.2, 0.6])
+
+
+def trained(seed: int = 1, **changes: object) -> SpeechModel:
+    """A tiny pair whose projector is not the one that a seed would give."""
+    model = tiny_model(**changes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.projector.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return model
+
+
+def save(model: SpeechModel, folder: Path, config: Config | None = None) -> Path:
+    config = config or Config(model=model_config(), output_dir="runs/x")
+    save_checkpoint(model, folder, config=config, metadata={"step": 3})
+    return folder
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save(trained(), tmp_path / "checkpoint")
+
+
+def texts(model: SpeechModel) -> list[list[int]]:
+    hypotheses = model.generate(make_batch(model, CLIPS), GenerationConfig())
+    return [h.token_ids for h in hypotheses]
+
+
+def test_round_trip_gives_the_same_weights_and_texts(saved: Path) -> None:
+    model, loaded = trained(), load_checkpoint(saved, device="cpu")
+    for (name, mine), theirs in zip(
+        model.projector.state_dict().items(), loaded.projector.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    assert texts(loaded) == texts(model)
+    assert read_info(saved).metadata["step"] == 3
+
+
+def test_it_holds_what_the_architecture_says_and_no_frozen_weights(saved: Path) -> None:
+    assert sorted(load_file(saved / "model.safetensors")) == [
+        "projector.linear_1.weight",
+        "projector.linear_2.weight",
+        "projector.norm.weight",
+        "projector.norm_2.weight",
+    ]
+    names = {path.name for path in saved.iterdir()}
+    assert {"tiny_audio.json", "config.yaml", "tokenizer.json", "preprocessor_config.json"} <= names
+    assert sum(path.stat().st_size for path in saved.iterdir()) < 400_000
+
+
+def test_loads_in_a_new_process_to_the_same_texts(saved: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.model.test_checkpoint import texts;"
+        "from tiny_audio.model.checkpoint import load_checkpoint;"
+        "print(texts(load_checkpoint(Path(sys.argv[1]), device='cpu')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == str(texts(trained()))
+
+
+def test_adapters_and_a_changed_decoder_travel_along(tmp_path: Path) -> None:
+    model = trained()
+    with torch.no_grad():
+        model.causal_lm.base_model.norm.weight.mul_(1.5)
+    model.decoder_changed = True
+    model.decoder = add_lora(
+        model.decoder, rank=2, alpha=4, dropout=0.0, targets=["q_proj", "down_proj"]
+    )
+    with torch.no_grad():
+        for name, weight in model.decoder.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    folder = save(model, tmp_path / "both")
+    assert read_info(folder).parts == ["projector", "lora", "decoder"]
+    loaded = load_checkpoint(folder, device="cpu")
+    batch = make_batch(model, CLIPS, ["a", "b"])
+    assert torch.isclose(model.loss(batch).total, loaded.loss(batch).total)
+    assert texts(loaded) == texts(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "has no model.safetensors"),
+        ("tiny_audio.json", "is no checkpoint"),
+        ("config.yaml", "has no config.yaml"),
+    ],
+)
+def test_a_missing_file_is_named(saved: Path, file: str, message: str) -> None:
+    (saved / file).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved, device="cpu")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -10])
+def test_a_truncated_weight_file_is_damaged(saved: Path, keep: int) -> None:
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        load_checkpoint(saved, device="cpu")
+
+
+def test_a_truncated_description_is_damaged(saved: Path) -> None:
+    (saved / "tiny_audio.json").write_text('{"format": 1, "iden')
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(saved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("projector.norm.weight"), r"misses the tensor 'projector\.norm\.weight'"),
+        (lambda s: s.update({"projector.more": torch.ones(1)}), "unexpected tensor 'projector.mo"),
+        (lambda s: s.update({"stray": torch.ones(1)}), "unexpected tensor 'stray'"),
+        (
+            lambda s: s.update({"projector.norm.weight": torch.ones(3)}),
+            r"'projector\.norm\.weight' is \[3\], this model has \[128\]",
+        ),
+    ],
+    ids=["missing", "extra", "foreign", "shape"],
+)
+def test_tensors_are_read_strictly(saved: Path, change: object, message: str) -> None:
+    state = load_file(saved / "model.safetensors")
+    change(state)  # type: ignore[operator]
+    save_file(state, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved, device="cpu")
+
+
+def test_a_later_format_asks_for_an_update(saved: Path) -> None:
+    info = json.loads((saved / "tiny_audio.json").read_text())
+    (saved / "tiny_audio.json").write_text(json.dumps({**info, "format": 99}))
+    with pytest.raises(CheckpointError, match="update tiny-audio"):
+        load_checkpoint(saved, device="cpu")
+
+
+def test_another_pair_is_refused_by_the_field_that_differs(saved: Path) -> None:
+    other = model_config()
+    other.decoder.architecture["hidden_size"] = 48
+    with pytest.raises(CheckpointError, match=r"decoder\.fingerprint="):
+        load_weights(tiny_model(decoder=other.decoder), saved)
+    wide = model_config()
+    wide.projector.mlp.hidden = 64
+    with pytest.raises(CheckpointError, match=r"projector\.sizes="):
+        load_weights(tiny_model(projector=wide.projector), saved)
+
+
+def test_an_unknown_setting_in_its_config_is_named(saved: Path) -> None:
+    text = (saved / "config.yaml").read_text().replace("max_steps:", "maximal_steps:")
+    (saved / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match="maximal_steps"):
+        load_checkpoint(saved, device="cpu")
+
+
+def test_a_failed_write_leaves_the_old_one_and_no_litter(saved: Path) -> None:
+    before = texts(load_checkpoint(saved, device="cpu"))
+
+    def full_disk(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save_checkpoint(
+            trained(seed=2),
+            saved,
+            config=Config(model=model_config(), output_dir="x"),
+            metadata={},
+            extra=full_disk,
+        )
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
+    assert texts(load_checkpoint(saved, device="cpu")) == before
+
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+from tests.model.test_checkpoint import save, trained
+model, folder = trained(), Path(sys.argv[1])
+step = 0
+while True:
+    save(model, folder / f"step-{step:05d}")
+    step += 1
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_during_saving_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    for attempt, delay in enumerate([0.0, 0.013, 0.029]):
+        folder = tmp_path / str(attempt)
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOR_EVER, str(folder)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(3):
+                process.stdout.readline()
+            time.sleep(delay)
+            os.kill(process.pid, signal.SIGKILL)
+        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        assert len(found) >= 3
+        for checkpoint in found[-2:]:
+            load_checkpoint(checkpoint, device="cpu")

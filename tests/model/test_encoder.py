@@ -1,0 +1,122 @@
+"""The encoder: padding never changes an answer; `native` is the checkpoint's own way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from tests.model.helpers import CPU, WHISPER, model_config
+from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.model.encoder import AudioEncoder, WhisperStyleEncoder
+from tiny_audio.model.encoder_loading import random_encoder
+
+GLM = model_config().encoder.architecture
+BIG_GLM = model_config("glm_qwen3").encoder.architecture
+
+
+def build(architecture: dict, padding: str = "tight", attention: str = "sdpa") -> AudioEncoder:
+    return random_encoder(
+        architecture, padding=padding, attention=attention, dtype=torch.float32, device=CPU, seed=0
+    )
+
+
+def ragged(n_mels: int, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mel frames with rubbish, not zeros, beyond each length: what is there must not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(lengths), n_mels, max(lengths), generator=generator), torch.tensor(
+        lengths
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", [GLM, WHISPER], ids=["glm", "whisper"])
+@pytest.mark.parametrize("lengths", [[101, 40, 7, 1], [200, 199, 198], [64, 64], [3000, 12]])
+def test_alone_equals_in_any_batch(architecture: dict, attention: str, lengths: list[int]) -> None:
+    encoder = build(architecture, attention=attention)
+    mel, sizes = ragged(80, lengths)
+    frames, out = encoder(mel, sizes)
+    for i, n in enumerate(lengths):
+        alone, _ = encoder(mel[i : i + 1, :, :n], sizes[i : i + 1])
+        assert alone.shape[1] == out[i] == encoder.out_len(n)
+        assert (frames[i, : out[i]] - alone[0]).abs().max() < 1e-5
+        assert frames[i, out[i] :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("architecture", [GLM, WHISPER], ids=["glm", "whisper"])
+def test_shuffling_the_batch_changes_nothing(architecture: dict) -> None:
+    encoder = build(architecture)
+    mel, sizes = ragged(80, [90, 31, 77, 5])
+    order = torch.tensor([2, 0, 3, 1])
+    frames, _ = encoder(mel, sizes)
+    shuffled, _ = encoder(mel[order], sizes[order])
+    assert (frames[order] - shuffled).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_full_size_glm_alone_equals_in_a_batch() -> None:
+    encoder = build(BIG_GLM)
+    mel, sizes = ragged(128, [150, 61])
+    frames, out = encoder(mel, sizes)
+    for i, n in enumerate([150, 61]):
+        alone, _ = encoder(mel[i : i + 1, :, :n], sizes[i : i + 1])
+        assert (frames[i, : out[i]] - alone[0]).abs().max() < 1e-5
+
+
+def test_native_equals_the_glm_tower_as_transformers_runs_it() -> None:
+    encoder = build(GLM, padding="native")
+    mel, _ = ragged(80, [3000, 3000])
+    frames, out = encoder(mel, torch.tensor([3000, 1001]))
+    reference = encoder.tower(mel).last_hidden_state
+    assert torch.equal(frames[0], reference[0])
+    assert torch.equal(frames[1, :501], reference[1, :501])
+    assert frames[1, 501:].abs().sum() == 0
+    assert out.tolist() == [1500, 501]
+
+
+def test_native_equals_the_whisper_encoder_as_transformers_runs_it() -> None:
+    encoder = build(WHISPER, padding="native")
+    values = {k: v for k, v in WHISPER.items() if k != "model_type"}
+    reference = WhisperEncoder(WhisperConfig(**values)).eval()
+    reference.load_state_dict(encoder.tower.state_dict())
+    mel, _ = ragged(80, [3000])
+    frames, _ = encoder(mel, torch.tensor([3000]))
+    with torch.no_grad():
+        assert (frames - reference(mel).last_hidden_state).abs().max() < 1e-5
+
+
+def test_out_len_of_ints_and_tensors_agree_and_match_the_convolutions() -> None:
+    encoder = build(GLM)
+    for n in [1, 2, 3, 4, 99, 100]:
+        assert encoder.tower.conv2(torch.zeros(1, 64, n)).shape[-1] == encoder.out_len(n)
+    sizes = torch.tensor([0, 1, 2, 3, 99])
+    assert encoder.out_len(sizes).tolist() == [encoder.out_len(int(n)) for n in sizes]
+
+
+def test_a_clip_without_frames_gives_zeros_not_nan() -> None:
+    frames, out = build(GLM)(torch.randn(2, 80, 20), torch.tensor([20, 0]))
+    assert out.tolist() == [10, 0]
+    assert frames[1].abs().sum() == 0
+    assert frames.isfinite().all()
+
+
+def test_whisper_says_where_its_positions_end() -> None:
+    encoder = build(WHISPER)
+    assert isinstance(encoder, WhisperStyleEncoder)
+    with pytest.raises(ModelError, match="positions for 1500"):
+        encoder(torch.zeros(1, 80, 3002), torch.tensor([3002]))
+
+
+def test_glm_has_no_such_end() -> None:
+    frames, _ = build(GLM)(torch.zeros(1, 80, 4000), torch.tensor([4000]))
+    assert frames.shape[1] == 2000
+
+
+def test_unknown_padding_is_named() -> None:
+    with pytest.raises(ConfigError, match="'snug' is unknown"):
+        build(GLM, padding="snug")
+
+
+def test_nothing_in_an_encoder_learns() -> None:
+    assert not any(p.requires_grad for p in build(GLM).parameters())

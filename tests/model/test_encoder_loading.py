@@ -1,0 +1,214 @@
+"""Reading an audio tower out of checkpoints that hold more than it, in every layout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    GlmAsrConfig,
+    GlmAsrForConditionalGeneration,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+from tests.model.helpers import CPU, WHISPER
+from tiny_audio.errors import ModelError
+from tiny_audio.model.encoder import AudioEncoder
+from tiny_audio.model.encoder_loading import load_encoder
+from tiny_audio.model.plain_encoder import PlainEncoder
+
+AUDIO = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_mel_bins": 80,
+}
+TEXT = {
+    "model_type": "llama",
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+
+
+def load(folder: Path) -> AudioEncoder | PlainEncoder:
+    return load_encoder(
+        str(folder),
+        revision=None,
+        padding="native",
+        attention="sdpa",
+        dtype=torch.float32,
+        device=CPU,
+    )
+
+
+@pytest.fixture(scope="module")
+def glm() -> GlmAsrForConditionalGeneration:
+    torch.manual_seed(0)
+    return GlmAsrForConditionalGeneration(GlmAsrConfig(audio_config=AUDIO, text_config=TEXT)).eval()
+
+
+def renest(folder: Path, nested: bool) -> None:
+    """Rewrite a checkpoint so that its tensors lie under ``model.`` or at the top level."""
+    file = folder / "model.safetensors"
+    plain = {key.removeprefix("model."): value for key, value in load_file(file).items()}
+    named = {f"model.{k}" if nested and k != "lm_head.weight" else k: v for k, v in plain.items()}
+    assert any(k.startswith("model.audio_tower." if nested else "audio_tower.") for k in named)
+    save_file(named, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["top", "under-model"])
+@pytest.mark.parametrize("shard", [None, "20KB"], ids=["one-file", "shards"])
+def test_glm_tower_gives_equal_outputs(
+    glm: GlmAsrForConditionalGeneration, tmp_path: Path, nested: bool, shard: str | None
+) -> None:
+    glm.save_pretrained(tmp_path, **({"max_shard_size": shard} if shard else {}))
+    if shard is None:
+        renest(tmp_path, nested)
+    else:
+        assert (tmp_path / "model.safetensors.index.json").is_file()
+    encoder = load(tmp_path)
+    mel = torch.randn(2, 80, 60)
+    frames, _ = encoder(mel, torch.tensor([60, 60]))
+    with torch.no_grad():
+        assert torch.equal(frames, glm.model.audio_tower(mel).last_hidden_state)
+
+
+def test_whisper_half_gives_equal_outputs(tmp_path: Path) -> None:
+    values = {k: v for k, v in WHISPER.items() if k != "model_type"}
+    whole = WhisperForConditionalGeneration(
+        WhisperConfig(**values, decoder_layers=1, decoder_attention_heads=4)
+    ).eval()
+    whole.save_pretrained(tmp_path)
+    mel = torch.randn(1, 80, 3000)
+    frames, _ = load(tmp_path)(mel, torch.tensor([3000]))
+    with torch.no_grad():
+        assert torch.allclose(frames, whole.model.encoder(mel).last_hidden_state, atol=1e-5)
+
+
+MEASURE = """
+import resource, sys, torch
+from pathlib import Path
+from tiny_audio.model.encoder_loading import load_encoder
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_encoder(sys.argv[1], revision=None, padding="tight", attention="sdpa",
+             dtype=torch.float32, device=torch.device("cpu"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_near_the_towers_own_size(tmp_path: Path) -> None:
+    text = {**TEXT, "hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 60_000}
+    text["num_hidden_layers"] = 4
+    audio = {**AUDIO, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+    whole = GlmAsrForConditionalGeneration(GlmAsrConfig(audio_config=audio, text_config=text))
+    tower = sum(p.numel() * 4 for p in whole.model.audio_tower.parameters())
+    everything = sum(p.numel() * 4 for p in whole.parameters())
+    whole.save_pretrained(tmp_path)
+    del whole
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    grown = int(run.stdout) * 1024
+    assert grown < tower * 2 + 30e6 < everything / 4, (grown, tower, everything)
+
+
+def test_missing_tensor_is_named(glm: GlmAsrForConditionalGeneration, tmp_path: Path) -> None:
+    glm.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    key = next(k for k in state if k.endswith("audio_tower.norm.weight"))
+    del state[key]
+    save_file(state, file)
+    with pytest.raises(ModelError, match=r"misses tensors norm\.weight"):
+        load(tmp_path)
+
+
+def test_cut_off_file_is_said_to_be_cut(
+    glm: GlmAsrForConditionalGeneration, tmp_path: Path
+) -> None:
+    glm.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    file.write_bytes(file.read_bytes()[: 8 + header + 100])
+    with pytest.raises(ModelError, match="cut short"):
+        load(tmp_path)
+
+
+def test_rubbish_is_not_safetensors(glm: GlmAsrForConditionalGeneration, tmp_path: Path) -> None:
+    glm.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"<html>not found</html>" * 10)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        load(tmp_path)
+
+
+def test_a_language_model_is_no_encoder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glmasr"}))
+    save_file({"lm_head.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="no tensor named 'audio_tower"):
+        load(tmp_path)
+
+
+def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no file 'config\.json'"):
+        load(tmp_path)
+
+
+def test_any_other_encoder_takes_the_plain_path(tmp_path: Path) -> None:
+    config = Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(16, 16),
+        conv_kernel=(10, 3),
+        conv_stride=(160, 2),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    Wav2Vec2Model(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    encoder = load(tmp_path)
+    assert isinstance(encoder, PlainEncoder)
+    assert encoder.width == 32
+    clips = torch.randn(2, 16_000)
+    lengths = torch.tensor([16_000, 9_000])
+    with torch.no_grad():
+        frames, out = encoder(clips, lengths)
+        alone, _ = encoder(clips[1:, :9_000], lengths[1:])
+    assert out.tolist() == encoder.out_len(lengths).tolist()
+    assert torch.allclose(frames[1, : out[1]], alone[0], atol=1e-5)
+    assert encoder.out_len(100) == 0
+
+
+def test_rotary_frequencies_stay_in_fp32(
+    tmp_path: Path, glm: GlmAsrForConditionalGeneration
+) -> None:
+    glm.save_pretrained(tmp_path)
+    encoder = load_encoder(
+        str(tmp_path),
+        revision=None,
+        padding="tight",
+        attention="sdpa",
+        dtype=torch.bfloat16,
+        device=CPU,
+    )
+    assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
+    assert isinstance(encoder, AudioEncoder)
+    expected = glm.model.audio_tower.rotary_emb.inv_freq
+    assert torch.equal(encoder.tower.rotary_emb.inv_freq, expected)

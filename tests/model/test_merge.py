@@ -1,0 +1,72 @@
+"""Merging adapters: the same logits from a decoder without PEFT, in a checkpoint of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.model.helpers import make_batch, model_config, noise, tiny_model
+from tiny_audio.config import Config, GenerationConfig
+from tiny_audio.errors import CheckpointError
+from tiny_audio.model.checkpoint import load_checkpoint, read_info
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.merge import merge_checkpoint, merge_command
+from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.speech import SpeechModel
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[SpeechModel, Path]:
+    """A tiny model whose adapters do something, and its checkpoint."""
+    model = tiny_model()
+    torch.manual_seed(0)
+    model.decoder = add_lora(model.decoder, rank=4, alpha=16, dropout=0.0, targets=["all-linear"])
+    for name, parameter in model.decoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path / "adapted"
+    config = Config(model=model_config(), output_dir="unused")
+    save_checkpoint(model.eval(), folder, config=config, metadata={"step": 7})
+    return model, folder
+
+
+def logits(model: SpeechModel) -> torch.Tensor:
+    batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
+    with torch.no_grad():
+        prefill = model.prefill(batch)
+        return model.label_logits(prefill, batch.attention_mask[:, 1:].bool())
+
+
+def test_merged_checkpoint_has_equal_logits_and_no_adapters(adapted, tmp_path):
+    model, folder = adapted
+    merged = merge_checkpoint(folder, tmp_path / "merged", device="cpu")
+    assert merged.adapters == 14  # 7 linear layers in each of 2 decoder layers
+    assert merged.largest_difference < 1e-4
+    assert read_info(merged.folder).parts == ["projector", "decoder"]
+    assert read_info(merged.folder).metadata == {"step": 7, "merged_from": "adapted"}
+    alone = load_checkpoint(merged.folder, device="cpu")
+    assert not any(".lora_" in name for name in alone.state_dict())
+    torch.testing.assert_close(logits(alone), logits(model), atol=1e-4, rtol=0)
+    plain = tiny_model()
+    plain.projector.load_state_dict(model.projector.state_dict())
+    assert (logits(plain) - logits(model)).abs().max() > 1e-2  # the adapters did matter
+    batch = make_batch(model, noise([1.0, 0.6]))
+    texts = [[h.text for h in m.generate(batch, GenerationConfig())] for m in (alone, model)]
+    assert texts[0] == texts[1]
+
+
+def test_merging_nothing_or_onto_something_is_an_error(adapted, tmp_path):
+    __, folder = adapted
+    with pytest.raises(CheckpointError, match="exists"):
+        merge_checkpoint(folder, folder, device="cpu")
+    merge_checkpoint(folder, tmp_path / "merged", device="cpu")
+    with pytest.raises(CheckpointError, match="no adapters to merge"):
+        merge_checkpoint(tmp_path / "merged", tmp_path / "again", device="cpu")
+    assert not (tmp_path / "again").exists()
+
+
+def test_command_says_what_it_did(adapted, tmp_path, capsys):
+    merge_command(str(adapted[1]), str(tmp_path / "merged"), "cpu")
+    assert "Merged 14 adapters" in capsys.readouterr().out

@@ -1,0 +1,233 @@
+"""The whole model: one prefill, loss on label positions alone, texts that padding cannot change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from tests.model.helpers import make_batch, model_config, noise, tiny_model
+from tiny_audio.config import GenerationConfig
+from tiny_audio.errors import ConfigError
+from tiny_audio.model.batch import IGNORE
+from tiny_audio.model.speech import SpeechModel, head_is_plain
+
+SECONDS = [2.0, 1.1, 0.5]
+TEXTS = ["a cat sat", "here", "a much longer line of words than its sound could hold"]
+
+
+@pytest.fixture(scope="module")
+def model() -> SpeechModel:
+    """The tiny pair, its projector moved so that audio matters to what is written."""
+    built = tiny_model()
+    with torch.no_grad():
+        for weight in built.projector.parameters():
+            weight.mul_(3.0)
+    return built
+
+
+def test_only_the_projector_gets_gradients(model: SpeechModel) -> None:
+    model.loss(make_batch(model, noise(SECONDS), TEXTS)).total.backward()
+    with_grad = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_grad == {f"projector.{name}" for name, _ in model.projector.named_parameters()}
+    model.zero_grad()
+
+
+def test_label_only_loss_equals_the_full_logit_loss(model: SpeechModel) -> None:
+    batch = make_batch(model, noise(SECONDS), TEXTS)
+    loss = model.loss(batch)
+    prefill = model.prefill(batch)
+    logits = model.causal_lm(
+        inputs_embeds=prefill.inputs_embeds, attention_mask=prefill.attention_mask
+    ).logits
+    assert batch.labels is not None
+    full = cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE
+    )
+    assert loss.n_tokens == sum(len(t.encode()) + 1 for t in TEXTS)
+    assert torch.isclose(loss.total / loss.n_tokens, full, atol=1e-5)
+
+
+def test_loss_of_a_batch_is_the_sum_of_its_members(model: SpeechModel) -> None:
+    clips = noise(SECONDS)
+    whole = model.loss(make_batch(model, clips, TEXTS))
+    alone = [model.loss(make_batch(model, [c], [t])) for c, t in zip(clips, TEXTS, strict=True)]
+    assert torch.isclose(whole.ce_sum, sum(one.ce_sum for one in alone), rtol=1e-5)
+
+
+def test_audio_tokens_stand_where_the_prompt_keeps_places(model: SpeechModel) -> None:
+    batch = make_batch(model, noise(SECONDS))
+    tokens, lengths = model.embed_audio(batch.waveform, batch.waveform_lengths)
+    embeds = model.prefill(batch).inputs_embeds
+    for row, count in enumerate(lengths.tolist()):
+        assert torch.equal(embeds[row][batch.audio_mask[row]], tokens[row, :count])
+    written = model.causal_lm.get_input_embeddings()(batch.input_ids)
+    assert torch.equal(embeds[~batch.audio_mask], written[~batch.audio_mask])
+
+
+@given(st.integers(min_value=0, max_value=200_000))
+@settings(max_examples=30, deadline=None)
+def test_audio_tokens_of_ints_and_tensors_agree(samples: int) -> None:
+    model = _shared()
+    count = model.audio_tokens(samples)
+    assert count == model.audio_tokens(torch.tensor([samples]))[0] >= 0
+    frames = samples // 160
+    assert count == max(0, (((frames - 1) // 2 + 1) - 4) // 4 + 1)
+
+
+_MODELS: list[SpeechModel] = []
+
+
+def _shared() -> SpeechModel:
+    if not _MODELS:
+        _MODELS.append(tiny_model())
+    return _MODELS[0]
+
+
+def test_text_alone_equals_text_in_any_batch_and_order(model: SpeechModel) -> None:
+    clips, options = noise([2.0, 1.1, 0.5, 3.3]), GenerationConfig()
+    together = model.generate(make_batch(model, clips), options)
+    assert len({tuple(h.token_ids) for h in together}) > 1  # the audio does matter
+    for clip, expected in zip(clips, together, strict=True):
+        alone = model.generate(make_batch(model, [clip]), options)[0]
+        assert alone.token_ids == expected.token_ids
+        assert alone.text == expected.text
+        assert alone.logprob == pytest.approx(expected.logprob, abs=1e-4)
+    order = [2, 0, 3, 1]
+    shuffled = model.generate(make_batch(model, [clips[i] for i in order]), options)
+    assert [h.text for h in shuffled] == [together[i].text for i in order]
+
+
+def test_greedy_equals_transformers_own_generate(model: SpeechModel) -> None:
+    batch, options = make_batch(model, noise(SECONDS)), GenerationConfig(min_tokens=30)
+    prefill = model.prefill(batch)
+    reference = model.causal_lm.generate(
+        inputs_embeds=prefill.inputs_embeds,
+        attention_mask=prefill.attention_mask,
+        max_new_tokens=30,
+        do_sample=False,
+        eos_token_id=model.prompt.end_id,
+        pad_token_id=model.prompt.end_id,
+    )
+    ours = model.generate(batch, options)
+    for row, hypothesis in zip(reference.tolist(), ours, strict=True):
+        stop = row.index(model.prompt.end_id) if model.prompt.end_id in row else len(row)
+        assert hypothesis.token_ids == row[:stop]
+
+
+def test_stream_yields_the_same_text(model: SpeechModel) -> None:
+    for clip in noise([2.0, 0.7]):
+        batch = make_batch(model, [clip])
+        pieces = list(model.stream(batch, GenerationConfig()))
+        assert "".join(pieces) == model.generate(batch, GenerationConfig())[0].text
+
+
+def test_new_tokens_are_capped_in_proportion_to_each_clip(model: SpeechModel) -> None:
+    options = GenerationConfig(tokens_per_second=5.0, min_tokens=2)
+    ours = model.generate(make_batch(model, noise([4.0, 1.0, 0.2])), options)
+    assert all(len(h.token_ids) <= cap for h in ours for cap in [20])
+    assert [len(h.token_ids) for h in ours if not h.finished] == [
+        cap for h, cap in zip(ours, [20, 5, 2], strict=True) if not h.finished
+    ]
+
+
+def test_beams_and_sampling_run_and_sampling_follows_the_seed(model: SpeechModel) -> None:
+    batch = make_batch(model, noise(SECONDS))
+    assert len(model.generate(batch, GenerationConfig(beams=3))) == 3
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        options = GenerationConfig(sample=True, temperature=1.5, top_p=0.9)
+        drawn.append([h.token_ids for h in model.generate(batch, options)])
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(ConfigError, match="top_p"):
+        model.generate(batch, GenerationConfig(sample=True, top_p=0.0))
+
+
+def test_native_padding_gives_as_many_tokens(model: SpeechModel) -> None:
+    config = model_config()
+    config.encoder.padding = "native"
+    native = tiny_model(encoder=config.encoder)
+    batch = make_batch(native, noise([1.5, 0.8]), ["a", "b"])
+    tokens, lengths = native.embed_audio(batch.waveform, batch.waveform_lengths)
+    assert lengths.tolist() == [native.audio_tokens(n) for n in batch.waveform_lengths.tolist()]
+    assert tokens.shape[1] == int(lengths.max())
+    assert native.loss(batch).total.isfinite()
+
+
+def test_a_decoder_that_caps_its_logits_is_noticed() -> None:
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=0.05)).eval()
+    assert not head_is_plain(capped)
+    assert head_is_plain(tiny_model().causal_lm)
+
+
+@pytest.mark.parametrize("kind", ["mpl", "type"])
+def test_an_unknown_projector_is_named(kind: str) -> None:
+    config = model_config()
+    config.projector.type = kind
+    with pytest.raises(ConfigError, match=f"model.projector.type is '{kind}'"):
+        tiny_model(projector=config.projector)
+
+
+def test_frozen_parts_stay_in_evaluation_mode(model: SpeechModel) -> None:
+    model.train()
+    assert model.projector.training
+    assert not any(m.training for m in (*model.encoder.modules(), *model.decoder.modules()))
+    model.eval()
+
+
+# One process a variant, so that the peak belongs to it alone.
+PEAK = """
+import resource, sys, torch
+from torch.nn.functional import cross_entropy
+T, V, W, N = 512, 151_936, 1024, 24
+head = torch.nn.Linear(W, V, bias=False).requires_grad_(False)
+hidden = torch.randn(4, T, W, requires_grad=True)
+labels = torch.full((4, T), -100); labels[:, -N:] = 7
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "full":
+    logits = head(hidden)[:, :-1].flatten(0, 1)
+    loss = cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100)
+else:
+    keep = labels[:, 1:] != -100
+    loss = cross_entropy(head(hidden[:, :-1][keep]), labels[:, 1:][keep])
+loss.backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, loss.item())
+"""
+
+
+@pytest.mark.slow
+def test_label_only_loss_needs_a_fraction_of_the_memory() -> None:
+    """T=512, V=151,936, batch of 4 with 24 label tokens each; prints both peaks."""
+    peaks = {}
+    for variant in ("full", "labels"):
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, variant],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        kilobytes, _ = run.stdout.split()
+        peaks[variant] = int(kilobytes) / 1e6
+    print(
+        f"peak memory over the model's own: full logits {peaks['full']:.2f} GB, "
+        f"label positions {peaks['labels']:.2f} GB"
+    )
+    assert peaks["labels"] < peaks["full"] / 5

@@ -1,0 +1,203 @@
+"""Settings: what composes, and what is said about what does not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tiny_audio import hints
+from tiny_audio.compose import compose, entry
+from tiny_audio.config import Config, SourceConfig
+from tiny_audio.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def complaint(*overrides: str) -> str:
+    """The one line that an impossible setting gives."""
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def runs(*arguments: str) -> list[Config]:
+    """The configurations that the command would run with."""
+    seen: list[Config] = []
+    entry(arguments, seen.append, "tiny-audio train")
+    return seen
+
+
+def test_the_result_is_typed_all_the_way_down() -> None:
+    config = compose(["model=tiny", "data=manifest", "data.path=a.jsonl", "training.lr.lora=1e-3"])
+    assert isinstance(config, Config)
+    source = config.data.train["main"]
+    assert isinstance(source, SourceConfig)
+    assert (source.path, source.kind) == ("a.jsonl", "manifest")
+    assert config.training.lr.lora == 1e-3
+    assert config.model.name == "tiny"
+    assert config.model.encoder.architecture["num_hidden_layers"] == 2
+
+
+def test_yaml_anchors_and_groups_that_build_on_another_arrive() -> None:
+    libri = compose(["data=librispeech"]).data.train
+    assert [libri[name].split for name in libri] == ["train.100", "train.360", "train.500"]
+    assert {source.path for source in libri.values()} == {"openslr/librispeech_asr"}
+    whisper = compose(["model=whisper_qwen3"]).model
+    assert whisper.encoder.architecture["model_type"] == "whisper"
+    assert whisper.decoder.id == "Qwen/Qwen3-0.6B"
+
+
+def test_the_command_line_goes_before_the_experiment() -> None:
+    config = compose(["+experiments=quickstart", "model=tiny", "training.max_steps=7"])
+    assert (config.model.name, config.training.max_steps) == ("tiny", 7)
+    assert list(config.data.train) == ["synthetic"]
+
+
+def test_each_stage_learns_its_row_of_the_table() -> None:
+    rows = {
+        "transcription": ("mlp", ["projector"], False),
+        "mlp_lora": ("mlp", ["lora"], True),
+        "mlp_fine_tune": ("mlp", ["projector", "lora"], True),
+        "mosa": ("mosa", ["projector", "lora"], False),
+        "moe": ("moe", ["projector", "lora"], False),
+        "qformer": ("qformer", ["projector"], False),
+    }
+    for name, row in rows.items():
+        config = compose([f"+experiments={name}"])
+        training = config.training
+        assert (config.model.projector.type, training.learns, training.requires_init) == row
+
+
+def test_a_source_can_be_added() -> None:
+    train = compose(["+data.train={more: {path: x.jsonl}}"]).data.train
+    assert train["more"].path == "x.jsonl"
+    assert isinstance(train["more"], SourceConfig)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.max_step=5", "did you mean training.max_steps?"),
+        ("max_steps=5", "did you mean training.max_steps?"),
+        ("lr=3", "did you mean training.lr?"),
+        ("training.rank=4", "did you mean model.lora.rank?"),
+        ("modl=tiny", "did you mean model?"),
+        ("training.nonsense=1", "there is no setting training.nonsense"),
+        ("+training.max_step=5", "did you mean training.max_steps?"),
+        ("data.train.loquacious.pth=x", "did you mean data.train.loquacious.path?"),
+        ("+data.train={new: {pth: x}}", "did you mean data.train.new.path?"),
+        ("data.train.new.path=x", "data.train has no new: add it with '+data.train={new:"),
+        ("model.encoder.architecture.depth=3", "add it with +model.encoder.architecture.depth="),
+        ("model=glm_qwen", "did you mean model=glm_qwen3?"),
+        ("model=xyz", "there are glm_qwen3, nano, tiny, whisper_qwen3"),
+        ("+experiments=transcribe", "did you mean +experiments=transcription?"),
+        ("experiments=moe", "write +experiments=NAME"),
+        ("+model=nano", "write model=NAME"),
+        ("training.max_steps=abc", "training.max_steps takes a whole number"),
+        ("training.max_grad_norm=abc", "takes a number"),
+        ("training.progress=maybe", "takes true or false"),
+        ("training.betas=[0.9,x]", "training.betas[1]"),
+        ("seed=null", "seed takes a whole number"),
+        ("training.lr=0.1", "set training.lr.projector, training.lr.lora, training.lr.decoder"),
+        ("model.projector=mosa", "set model.projector.type"),
+        ("training.max_steps=1,2", "--multirun"),
+        ("transcription", "settings are written key=value"),
+        ("output_dir=???", "needs a value: output_dir=…"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(override: str, said: str) -> None:
+    assert said in complaint(override)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--training.max_steps", "5"], "write training.max_steps=5, not --training.max_steps"),
+        (["--training.max_steps=5"], "write training.max_steps=5, not --training.max_steps"),
+        (["--model", "tiny"], "write model=tiny, not --model"),
+        (["--max-steps", "5"], "did you mean training.max_steps?"),
+        (["model=tiny", "seed=x"], "seed=x: seed takes a whole number"),
+        (["model=tinny"], "did you mean model=tiny?"),
+        (["--run", "--multirun"], "Only one of"),
+    ],
+)
+def test_the_command_line_says_it_too(folder: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        runs(*arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_run_gets_its_folder(folder: Path) -> None:
+    (config,) = runs("model=tiny", "output_dir=here")
+    assert config.output_dir == "here"
+    assert (folder / "here" / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_the_default_folder_is_the_one_hydra_made(folder: Path) -> None:
+    (config,) = runs("model=tiny")
+    assert (folder / config.output_dir).is_dir()
+    assert config.output_dir.startswith("runs/tiny-")
+
+
+def test_only_the_first_of_several_processes_makes_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    (config,) = runs("model=tiny")
+    assert config.output_dir.startswith("runs/tiny-")
+    assert list(folder.iterdir()) == []
+
+
+def test_multirun_gives_each_job_its_own_folder(folder: Path) -> None:
+    configs = runs("model=tiny", "seed=1,2", "output_dir=sweep", "--multirun")
+    assert [config.seed for config in configs] == [1, 2]
+    assert [Path(config.output_dir) for config in configs] == [
+        folder / "sweep" / "0",
+        folder / "sweep" / "1",
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--help"], ["--info", "defaults"]])
+def test_looking_makes_no_folder_and_runs_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    ran: Sequence[Config] = []
+    with contextlib.suppress(SystemExit):  # how Hydra ends its help
+        ran = runs("model=tiny", *flags)
+    assert list(ran) == []
+    assert list(folder.iterdir()) == []
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_the_tasks_own_error_comes_out_unchanged(folder: Path) -> None:
+    cause = KeyError("x")
+
+    def task(_: Config) -> None:
+        raise DataError("mine") from cause
+
+    before = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    with pytest.raises(DataError, match="mine") as caught:
+        entry(["model=tiny"], task, "tiny-audio train")
+    assert caught.value.__cause__ is cause
+    assert (sys.argv, os.environ.get("HYDRA_FULL_ERROR")) == before
+
+
+def test_every_schema_key_has_a_type_and_is_its_own_nearest() -> None:
+    keys = list(hints.schema_keys())
+    assert len(keys) == len(set(keys)) > 100
+    for key in keys:
+        assert hints.type_of(key) is not None
+        assert hints.nearest_key(key) == key

@@ -1,0 +1,259 @@
+"""Guards against slow decay: settings, imports, docs and files stay what they say they are."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.metadata
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hydra._internal.utils import get_args_parser
+
+from tiny_audio import hints
+from tiny_audio.cli import app
+from tiny_audio.compose import compose
+from tiny_audio.config import Config
+
+REPO = Path(__file__).resolve().parent.parent
+SRC = REPO / "src" / "tiny_audio"
+CONF = SRC / "conf"
+MODULES = sorted(path for path in SRC.rglob("*.py"))
+DOCS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
+MAX_LINES = 250
+LONG = {"config.py": 300, "data/everyday.py": 300}  # lists: looked up, not read from top to bottom
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def tracked() -> list[Path]:
+    """The files that belong to the repository, and exist."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout: what belongs to the repository is not known")
+    return [REPO / name for name in listed.stdout.split("\0") if name and (REPO / name).is_file()]
+
+
+# ------------------------------------------------------------------------------------ settings
+
+
+def mixes() -> Iterator[list[str]]:
+    """Every model with every experiment and every data preset, in as few mixes as that takes."""
+    data = options("data")
+    for row, model in enumerate(options("model")):
+        for column, experiment in enumerate(options("experiments")):
+            preset = data[(row + column) % len(data)]
+            yield [f"model={model}", f"+experiments={experiment}", f"data={preset}"]
+
+
+@pytest.mark.parametrize("mix", list(mixes()), ids=" ".join)
+def test_every_yaml_composes(mix: list[str]) -> None:
+    config = compose(mix)
+    assert isinstance(config, Config)
+    assert f"model={config.model.name}" in mix
+    assert config.data.train
+    assert config.data.eval
+
+
+def test_every_training_preset_composes() -> None:
+    for name in options("training"):
+        assert compose([f"training={name}"]).training.max_steps > 0
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """As an attribute, as a key, or as the parameter that it is handed to by its name."""
+    read: set[str] = set()
+    for path in MODULES:
+        if path.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(attr=name, ctx=ast.Load()) | ast.arg(arg=name):
+                    read.add(name)
+                case ast.Subscript(slice=ast.Constant(value=str(name))):
+                    read.add(name)
+                case ast.Call(
+                    func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(name)), *_]
+                ):
+                    read.add(name)
+    for path in CONF.rglob("*.yaml"):  # one setting may be the short way to another
+        read |= {key.split(".")[-1] for key in re.findall(r"\$\{([\w.]+)\}", path.read_text())}
+    values = [
+        key for key in hints.schema_keys() if not dataclasses.is_dataclass(hints.type_of(key))
+    ]
+    assert [key for key in values if key.split(".")[-1] not in read] == []
+
+
+# ------------------------------------------------------------------------------------- imports
+
+
+def core_imports() -> set[str]:
+    """The import names that the core dependencies of pyproject.toml bring."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    wanted = {
+        re.match(r"[\w-]+", line).group().replace("_", "-") for line in project["dependencies"]
+    }  # type: ignore[union-attr]
+    providers = importlib.metadata.packages_distributions()
+    brought = {
+        module
+        for module, packages in providers.items()
+        if wanted & {package.lower().replace("_", "-") for package in packages}
+    }
+    return brought | {"tokenizers", "yaml"}  # transformers' and omegaconf's own parts
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[str]:
+    """Root names of what importing a module imports, outside of functions and TYPE_CHECKING."""
+    pending: list[ast.stmt] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield (node.module or "").split(".")[0]
+        pending += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+
+
+def test_every_module_imports_with_core_dependencies_only() -> None:
+    allowed = core_imports() | set(sys.stdlib_module_names) | {"tiny_audio"}
+    for path in MODULES:
+        foreign = set(imported_at_once(ast.parse(path.read_text()))) - allowed
+        assert not foreign, f"{path.relative_to(SRC)} needs an extra at once: {foreign}"
+        if path.name != "__main__.py":
+            name = ".".join(path.relative_to(SRC.parent).with_suffix("").parts)
+            importlib.import_module(name.removesuffix(".__init__"))
+
+
+def versions(path: Path) -> dict[str, set[str]]:
+    """Package -> the versions that poetry.lock has of it."""
+    found: dict[str, set[str]] = {}
+    for package in tomllib.loads(path.read_text())["package"]:
+        found.setdefault(package["name"], set()).add(package["version"])
+    return found
+
+
+def test_the_tested_versions_and_the_lock_agree() -> None:
+    """And no library of CUDA stands there twice: Poetry would install both, and torch crash."""
+    locked = versions(REPO / "poetry.lock")
+    for line in (REPO / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            assert locked[re.sub(r"[-_.]+", "-", name).lower()] == {version}, line
+    assert [name for name, had in locked.items() if len(had) > 1 and "nvidia" in name] == []
+
+
+# ---------------------------------------------------------------------------------------- docs
+
+
+def commands(path: Path) -> Iterator[str]:
+    """Every `tiny-audio …` in a document: lines of code blocks, and code within the text."""
+    text = path.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    for line in lines:
+        if found := re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?(?:tiny-audio|ta) (.+)", line):
+            yield found.group(1)
+
+
+QUOTED = [(path.name, command) for path in DOCS for command in commands(path)]
+
+
+def parse(command: str) -> None:
+    """Parse a command line as the program would, without running it."""
+    words = shlex.split(command, comments=True)
+    if words[0] == "train":
+        known = get_args_parser().parse_args(words[1:])
+        compose(known.overrides)
+        return
+    group: Any = typer.main.get_command(app)
+    while hasattr(group, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in group.commands, f"there is no command {words[0]}"
+        group = group.commands[words.pop(0)]
+    if words and words != ["--help"]:
+        group.make_context("tiny-audio", words)
+
+
+@pytest.mark.parametrize(("document", "command"), QUOTED, ids=[command for _, command in QUOTED])
+def test_every_quoted_command_parses(document: str, command: str) -> None:
+    assert parse(command) is None, document
+
+
+def test_the_documents_quote_commands() -> None:
+    assert len(QUOTED) > 10
+    with pytest.raises(AssertionError, match="no command"):
+        parse("transcibe FILE")
+
+
+def file_map() -> dict[Path, str]:
+    """README's file map: path -> what it is."""
+    text = (REPO / "README.md").read_text().split("## Where things are")[1]
+    block = re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    found: dict[Path, str] = {}
+    for line in block.splitlines():
+        indent, name, said = re.fullmatch(r"( *)(\S+)(?: +(.+))?", line).groups()  # type: ignore[union-attr]
+        found[(SRC if indent else REPO) / name.rstrip("/")] = said or ""
+    return found
+
+
+def test_the_file_map_is_the_tree() -> None:
+    named = set(file_map())
+    files = tracked()
+    inside = {SRC / path.relative_to(SRC).parts[0] for path in files if SRC in path.parents}
+    top = {REPO / path.relative_to(REPO).parts[0] for path in files}
+    own = {"LICENSE", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src"}
+    top = {path for path in top if path.name not in own and not path.name.startswith(".")}
+    assert all(path.exists() for path in named)
+    assert not (inside | top) - named, "README's map leaves these out"
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    for document in DOCS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
+    home = re.compile(r"(?<![\w.])/(?:home|Users|root|work)/\w+")
+    registry = re.compile(r"\b(?:pypi\.(?:org|io)|files\.python" + r"hosted|download\.pytorch)\b")
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # weights and pictures
+        for pattern in (home, registry):
+            assert not (found := pattern.search(text)), f"{path.relative_to(REPO)}: {found.group()}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    limit = LONG.get(str(path.relative_to(SRC)), MAX_LINES)
+    assert text.count("\n") <= limit, "two rooms in one?"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno <= 60, node.name

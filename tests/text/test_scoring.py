@@ -1,0 +1,75 @@
+"""Scoring rules equal transformers' normalisers, and no rule cuts inside a word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.whisper.english_normalizer import (
+    BasicTextNormalizer,
+    EnglishTextNormalizer,
+)
+
+from tiny_audio.errors import ConfigError
+from tiny_audio.text.scoring import SCORING, get_rule
+
+STOCK = {"whisper-en": EnglishTextNormalizer({}), "basic": BasicTextNormalizer()}
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("Let's go, Mr. Smith!", "let us go mister smith"),
+        ("I won't, she can't, y'all should've", "i will not she can not you all should have"),
+        ("um, he was uh twenty-one [laughter]", "he was 21"),
+        ("$20 million is 5 percent", "$20000000 is 5%"),
+        ("overall right", "overall right"),
+        ("The umbrella, exhumed; hmmm", "the umbrella exhumed hmmm"),
+        ("a mummer's drive", "a mummer is drive"),
+        ("colour", "colour"),
+        ("", ""),
+    ],
+)
+def test_whisper_en_cases(text, english):
+    assert get_rule("whisper-en").normalise(text) == english
+
+
+@pytest.mark.parametrize("name", SCORING)
+@given(text=st.text(max_size=200))
+def test_equals_the_stock_normaliser(name, text):
+    assert SCORING[name].normalise(text) == STOCK[name](text).strip()
+
+
+@pytest.mark.parametrize("name", SCORING)
+@given(
+    words=st.lists(st.text(st.sampled_from("abcdefgz019.,$%½²-' <[(>])"), max_size=9), max_size=9)
+)
+def test_never_fails_on_numbers_and_signs(name, words):
+    assert isinstance(SCORING[name].normalise(" ".join(words)), str)
+
+
+@pytest.mark.parametrize("text", ["1" * 9000, "1," * 9000, "²" * 9000, "one " * 9000, "9" * 4301])
+def test_a_loop_of_digits_is_scored_not_an_error(text):
+    assert get_rule("whisper-en").normalise(text)
+
+
+def test_rules_are_named_and_versioned():
+    assert {name: rule.id for name, rule in SCORING.items()} == {
+        "whisper-en": "whisper-en/1",
+        "basic": "basic/1",
+    }
+    with pytest.raises(ConfigError, match="basic, whisper-en"):
+        get_rule("whisper")
+
+
+def test_importing_the_rules_imports_no_heavy_library():
+    code = (
+        "import sys, tiny_audio.text.scoring, tiny_audio.text.prompt, tiny_audio.text.labels;"
+        "import tiny_audio.evaluate.wer;"
+        "print([m for m in ('torch', 'transformers', 'jiwer') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

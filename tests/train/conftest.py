@@ -1,0 +1,15 @@
+"""What several tests of training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.helpers import write_set
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight utterances."""
+    return write_set(tmp_path_factory.mktemp("sounds") / "set")

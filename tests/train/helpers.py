@@ -1,0 +1,179 @@
+"""A few seconds of generated sound with words, and short runs of the tiny pair on it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from tiny_audio.compose import compose
+from tiny_audio.config import Config
+from tiny_audio.data.batching import collate
+from tiny_audio.data.utterance import Utterance
+from tiny_audio.model.batch import Batch
+from tiny_audio.model.build import build_model
+from tiny_audio.model.decoder import embedding_rms
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.evaluation import Checkup
+from tiny_audio.train.loop import Pace, Trainer
+from tiny_audio.train.monitor import Monitor
+from tiny_audio.train.optim import parameter_groups
+from tiny_audio.train.progress import LineDisplay
+from tiny_audio.train.report import Reporter
+from tiny_audio.train.run import RunSummary, train
+from tiny_audio.train.sharding import LossModule
+from tiny_audio.train.stages import PARTS, apply_learns
+
+TEXTS = (
+    "red lorry",
+    "yellow lorry",
+    "green bottle",
+    "seven seas",
+    "old clock",
+    "tall tree",
+    "quick fox",
+    "lazy dog",
+)
+CPU = torch.device("cpu")
+LR = {"projector": 1e-3, "lora": 1e-3, "decoder": 1e-3}
+NO_DECAY = {"projector": 0.0, "lora": 0.0, "decoder": 0.0}
+
+
+def sound(seed: int) -> np.ndarray:
+    """One to two seconds of gliding tones, different for each seed."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(16_000 * rng.uniform(1.0, 2.0))) / 16_000
+    tones = [
+        np.sin(2 * np.pi * rng.uniform(100, 4000) * t) * np.sin(np.pi * rng.integers(1, 6) * t) ** 2
+        for _ in range(6)
+    ]
+    return (0.05 * sum(tones) + 0.001 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def utterances() -> list[Utterance]:
+    """Eight different sounds, each with its own two words."""
+    return [Utterance(f"u{i}", sound(i), text, "test") for i, text in enumerate(TEXTS)]
+
+
+def write_set(folder: Path) -> Path:
+    """The same as a folder of recordings with texts."""
+    folder.mkdir(parents=True)
+    for one in utterances():
+        soundfile.write(folder / f"{one.id}.wav", one.waveform, 16_000, subtype="FLOAT")
+        (folder / f"{one.id}.txt").write_text(one.text)
+    return folder
+
+
+def arguments(data: Path, out: Path, *overrides: str) -> list[str]:
+    """Command-line settings of a run of the tiny pair on a few utterances."""
+    return [
+        "model=tiny",
+        "data=folder",
+        f"data.path={data}",
+        f"data.eval_path={data}",
+        "data.workers=0",
+        "data.pool=8",
+        "device=cpu",
+        "training.batch_seconds=4",
+        "training.log_every=1",
+        "training.progress=false",
+        f"output_dir={out}",
+        *overrides,
+    ]
+
+
+def settings(data: Path, out: Path, *overrides: str) -> Config:
+    return compose(arguments(data, out, *overrides))
+
+
+def run(data: Path, out: Path, *overrides: str) -> RunSummary:
+    return train(settings(data, out, *overrides))
+
+
+def rows(out: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """The rows of one kind in a run's metrics."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def tiny(learns: Sequence[str] = ("projector",), **changes: Any) -> SpeechModel:
+    """The tiny pair with a stage applied; ``changes`` are settings of its projector."""
+    config = compose(["model=tiny", "output_dir=unused"]).model
+    for name, value in changes.items():
+        setattr(config.projector, name, value)
+    model = build_model(config, device=CPU)
+    if "lora" in learns:
+        torch.manual_seed(0)
+        model.decoder = add_lora(
+            model.causal_lm, rank=4, alpha=8, dropout=0.1, targets=["all-linear"]
+        )
+    apply_learns(model, learns)
+    return model
+
+
+def batch_of(model: SpeechModel, chosen: Sequence[Utterance]) -> Batch:
+    return collate(chosen, model.prompt, model.audio_tokens, with_labels=True)
+
+
+class ListStream:
+    """Ready-made batches, then no more."""
+
+    epoch = 0.0
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def trainer_of(
+    model: SpeechModel, learns: Sequence[str], batches: Sequence[Batch], folder: Path, **pace: Any
+) -> Trainer:
+    """A trainer whose optimizer is plain gradient descent, so that an update shows its gradient."""
+    values: dict[str, Any] = {
+        "max_steps": len(batches),
+        "accumulation": 1,
+        "warmup_steps": 0,
+        "min_lr_ratio": 1.0,
+        "max_grad_norm": 0.0,
+        "log_every": 0,
+        "eval_every": 0,
+        "save_every": 0,
+    }
+    accelerator = Accelerator(cpu=True)
+    groups = parameter_groups(model, lr=dict.fromkeys(PARTS, 1.0), weight_decay=NO_DECAY)
+    module, optimizer = accelerator.prepare(LossModule(model), torch.optim.SGD(groups))
+    display = LineDisplay(len(batches), Console(file=io.StringIO()))
+    report = Reporter(
+        accelerator,
+        Monitor(folder),
+        display,
+        metric="wer",
+        embedding_rms=embedding_rms(model.causal_lm),
+    )
+    return Trainer(
+        accelerator=accelerator,
+        module=module,
+        model=model,
+        learns=learns,
+        optimizer=optimizer,
+        stream=ListStream(batches),
+        pace=Pace(**(values | pace)),
+        evaluate=None,
+        save=_save_nothing,
+        report=report,
+    )
+
+
+def _save_nothing(trainer: Trainer, checkup: Checkup | None) -> None:
+    pass

@@ -1,0 +1,81 @@
+"""Run by two processes in test_distributed.py: some updates with FSDP on the CPU, and a resume.
+
+Accelerate offers FSDP on accelerators only, so here PyTorch's own call takes the place of
+``Accelerator.prepare``; the rest is the code that trains.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from tests.train.helpers import LR, NO_DECAY, batch_of, tiny, trainer_of, utterances
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.loop import Trainer
+from tiny_audio.train.optim import build_optimizer, parameter_groups
+from tiny_audio.train.resume import restore_optimizer
+from tiny_audio.train.sharding import LossModule, frozen_modules, whole_state, whole_weights
+
+LEARNS = ["projector", "lora"]
+STEPS = 4
+
+
+def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> Trainer:
+    """Each process takes every other utterance; one process alone takes them all."""
+    mine = utterances()[dist.get_rank() :: 2] if sharded else utterances()
+    made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, log_every=1)
+    if sharded:
+        module = LossModule(model)
+        ignored = {p for frozen in frozen_modules(module) for p in frozen.parameters()}
+        fully_shard(module, mesh=init_device_mesh("cpu", (2,)), ignored_params=ignored)
+        for name, parameter in module.named_parameters():
+            assert isinstance(parameter, DTensor) == parameter.requires_grad, name
+        made.module = module
+    groups = parameter_groups(model, lr=LR, weight_decay=NO_DECAY)
+    made.optimizer = build_optimizer(groups, betas=(0.9, 0.98), fused=False)
+    return made
+
+
+def model_without_dropout() -> SpeechModel:
+    model = tiny(LEARNS)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    model = model_without_dropout()
+    first = trainer(model, folder / f"a{dist.get_rank()}", STEPS // 2, sharded=True)
+    first.run()
+    state = whole_state(first.optimizer.state_dict())
+    with whole_weights(model):
+        weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    assert not any(isinstance(value, DTensor) for value in weights.values())
+
+    resumed = model_without_dropout()
+    resumed.load_state_dict(weights)
+    second = trainer(resumed, folder / f"b{dist.get_rank()}", STEPS // 2, sharded=True)
+    restore_optimizer(second.optimizer, state)
+    second.run()
+    with whole_weights(resumed):
+        after = {k: v.detach().clone() for k, v in resumed.state_dict().items()}
+        batch = batch_of(resumed, utterances())
+        loss = float(resumed.eval().loss(batch).ce_sum.detach())
+    rows = first.report.monitor.rows + second.report.monitor.rows
+    if dist.get_rank() == 0:
+        result = {"weights": after, "losses": [r["loss"] for r in rows], "loss": loss}
+        torch.save(result | {"norms": [r["grad_norm"] for r in rows]}, folder / "sharded.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

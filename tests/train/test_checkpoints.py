@@ -1,0 +1,108 @@
+"""Which checkpoints stay, and what a full disk does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.helpers import arguments, run
+from tiny_audio.errors import CheckpointError
+from tiny_audio.train.checkpoints import CheckpointStore, find_checkpoint
+
+
+def write(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("1")
+
+
+def names(store: CheckpointStore) -> list[str]:
+    on_disk = sorted(path.name for path in store.folder.glob("step-*"))
+    assert on_disk == [entry.name for entry in store.entries]
+    return [name.lstrip("step-0") for name in on_disk]
+
+
+def test_best_and_last_are_never_deleted(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2, metric="wer")
+    for step, wer in ((1, 0.9), (2, 0.1), (3, 0.5), (4, None), (5, 0.4), (6, 0.3)):
+        loss = None if wer is None else 1.0
+        store.save(step, write, wer=wer, loss=loss)
+        assert store.last is not None
+        assert store.last.name.endswith(str(step))
+    assert names(store) == ["2", "5", "6"]
+    assert store.best is not None
+    assert store.best.name == "step-00000002"
+    again = CheckpointStore(tmp_path / "checkpoints", keep=2, metric="wer")
+    assert again.entries == store.entries
+    assert again.best == store.best
+    index = json.loads((tmp_path / "checkpoints" / "index.json").read_text())
+    assert (index["best"], index["last"]) == ("step-00000002", "step-00000006")
+    for name in (index["best"], index["last"]):
+        assert (tmp_path / "checkpoints" / name).is_dir()
+
+
+def test_the_loss_decides_between_equal_error_rates(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=9, metric="wer")
+    for step, loss in ((1, 5.0), (2, 3.0), (3, 4.0)):
+        store.save(step, write, wer=1.0, loss=loss)
+    assert store.best is not None
+    assert store.best.name == "step-00000002"
+
+
+def test_the_metric_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    for metric, best in (("wer", 1), ("loss", 2)):
+        store = CheckpointStore(tmp_path / metric, keep=9, metric=metric)
+        store.save(1, write, wer=0.1, loss=5.0)
+        store.save(2, write, wer=0.2, loss=4.0)
+        assert store.best is not None
+        assert store.best.name == f"step-{best:08d}"
+
+
+def test_without_an_index_the_folders_count(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=3, metric="wer")
+    store.save(1, write, wer=0.5, loss=1.0)
+    store.save(2, write, wer=0.6, loss=1.0)
+    (tmp_path / "checkpoints" / "index.json").write_text("{")
+    assert find_checkpoint("last", tmp_path).name == "step-00000002"
+    assert find_checkpoint(str(tmp_path), Path("elsewhere")).name == "step-00000002"
+
+
+def test_a_failed_save_leaves_index_and_checkpoints_as_they_were(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1, metric="wer")
+    store.save(1, write, wer=0.5, loss=1.0)
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.*step-00000001 is whole"):
+        store.save(2, full, wer=0.1, loss=0.1)
+    assert CheckpointStore(tmp_path, keep=1, metric="wer").last == tmp_path / "step-00000001"
+    assert names(store) == ["1"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files the POSIX way")
+def test_a_disk_that_is_full_in_mid_run_ends_it_with_one_line(data: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 250 kB: the weights fit, the optimizer's state does not."""
+    import resource
+
+    out = tmp_path / "run"
+    short = ("training.max_steps=4", "training.save_every=2", "training.eval_every=0")
+    run(data, out, *short, "training.max_steps=2")
+    more = arguments(data, out, *short, "training.resume_from_checkpoint=last")
+    done = subprocess.run(
+        [sys.executable, "-m", "tiny_audio", "train", *more],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "step-00000004: the checkpoint could not be" in done.stderr
+    store = CheckpointStore(out / "checkpoints", keep=3, metric="wer")
+    assert store.last is not None
+    assert store.last.name == "step-00000002"
+    assert not list((out / "checkpoints").glob(".*part"))

@@ -1,0 +1,80 @@
+"""Ctrl-C in the middle of a run: it saves, says how to go on, and that command goes on."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.train.helpers import arguments, rows
+from tiny_audio.train.interrupt import StopSignal
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (out / "metrics.jsonl").exists() and any(r["step"] >= step for r in rows(out)):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise TimeoutError("the run does not train")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_a_stopped_run_saves_and_its_advice_goes_on(
+    number: int, status: int, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = arguments(data, out, "training.max_steps=5000", "training.eval_every=0")
+    command = [sys.executable, "-m", "tiny_audio", "train", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_step(out, 2, process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    advice = output.splitlines()[-1].strip()
+    assert advice.startswith("python -m tiny_audio train ")
+    stopped = rows(out)[-1]["step"]
+    assert (out / "checkpoints" / f"step-{stopped:08d}").is_dir()
+
+    again = [sys.executable, *shlex.split(advice)[1:], f"training.max_steps={stopped + 2}"]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(out)] == list(range(1, stopped + 3))
+
+
+def test_only_the_first_signal_is_held_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_under_a_launcher_every_signal_is_held_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal(patient=True) as stop:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+            assert stop.received == number
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert stop.received is None
+    assert signal.getsignal(signal.SIGTERM) is before
