@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,6 +85,10 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
         cfg.output_dir = str(agree_on_folder(accelerator, cfg.output_dir))
         return _Run(cfg, accelerator).train(argv)
     finally:
+        # What wraps the model holds the process group; threads of a group that outlives the
+        # interpreter abort the process at its very end.
+        accelerator.free_memory()
+        gc.collect()
         accelerator.end_training()
         # Accelerate's state is global: without this a second run could not choose its precision.
         GradientState._reset_state()
