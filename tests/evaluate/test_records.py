@@ -36,7 +36,7 @@ def test_a_results_file_gives_back_its_records(results: Path) -> None:
 
 
 def test_columns_of_later_versions_are_passed_over(results: Path) -> None:
-    line = {**json.loads(RECORDS[0].to_json()), "snr": 12.5}
+    line = {**json.loads(RECORDS[0].to_json()), "mood": 12.5}
     results.write_text(json.dumps(line) + "\n")
     assert tuple(read_records(results)) == RECORDS[:1]
 

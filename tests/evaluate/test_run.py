@@ -167,7 +167,8 @@ def test_results_are_json_lines_of_known_columns(
         record = json.loads(line)
         assert set(record) == {
             "id", "source", "reference", "hypothesis", "duration", "seconds", "logprob",
-            "finished", "speaker", "error",
+            "finished", "speaker", "error", "message", "model", "set", "tokens", "snr", "audio",
+            "offset", "extra",
         }  # fmt: skip
         assert record["source"] == "talks"
         assert record["error"] or record["speaker"] == "ann"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ class Record:
     duration: seconds of audio. seconds: its share of the wall time. logprob: mean
     log-probability of a token, where known. finished: False where the text was cut off because it
     grew too long for the audio. error: why there is no hypothesis (a short key such as
-    ``truncated``, counted); such a record is a failure and is not scored.
+    ``truncated``, counted), message: the same for people; such a record is a failure and is not
+    scored. model, set: which of the models and test sets of the evaluation. tokens: how many were
+    decoded. snr: estimated signal-to-noise ratio, dB. audio: path or URL of the recording, where
+    it has one; offset: seconds into it where the utterance begins. extra: the source's other
+    columns, JSON values.
     """
 
     id: str
@@ -38,11 +42,19 @@ class Record:
     finished: bool = True
     speaker: str | None = None
     error: str | None = None
+    message: str | None = None
+    model: str | None = None
+    set: str | None = None
+    tokens: int | None = None
+    snr: float | None = None
+    audio: str | None = None
+    offset: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def failure(cls, id: str, source: str, reason: str) -> Record:
+    def failure(cls, id: str, source: str, reason: str, message: str | None = None) -> Record:
         """An utterance that never reached the model."""
-        return cls(id, source, "", "", 0.0, 0.0, error=reason)
+        return cls(id, source, "", "", 0.0, 0.0, error=reason, message=message)
 
     def to_json(self) -> str:
         """One line of a results file."""
@@ -128,7 +140,7 @@ def rescore(path: Path, rule: ScoringRule) -> Evaluation:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a results file; keys that Record has not are passed over."""
-    names = {field.name for field in fields(Record)}
+    names = {one.name for one in fields(Record)}
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
