@@ -1,31 +1,20 @@
-"""Test sets by name: a manifest, a folder, or the evaluation sets of a data preset."""
+"""A test set, read once in its own order, ahead of the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 
-from tiny_audio.compose import compose
-from tiny_audio.config import LabelConfig, SourceConfig
+from tiny_audio.config import LabelConfig
 from tiny_audio.data.decode import decode
+from tiny_audio.data.named import open_set as open_set
 from tiny_audio.data.prepare import Preparer
 from tiny_audio.data.records import Source
-from tiny_audio.data.sources import Spec, open_sources
 from tiny_audio.data.utterance import Reject, Utterance
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import DataError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.text.labels import LabelRules
-
-
-def open_set(data: str) -> list[Source]:
-    """Open what `data` names: a manifest file, a folder, or a preset of conf/data.
-
-    Raises DataError where it is none of these, or cannot be opened.
-    """
-    return open_sources(_specs(data), key="data.eval")
 
 
 def read_set(
@@ -60,20 +49,3 @@ def read_set(
 
 def _seconds(result: Utterance | Reject) -> float:
     return result.seconds if isinstance(result, Utterance) else 0.0
-
-
-def _specs(data: str) -> Mapping[str, Spec]:
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return {path.resolve().name: asdict(SourceConfig(kind="folder", path=data))}
-    if path.is_file():
-        spec = SourceConfig(kind="manifest", path=data, audio_column="audio_filepath")
-        return {path.stem: asdict(spec)}
-    try:
-        found = compose([f"data={data}"]).data.eval
-    except ConfigError as error:
-        raise DataError(f"{data} is no file, no folder and no preset here: {error}") from None
-    named = {k: v for k, v in found.items() if v.path is not None or v.kind == "synthetic"}
-    if not named:
-        raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
-    return {name: asdict(source) for name, source in named.items()}

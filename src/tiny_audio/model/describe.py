@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from tiny_audio.compose import compose
-from tiny_audio.config import Config, ModelConfig
-from tiny_audio.model.build import build_model
+from tiny_audio.config import Config
 from tiny_audio.model.checkpoint import load_checkpoint, read_config
 from tiny_audio.model.decoder import embedding_table
-from tiny_audio.model.device import pick_device
 from tiny_audio.model.inspect import parameter_counts
+from tiny_audio.model.lengths import skeleton
 from tiny_audio.model.plain_encoder import PlainEncoder
 from tiny_audio.model.resolve import BUNDLED, find_checkpoint
 from tiny_audio.model.speech import SpeechModel
@@ -78,18 +76,8 @@ def describe_command(arguments: Sequence[str]) -> None:
     else:
         overrides += [f"model={names[0]}"] if names else []
         config = compose([*overrides, "output_dir=."])
-        model = _skeleton(config.model)
+        model = skeleton(config.model)
     _print(console, model, config)
-
-
-def _skeleton(cfg: ModelConfig) -> SpeechModel:
-    """The architecture alone, as large as the real one but without a number in it."""
-    bundled = cfg.encoder.id.startswith("bundled:")
-    if bundled or (cfg.random_weights and cfg.name == "tiny"):
-        return build_model(cfg, device=pick_device("cpu"))
-    cfg.random_weights = True
-    cfg.dtype = "bfloat16"
-    return build_model(cfg, device=torch.device("meta"))
 
 
 def _print(console: Console, model: SpeechModel, config: Config) -> None:

@@ -1,0 +1,64 @@
+"""Sets by name: a manifest, a folder, or a data preset, for evaluating and for checking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tiny_audio.compose import compose
+from tiny_audio.config import Config, SourceConfig
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import Spec, open_sources
+from tiny_audio.errors import ConfigError, DataError
+
+
+def open_set(data: str) -> list[Source]:
+    """Open what `data` names: a manifest file, a folder, or a preset of conf/data.
+
+    Raises DataError where it is none of these, or cannot be opened.
+    """
+    return open_sources(_specs(data), key="data.eval")
+
+
+def training_settings(data: str, settings: Sequence[str]) -> Config:
+    """The configuration of a training run on what `data` names.
+
+    A manifest or a folder becomes the one training source, under its own name; a preset keeps
+    its sources and how it cleans labels.
+
+    Args:
+        settings: further ``key=value``, such as ``data.train.main.text_column=sentence``.
+
+    Raises DataError where `data` is nothing known, ConfigError for a wrong setting.
+    """
+    path = Path(data).expanduser()
+    kind = "folder" if path.is_dir() else "manifest" if path.is_file() else None
+    if kind is None:
+        _preset(data)
+    config = compose([f"data={kind or data}", *settings, "output_dir=."])
+    if kind is not None:
+        source = replace(config.data.train["main"], path=data)
+        config.data.train = {path.resolve().stem: source}
+    return config
+
+
+def _specs(data: str) -> Mapping[str, Spec]:
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return {path.resolve().name: asdict(SourceConfig(kind="folder", path=data))}
+    if path.is_file():
+        spec = SourceConfig(kind="manifest", path=data, audio_column="audio_filepath")
+        return {path.stem: asdict(spec)}
+    found = _preset(data).data.eval
+    named = {k: v for k, v in found.items() if v.path is not None or v.kind == "synthetic"}
+    if not named:
+        raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
+    return {name: asdict(source) for name, source in named.items()}
+
+
+def _preset(name: str) -> Config:
+    try:
+        return compose([f"data={name}", "output_dir=."])
+    except ConfigError as error:
+        raise DataError(f"{name} is no file, no folder and no preset here: {error}") from None
