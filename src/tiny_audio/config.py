@@ -158,6 +158,29 @@ class LabelConfig:
 
 
 @dataclass
+class ChangeConfig:
+    """One way to change training audio."""
+
+    p: float = 0.0  # probability for each clip on each pass; 0: off
+    range: list[float] = field(default_factory=list)  # lowest and highest; drawn evenly
+    path: str | None = None  # room and noise: folder or manifest of recordings
+
+
+@dataclass
+class AugmentConfig:
+    """Changes to training audio, made by the workers in this order."""
+
+    speed: ChangeConfig = field(default_factory=lambda: ChangeConfig(range=[0.9, 1.1]))  # factor
+    room: ChangeConfig = field(default_factory=ChangeConfig)  # reverberation
+    noise: ChangeConfig = field(default_factory=lambda: ChangeConfig(range=[5.0, 25.0]))  # SNR, dB
+    noise_only: float = 0.0  # probability that only the noise is left, to be learned as no words
+    band: ChangeConfig = field(default_factory=lambda: ChangeConfig(range=[3e3, 7e3]))  # up to, Hz
+    telephone: ChangeConfig = field(default_factory=ChangeConfig)  # 300 to 3400 Hz, 8 bits
+    gain: ChangeConfig = field(default_factory=lambda: ChangeConfig(range=[-12.0, 6.0]))  # dB
+    transforms: list[Any] = field(default_factory=list)  # of audiomentations: {name: …, p: …, …}
+
+
+@dataclass
 class DataConfig:
     """What is learned from and what is evaluated on."""
 
@@ -169,9 +192,14 @@ class DataConfig:
     min_seconds: float = 0.2
     max_seconds: float = 30.0
     max_label_tokens: int = 448
+    min_chars_per_second: float = 0.3  # of a label: fast speech has 25; outside of these limits
+    max_chars_per_second: float = 40.0  # a transcript belongs to other audio
+    max_clipped: float = 0.02  # share of samples at full scale
+    silence_db: float = -60.0  # dBFS; a clip is silent that is nowhere louder
     workers: int = 2  # processes that decode audio
     pool: int = 512  # utterances that are shuffled and sorted by length together
     labels: LabelConfig = field(default_factory=LabelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 # ------------------------------------------------------------------------------- the training
