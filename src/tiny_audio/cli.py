@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
+from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import TinyAudioError
 
 PROGRAM = "tiny-audio"
@@ -32,6 +33,7 @@ _PLAIN: dict[str, Any] = {
 app = typer.Typer(help="Teach one small module, and a frozen pair recognises speech.", **_PLAIN)
 debug = typer.Typer(help="Look inside a model or a checkpoint.", **_PLAIN)
 app.add_typer(debug, name="debug")
+app.add_typer(data_commands, name="data")
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
 Model = Annotated[str, typer.Argument(help=_MODELS)]

@@ -94,7 +94,12 @@ class PoolReader:
             raise DataError(f"No sample of the training data can be used: {why}.")
 
     def _check(self, utterance: Utterance) -> Reject | None:
-        if utterance.seconds > self._budget:
-            message = f"{utterance.seconds:.1f} s, over training.batch_seconds={self._budget:g}"
-            return Reject(utterance.id, utterance.source, "over_budget", message)
-        return self._limits.check(utterance)
+        return over_budget(utterance, self._budget) or self._limits.check(utterance)
+
+
+def over_budget(utterance: Utterance, budget: float) -> Reject | None:
+    """The reject of an utterance that is longer than a batch of `budget` seconds."""
+    if utterance.seconds <= budget:
+        return None
+    message = f"{utterance.seconds:.1f} s, over training.batch_seconds={budget:g}"
+    return Reject(utterance.id, utterance.source, "over_budget", message)
