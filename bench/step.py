@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench.load import Load
 from bench.plain import Plain
-from tiny_audio.model.batch import IGNORE
+from tiny_audio.model.batch import label_places
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -77,11 +77,6 @@ class Step:
                 use_cache=False,
             )
             return out.loss  # type: ignore[no-any-return]
-        if not self.variant.padding_mask:
-            # Padding is on the right, and causal attention never looks there. Without a mask the
-            # fastest attention kernels apply.
-            none: Any = None
-            prefill = replace(prefill, attention_mask=none, position_ids=none)
-        learned = batch.labels[:, 1:] != IGNORE
-        logits = model.label_logits(prefill, learned)
-        return cross_entropy(logits.float(), batch.labels[:, 1:][learned])
+        places = label_places(batch.labels)
+        logits = model.label_logits(prefill, places, masked=self.variant.padding_mask)
+        return cross_entropy(logits.float(), batch.labels.flatten()[places + 1])

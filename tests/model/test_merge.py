@@ -10,6 +10,7 @@ import torch
 from tests.model.helpers import make_batch, model_config, noise, tiny_model
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError
+from tiny_audio.model.batch import IGNORE, label_places
 from tiny_audio.model.checkpoint import load_checkpoint, read_info
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.merge import merge_checkpoint, merge_command
@@ -36,7 +37,8 @@ def logits(model: SpeechModel) -> torch.Tensor:
     batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
     with torch.no_grad():
         prefill = model.prefill(batch)
-        return model.label_logits(prefill, batch.attention_mask[:, 1:].bool())
+        places = label_places(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
+        return model.label_logits(prefill, places)
 
 
 def test_merged_checkpoint_has_equal_logits_and_no_adapters(adapted, tmp_path):

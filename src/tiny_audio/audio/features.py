@@ -122,8 +122,10 @@ class LogMel(nn.Module):
             spectrum = torch.stft(
                 signal, self.n_fft, self.hop, window=self.window, center=True, return_complex=True
             )[:, :, :-1]  # [B, n_fft // 2 + 1, L], complex; Whisper drops the last frame
-            power = spectrum.transpose(1, 2).abs().square()  # [B, L, n_fft // 2 + 1]
-            del spectrum  # twice the size of the power; free it before the next allocation
+            # Without the root and its square that abs() would take and undo.
+            parts = torch.view_as_real(spectrum.transpose(1, 2))  # [B, L, n_fft // 2 + 1, 2]
+            power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+            del spectrum, parts  # twice the size of the power; free it before the next allocation
             log_mel = self._mel_bands(power).clamp(min=_POWER_FLOOR).log10()  # [B, L, M]
             loudest = log_mel.amax(dim=(1, 2), keepdim=True)
             scaled = (torch.maximum(log_mel, loudest - _RANGE_DECADES) + 4.0) / 4.0

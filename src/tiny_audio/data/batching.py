@@ -6,13 +6,14 @@ Letters: B utterances, S samples, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tiny_audio.data.utterance import Utterance
-from tiny_audio.model.batch import IGNORE, Batch
+from tiny_audio.model.batch import IGNORE, Batch, label_places
 
 if TYPE_CHECKING:
     from tiny_audio.text.prompt import Prompt
@@ -70,8 +71,26 @@ def collate(
     waveform = torch.zeros(len(utterances), max(lengths))
     for row, utterance in enumerate(utterances):
         waveform[row, : lengths[row]] = torch.from_numpy(utterance.waveform)
-    pairs = zip(utterances, lengths, strict=True)
-    rows = [_tokens(u, prompt, audio_tokens(n), with_labels) for u, n in pairs]
+    empty = torch.zeros(len(utterances), 0, dtype=torch.long)
+    batch = Batch(
+        waveform=waveform,
+        waveform_lengths=torch.tensor(lengths),
+        input_ids=empty,
+        attention_mask=empty,
+        audio_mask=empty,
+        ids=[utterance.id for utterance in utterances],
+        texts=[utterance.text for utterance in utterances],
+    )
+    return with_tokens(batch, prompt, audio_tokens, with_labels=with_labels)
+
+
+def with_tokens(
+    batch: Batch, prompt: Prompt, audio_tokens: Callable[[int], int], *, with_labels: bool
+) -> Batch:
+    """The batch with tokens (and labels) for a projector that maps samples to tokens like this."""
+    lengths = batch.waveform_lengths.tolist()
+    pairs = zip(batch.texts, lengths, strict=True)
+    rows = [_tokens(text, prompt, audio_tokens(n), with_labels) for text, n in pairs]
     width = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), width)
     input_ids = torch.full(shape, prompt.end_id)
@@ -85,24 +104,22 @@ def collate(
         audio_mask[row, left + first : left + last] = True
         if labels is not None:
             labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
-    return Batch(
-        waveform=waveform,
-        waveform_lengths=torch.tensor(lengths),
+    return replace(
+        batch,
         input_ids=input_ids,
         attention_mask=attention_mask,
         audio_mask=audio_mask,
         labels=labels,
-        ids=[utterance.id for utterance in utterances],
-        texts=[utterance.text for utterance in utterances],
+        label_places=None if labels is None else label_places(labels),
     )
 
 
 def _tokens(
-    utterance: Utterance, prompt: Prompt, n_audio: int, with_labels: bool
+    text: str, prompt: Prompt, n_audio: int, with_labels: bool
 ) -> tuple[list[int], tuple[int, int], int]:
     """Ids [T], the span of the audio in them, and the length of the prompt."""
     if with_labels:
-        ids, n_prompt = prompt.training(n_audio, utterance.text)
+        ids, n_prompt = prompt.training(n_audio, text)
     else:
         ids = prompt.build(n_audio)
         n_prompt = len(ids)

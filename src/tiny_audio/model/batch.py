@@ -14,10 +14,11 @@ IGNORE = -100  # label of a position that is not learned; PyTorch's own conventi
 
 @dataclass
 class Batch:
-    """Utterances side by side. B utterances, S samples, T tokens.
+    """Utterances side by side. B utterances, S samples, E encoder frames, D width, T tokens.
 
     In training the tokens are padded on the right and ``labels`` is set; for generation they are
-    padded on the left and ``labels`` is None.
+    padded on the left and ``labels`` is None. Where ``frames`` is set, the encoder has run already
+    (or was read from a cache) and the waveform is not looked at again.
     """
 
     waveform: Tensor  # [B, S] float32, 16 kHz, zeros on the right
@@ -26,6 +27,9 @@ class Batch:
     attention_mask: Tensor  # [B, T] 1 where there is a token
     audio_mask: Tensor  # [B, T] True where an audio token goes
     labels: Tensor | None = None  # [B, T] IGNORE but for the transcript and its end token
+    label_places: Tensor | None = None  # [N] see `label_places` below, which makes it
+    frames: Tensor | None = None  # [B, E, D] of the encoder, zero beyond each clip
+    frame_lengths: Tensor | None = None  # [B]
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
@@ -43,8 +47,37 @@ class Batch:
         return self.waveform.numel() / 16_000
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on ``device``; copies from pinned memory do not block."""
-        return self._map(lambda x: x.to(device, non_blocking=True))
+        """Return the batch on ``device``; copies from pinned memory do not block.
+
+        A waveform that nobody will look at stays where it is.
+        """
+        moved = self._map(lambda x: x.to(device, non_blocking=True))
+        return moved if self.frames is None else replace(moved, waveform=self.waveform)
+
+    def rows(self, first: int, last: int) -> Batch:
+        """The utterances ``first`` to before ``last`` of a training batch, padded no further than
+        they need."""
+        part = slice(first, last)
+        lengths = self.waveform_lengths[part]
+        width = int(self.attention_mask[part].sum(dim=1).max())
+        labels = None if self.labels is None else self.labels[part, :width]
+        frames, frame_lengths = self.frames, self.frame_lengths
+        if frames is not None and frame_lengths is not None:
+            frame_lengths = frame_lengths[part]
+            frames = frames[part, : int(frame_lengths.max())]
+        return Batch(
+            waveform=self.waveform[part, : int(lengths.max())],
+            waveform_lengths=lengths,
+            input_ids=self.input_ids[part, :width],
+            attention_mask=self.attention_mask[part, :width],
+            audio_mask=self.audio_mask[part, :width],
+            labels=labels,
+            label_places=None if labels is None else label_places(labels),
+            frames=frames,
+            frame_lengths=frame_lengths,
+            ids=self.ids[part],
+            texts=self.texts[part],
+        )
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
@@ -54,3 +87,14 @@ class Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **{**values, **changed})
+
+
+def label_places(labels: Tensor) -> Tensor:
+    """Where labels [B, T] are predicted: [N] indices into the positions [B * T], row by row.
+
+    Position t predicts token t + 1. Found on the host, where the batch is made: on the device it
+    would make the host wait in the middle of every step.
+    """
+    shifted = torch.full_like(labels, IGNORE)
+    shifted[:, :-1] = labels[:, 1:]
+    return (shifted.flatten() != IGNORE).nonzero().squeeze(1)

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import GenerationConfig
-from tiny_audio.model.batch import IGNORE, Batch
+from tiny_audio.model.batch import Batch, label_places
 from tiny_audio.model.decoder import embedding_table
 from tiny_audio.model.encoder import AudioEncoder
 from tiny_audio.model.generate import Hypothesis, generate, stream
@@ -150,7 +150,10 @@ class SpeechModel(nn.Module):
 
     def prefill(self, batch: Batch) -> Prefill:
         """The decoder's input embeddings of a batch: prompt (and transcript) with audio in it."""
-        tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
+        if batch.frames is None or batch.frame_lengths is None:
+            tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
+        else:
+            tokens = self.projector(batch.frames, batch.frame_lengths)
         return self.splice(tokens, batch)
 
     def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
@@ -174,33 +177,38 @@ class SpeechModel(nn.Module):
         """Cross-entropy of the transcript and its end token, given the audio.
 
         The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
-        words the logits of a whole batch would be the largest tensor of the step.
+        words the logits of a whole batch would be the largest tensor of the step. The decoder gets
+        no padding mask: padding is on the right, where causal attention never looks, and without
+        a mask the fastest attention kernels apply.
         """
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
-        prefill = self.prefill(batch)
-        learned = batch.labels[:, 1:] != IGNORE  # [B, T-1]; position t predicts token t+1
-        logits = self.label_logits(prefill, learned)  # [N, V]
-        targets = batch.labels[:, 1:][learned]  # [N]
+        places = batch.label_places
+        places = label_places(batch.labels) if places is None else places
+        logits = self.label_logits(self.prefill(batch), places, masked=False)  # [N, V]
+        targets = batch.labels.flatten().index_select(0, places + 1)  # [N]
         ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
-        n_tokens = learned.sum()
+        n_tokens = ce_sum.new_tensor(len(places), dtype=torch.long)
         aux = self.projector.aux_loss
         aux = ce_sum.new_zeros(()) if aux is None else aux
         return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
 
-    def label_logits(self, prefill: Prefill, learned: Tensor) -> Tensor:
-        """Logits [N, V] at the N positions where ``learned`` [B, T-1] is True, row by row."""
-        inputs = {
-            "inputs_embeds": prefill.inputs_embeds,
-            "attention_mask": prefill.attention_mask,
-            "position_ids": prefill.position_ids,
-            "use_cache": False,
-        }
+    def label_logits(self, prefill: Prefill, places: Tensor, *, masked: bool = True) -> Tensor:
+        """Logits [N, V] at the N ``places`` among the positions [B * T].
+
+        ``masked=False`` leaves out mask and positions, for rows that are padded on the right.
+        """
+        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
+        if masked:
+            inputs |= {
+                "attention_mask": prefill.attention_mask,
+                "position_ids": prefill.position_ids,
+            }
         lm = self.causal_lm
         if not self._head_is_plain:
-            return cast(Tensor, lm(**inputs).logits[:, :-1][learned])
+            return cast(Tensor, lm(**inputs).logits.flatten(0, 1).index_select(0, places))
         hidden = lm.base_model(**inputs).last_hidden_state  # [B, T, W]
-        return cast(Tensor, lm.get_output_embeddings()(hidden[:, :-1][learned]))
+        return cast(Tensor, lm.get_output_embeddings()(hidden.flatten(0, 1)[places]))
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
