@@ -1,11 +1,15 @@
-"""Last stage: the projector that ships, trained by the house's own loop on the finished pair.
+"""Last stage: decoder and projector hear the encoder, by the house's own loop.
 
     python -m recipes.nano.recogniser --work DIR [--data DIR] [--flite FOLDER] [--steps N] [--keep]
 
+Two legs. *Together*: decoder and projector learn on the frozen encoder, so that the decoder meets
+the real confusions of this encoder, which its own stage could only imitate. *Alone*: the decoder,
+now frozen and in bf16, keeps still while the projector settles; that projector ships.
+
 Speech: everyday sentences made on the fly, book phrases spoken beforehand (espeak-ng, and flite
-where its folder is given), the real recordings but the held-out tenth, and clips of noise and
-silence whose transcript is empty. Both models stay frozen. The checkpoint is put where
-``tiny_audio.load("nano")`` finds it, unless it is to be kept in the work folder.
+where its folder is given), the real recordings but the held-out tenth, altered copies of both
+(noisy.py), and clips of noise and silence whose transcript is empty. Decoder and checkpoint are put
+where ``tiny_audio.load("nano")`` finds them, unless they are to be kept in the work folder.
 """
 
 from __future__ import annotations
@@ -14,22 +18,44 @@ import argparse
 import json
 import multiprocessing as mp
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
+from recipes.nano.noisy import write_copies
+from recipes.nano.pair import save_decoder
 from recipes.nano.pool import real_rows
 from recipes.nano.speech import speak_in_background, wait_for
 from recipes.nano.text import clean, cut_books
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
+from tiny_audio.model.build import ASSETS, build_model
+from tiny_audio.model.checkpoint import load_checkpoint, read_config
 from tiny_audio.model.resolve import BUNDLED
+from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.train.run import train
 
 RATE = 16_000
-WEIGHTS = {"synthetic": 0.38, "books": 0.27, "real": 0.3, "silence": 0.05}
+WEIGHTS = {
+    "synthetic": 0.32,
+    "books": 0.13,
+    "books-noisy": 0.13,
+    "real": 0.13,
+    "real-noisy": 0.24,
+    "silence": 0.05,
+}
+COPIES = {"books": 1, "real": 2}  # altered ones of every clip
+TOGETHER = (
+    "training.learns=[projector,decoder]",
+    "training.lr.projector=0.001",
+    "training.lr.decoder=0.0005",
+    "training.warmup_steps=50",
+)
+ALONE = ("training.learns=[projector]", "training.lr.projector=0.0005", "training.warmup_steps=20")
 
 
 def write_manifest(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -103,7 +129,7 @@ def silence(work: Path, data: Path, seed: int = 0) -> Path:
 def settings(
     manifests: dict[str, Path], dev: Path, out: Path, steps: int, extra: list[str]
 ) -> Config:
-    """Settings of the run: four sources in the mixture, the held-out recordings to watch."""
+    """Settings of a run: the sources of the mixture, the held-out recordings to watch."""
     config = compose(
         [
             "+experiments=quickstart",
@@ -123,8 +149,8 @@ def settings(
             *extra,
         ]
     )
-    for name, path in manifests.items():
-        config.data.train[name] = _manifest(path, weight=WEIGHTS[name])
+    for name in (name for name in WEIGHTS if name in manifests):
+        config.data.train[name] = _manifest(manifests[name], weight=WEIGHTS[name])
     config.data.eval["real"] = _manifest(dev, max_samples=200)
     return config
 
@@ -133,37 +159,85 @@ def _manifest(path: Path, **fields: Any) -> SourceConfig:
     return SourceConfig(kind="manifest", path=str(path), audio_column="audio_filepath", **fields)
 
 
+def sets(work: Path, data: Path, flite: Path | None, hours: float) -> dict[str, Path]:
+    """Every manifest of the mixture; what is in the work folder already is not made again."""
+    manifests = {
+        "books": books(work, data, flite, hours),
+        "real": real(work, data, held_out=False),
+    }
+    for seed, (name, copies) in enumerate(COPIES.items()):
+        manifests[f"{name}-noisy"] = write_copies(
+            manifests[name], f"{name}-noisy", data / "noise", copies, seed
+        )
+    return {**manifests, "silence": silence(work, data)}
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The folder of a run's last checkpoint."""
+    index = json.loads((run / "checkpoints" / "index.json").read_text())
+    return run / "checkpoints" / str(index["last"])
+
+
+def part_ways(learned: Path, work: Path) -> tuple[Path, Path]:
+    """Write the decoder that learned in the pair's format, and its projector as a checkpoint."""
+    cfg, model = read_config(learned), load_checkpoint(learned, device="cpu", dtype="float32")
+    causal_lm: Any = model.causal_lm
+    save_decoder(causal_lm, ASSETS / "nano" / "decoder", work / "decoder")
+    cfg.model.decoder.id = str(work / "decoder")
+    settled = build_model(cfg.model, device=torch.device("cpu"))
+    settled.projector.load_state_dict(model.projector.state_dict())
+    save_checkpoint(settled, work / "projector", config=cfg, metadata={})
+    return work / "decoder", work / "projector"
+
+
+def learn(work: Path, manifests: dict[str, Path], steps: int, extra: Sequence[str]) -> Path:
+    """One run in the folder, which goes on where it stopped; its last checkpoint."""
+    config = settings(manifests, manifests["dev"], work, steps, list(extra))
+    if (work / "checkpoints" / "index.json").exists():
+        config.training.resume_from_checkpoint = "last"
+    if train(config).steps < steps:
+        raise SystemExit(f"{work}: stopped; the same command goes on")
+    return last_checkpoint(work)
+
+
+def install(decoder: Path, checkpoint: Path, work: Path) -> None:
+    """Put decoder and checkpoint where the package finds them, under the package's own names."""
+    shutil.copytree(decoder, ASSETS / "nano" / "decoder", dirs_exist_ok=True)
+    target = BUNDLED["nano"]
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns("training*"))
+    for name in ("config.yaml", "tiny_audio.json"):  # where things lay means nothing elsewhere
+        told = (target / name).read_text()
+        told = told.replace(str(decoder), "bundled:nano/decoder").replace(f"{work}/", "")
+        (target / name).write_text(told)
+    print(f"{target}: from {checkpoint}")
+
+
 def main() -> None:
-    """Make the manifests, train, install."""
+    """Make the manifests, train both legs, install."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--hours", type=float, default=1.5, help="of book phrases, each engine")
-    parser.add_argument("--keep", action="store_true", help="leave the package's recogniser alone")
-    parser.add_argument("extra", nargs="*", help="further key=value settings")
+    parser.add_argument("--steps", type=int, default=5_000, help="decoder and projector together")
+    parser.add_argument("--alone", type=int, default=800, help="steps of the projector after that")
+    parser.add_argument("--hours", type=float, default=1.0, help="of book phrases, each engine")
+    parser.add_argument("--keep", action="store_true", help="leave the package alone")
+    parser.add_argument("extra", nargs="*", help="further key=value settings of both legs")
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    manifests = {
-        "books": books(work, given.data, given.flite, given.hours),
-        "real": real(work, given.data, held_out=False),
-        "silence": silence(work, given.data),
-    }
-    dev, out = real(work, given.data, held_out=True), work / "recogniser"
-    train(settings(manifests, dev, out, given.steps, given.extra))
-    index = json.loads((out / "checkpoints" / "index.json").read_text())
+    manifests = sets(work, given.data, given.flite, given.hours)
+    manifests["dev"] = real(work, given.data, held_out=True)
+    learned = learn(work / "together", manifests, given.steps, [*TOGETHER, *given.extra])
+    decoder, projector = part_ways(learned, work)
+    start = [f"model.decoder.id={decoder}", f"model.init_from={projector}"]
+    learned = learn(work / "alone", manifests, given.alone, [*ALONE, *start, *given.extra])
     if given.keep:
-        print(f"{out}: step {index['last']}")
-        return
-    target = BUNDLED["nano"]
-    shutil.rmtree(target, ignore_errors=True)
-    ignored = shutil.ignore_patterns("training*")
-    shutil.copytree(out / "checkpoints" / index["last"], target, ignore=ignored)
-    told = target / "config.yaml"  # where its data lay means nothing elsewhere
-    told.write_text(told.read_text().replace(f"{work}/", ""))
-    print(f"{target}: step {index['last']}")
+        print(f"{decoder} and {learned}")
+    else:
+        install(decoder, learned, work)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Every stage is skipped when its result is in the work folder, and the long ones 
 last save, so the same command carries on after a stop. Speech is made while the models train;
 decoder and first leg of the encoder train side by side on CUDA, one after the other on CPU.
 Figures go to DIR/logs/*.jsonl, the pair to DIR/encoder and DIR/decoder, the recogniser to
-DIR/last/recogniser; --install puts all three into the package.
+DIR/last/alone; --install puts all three into the package.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from recipes.nano import decoder, encoder, tune
+from recipes.nano import decoder, encoder
 from recipes.nano.batches import Speech
 from recipes.nano.pair import new_decoder, save_decoder
 from recipes.nano.speech import speak_in_background, wait_for
@@ -36,14 +36,12 @@ class Plan:
 
     encoder_minutes: tuple[float, ...]  # of each leg
     decoder_minutes: float
-    tune_minutes: float  # used with --tune
-    steps: int  # of the recogniser
+    steps: tuple[int, int]  # of the recogniser: with the decoder, alone
     espeak: tuple[int, float]  # workers, hours of speech each
     flite: tuple[int, float] = (1, 4.0)  # used where --flite is given
     piper: tuple[int, float] = (1, 1.0)  # used where --piper is given
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
-    tune: dict[str, Any] = field(default_factory=dict)
     recogniser: tuple[str, ...] = ()  # further settings
     hours: float = 1.5  # of book phrases for it, from each engine
     shard_s: float = 400.0
@@ -53,29 +51,26 @@ class Plan:
 
 PLANS = {
     "gpu": Plan(
-        (3.6, 6.25), 3.3, 2.6, 2000, espeak=(4, 22.0), flite=(3, 4.0), piper=(4, 1.0),
+        (3.6, 6.25), 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0), piper=(4, 1.0),
         encoder={"seconds": 900, "real": 0.15, "peak": 1.2e-3, "least_hours": 2, "judged": 480,
                  "every": 1500},
         decoder={"rows": 384, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 3000},
-        tune={"seconds": 700, "real": 0.2, "restarts": 2, "text_rows": 128, "judged": 120},
         shard_s=300, pool_hours=150, side_by_side=True,
     ),
     "cpu": Plan(
-        (600,), 240, 120, 2000, espeak=(1, 60.0),
+        (600,), 240, (5000, 800), espeak=(1, 60.0),
         encoder={"seconds": 90, "real": 0.15, "peak": 1e-3, "least_hours": 2, "judged": 480,
                  "every": 1000},
         decoder={"rows": 40, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 1000},
-        tune={"seconds": 90, "real": 0.2, "restarts": 2, "text_rows": 16, "judged": 120},
     ),
     "smoke": Plan(
-        (0.3, 0.2), 0.2, 0.1, 4, espeak=(1, 0.1), flite=(1, 0.02), piper=(1, 0.01),
+        (0.3, 0.2), 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02), piper=(1, 0.01),
         encoder={"seconds": 30, "real": 0.15, "peak": 1e-3, "least_hours": 0.03, "judged": 12,
                  "every": 1000},
         decoder={"rows": 8, "peak": 1.5e-3, "everyday": 2000, "most": 4000, "judged": 4,
                  "every": 1000},
-        tune={"seconds": 20, "real": 0.2, "restarts": 1, "text_rows": 4, "judged": 4},
         hours=0.02,
         recogniser=("training.eval_utterances=4", "training.eval_every=4", "data.workers=0"),
         shard_s=60, pool_hours=1,
@@ -94,7 +89,6 @@ class Job:
     flite: Path | None = None
     piper: Path | None = None
     resume_encoder: Path | None = None  # a folder with encoder/ and ctc.pt: only the last leg runs
-    tune: bool = False
     install: bool = False
 
 
@@ -117,18 +111,17 @@ def train_encoder(job: Job, speech: Speech) -> None:
 
 
 def write_decoder(job: Job, speech: Speech) -> None:
-    """Put the decoder, tuned if that was asked for, into the pair's format."""
-    if job.tune and not (job.work / "tuned.pt").exists():
-        tune.train(job.work, speech, job.plan.tune_minutes, device=job.device, **job.plan.tune)
+    """Put the decoder into the pair's format."""
     made = new_decoder(speech.test.vocabulary)
-    made.load_state_dict(torch.load(job.work / ("tuned.pt" if job.tune else "decoder.pt")))
+    made.load_state_dict(torch.load(job.work / "decoder.pt"))
     save_decoder(made, job.work / "tokenizer", job.work / "decoder")
 
 
 def train_recogniser(job: Job) -> None:
     """The last stage, in a process of its own; the pair is put into the package before it."""
     command = [sys.executable, "-m", "recipes.nano.recogniser", "--work", str(job.work / "last")]
-    command += ["--data", str(job.data), "--steps", str(job.plan.steps)]
+    command += ["--data", str(job.data), "--steps", str(job.plan.steps[0])]
+    command += ["--alone", str(job.plan.steps[1])]
     command += ["--hours", str(job.plan.hours)]
     command += ["--flite", str(job.flite)] if job.flite else []
     settings = list(job.plan.recogniser)
@@ -181,7 +174,6 @@ def main() -> None:
     parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
     parser.add_argument("--piper", type=Path, help="a Piper voice: NAME.onnx (and NAME.onnx.json)")
     parser.add_argument("--resume-encoder", type=Path, help="work folder to take the encoder from")
-    parser.add_argument("--tune", action="store_true", help="tune the decoder on the encoder")
     parser.add_argument("--install", action="store_true", help="put the result into the package")
     given = vars(parser.parse_args())
     cuda = torch.cuda.is_available()
