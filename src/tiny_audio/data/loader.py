@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tiny_audio.data.augment import Augmenter
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.decode import decode
 from tiny_audio.data.mixture import Mixture, Position
 from tiny_audio.data.pool import PoolReader
 from tiny_audio.data.prepare import Preparer, TokenLimits
+from tiny_audio.data.quality import QualityLimits
 from tiny_audio.data.records import Source
+from tiny_audio.data.reject_log import RejectLog
 from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
 from tiny_audio.errors import DataError
 
@@ -58,6 +61,9 @@ class TrainingStream:
         audio_tokens: samples -> audio tokens; called in this process only.
         batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
         pool: utterances that are shuffled and sorted by length together.
+        quality: limits beside those of length.
+        augment: how utterances are changed.
+        log: where rejects are written down.
     """
 
     def __init__(
@@ -78,9 +84,13 @@ class TrainingStream:
         seed: int,
         rank: int,
         world_size: int,
+        quality: QualityLimits | None = None,
+        augment: Augmenter | None = None,
+        log: RejectLog | None = None,
     ) -> None:
         self._mixture = Mixture(sources, weights, seed=seed, rank=rank, world_size=world_size)
-        self._preparer = Preparer(rules, min_seconds, max_seconds)
+        self._preparer = Preparer(rules, min_seconds, max_seconds, quality, augment)
+        self._log = log or RejectLog()
         self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
         self._batch_seconds, self._max_utterances = batch_seconds, max_utterances
         self._pool, self._workers = pool, workers
@@ -99,6 +109,8 @@ class TrainingStream:
             "min_seconds": min_seconds,
             "max_seconds": max_seconds,
             "max_label_tokens": max_label_tokens,
+            "quality": None if quality is None else asdict(quality),
+            "augment": None if augment is None else augment.settings,
         }
         self._state = _State(self._mixture.start, RejectCounts())
         self.rejects = RejectCounts()  # each record once, on its first pass
@@ -148,12 +160,14 @@ class TrainingStream:
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
         self.rejects = state.rejects.copy()
+        self._log.keep(state.rejects.total)
         reader = PoolReader(
             self._mixture,
             state.start,
             self._preparer,
             self._limits,
             rejects=self.rejects,
+            log=self._log,
             budget=self._batch_seconds,
             workers=self._workers,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tiny_audio.data.decode import Result, decode
+from tiny_audio.data.decode import Item, Result, decode
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position
 from tiny_audio.data.prepare import Preparer, TokenLimits
-from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
+from tiny_audio.data.reject_log import RejectLog
+from tiny_audio.data.utterance import Record, Reject, RejectCounts, Utterance
 from tiny_audio.errors import DataError
 
 # Reading is given up when so much in a row is rejected. Passes are more than two because the last
@@ -35,6 +36,7 @@ class PoolReader:
 
     Args:
         rejects: counted here, each record on its source's first pass only.
+        log: where they are written down, each with its id.
         budget: seconds that fit into a batch; longer utterances are rejected as over_budget.
     """
 
@@ -46,12 +48,13 @@ class PoolReader:
         limits: TokenLimits,
         *,
         rejects: RejectCounts,
+        log: RejectLog,
         budget: float,
         workers: int,
     ) -> None:
         self._mixture, self._limits, self._budget = mixture, limits, budget
-        self._rejects = rejects
-        drawn = ((draw.item, draw) for draw in mixture.draws(start))
+        self._rejects, self._log = rejects, log
+        drawn = ((_on_pass(draw), draw) for draw in mixture.draws(start))
         self._results = decode(drawn, preparer, workers)
         self._pending: tuple[Result, MixtureDraw] | None = None  # belongs to the next pool
         self._end = start  # after the last record that went into a pool
@@ -83,6 +86,7 @@ class PoolReader:
             self._rejects.seen += 1
             if reject is not None:
                 self._rejects.add(reject)
+                self._log.add(reject)
         if reject is None and isinstance(result, Utterance):
             pool.utterances.append(result)
             self._fruitful, self._barren = draw.after, 0
@@ -98,8 +102,13 @@ class PoolReader:
 
 
 def over_budget(utterance: Utterance, budget: float) -> Reject | None:
-    """The reject of an utterance that is longer than a batch of `budget` seconds."""
+    """The reject of an utterance of more seconds than fit into a batch, if it is one."""
     if utterance.seconds <= budget:
         return None
     message = f"{utterance.seconds:.1f} s, over training.batch_seconds={budget:g}"
     return Reject(utterance.id, utterance.source, "over_budget", message)
+
+
+def _on_pass(draw: MixtureDraw) -> Item:
+    """The item as it goes to a worker, which is to know the pass it belongs to."""
+    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
+from tiny_audio.data.augment import Augmenter
+from tiny_audio.data.quality import QualityLimits
 from tiny_audio.data.utterance import Record, Reject, Utterance
 from tiny_audio.errors import AudioError, SampleRejected, TinyAudioError
 
 if TYPE_CHECKING:
     from tiny_audio.text.labels import LabelRules
     from tiny_audio.text.prompt import Prompt
+
+UNHEARD = "unheard"  # column of `extra`: the label of an utterance of which only noise is left
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,16 @@ class Preparer:
         rules: how the label is cleaned; a label that teaches nothing rejects the sample.
         min_seconds, max_seconds: durations outside are rejected, by the declared duration
             before anything is decoded, then by the real one.
+        quality: further limits, of training data; None: there are none.
+        augment: how a usable sample is changed at last, so that what is rejected does not depend
+            on it; None: not at all, as in evaluation.
     """
 
     rules: LabelRules
     min_seconds: float
     max_seconds: float
+    quality: QualityLimits | None = None
+    augment: Augmenter | None = None
 
     def __call__(self, record: Record) -> Utterance | Reject:
         """The utterance, or why there is none.
@@ -59,7 +68,9 @@ class Preparer:
             stop = None if record.seconds is None else start + round(record.seconds * SAMPLE_RATE)
             waveform = waveform[start:stop].copy()  # or the long file stays in memory
         self._check_seconds(len(waveform) / SAMPLE_RATE)
-        return Utterance(
+        if self.quality is not None:
+            self.quality.check(waveform, label)
+        utterance = Utterance(
             id=record.id,
             waveform=waveform,
             text=label,
@@ -67,6 +78,18 @@ class Preparer:
             speaker=record.speaker,
             extra={**record.extra, "transcript": record.text},
         )
+        return utterance if self.augment is None else self._augmented(utterance, record.epoch)
+
+    def _augmented(self, utterance: Utterance, epoch: int) -> Utterance:
+        """The utterance as pass `epoch` hears it; one without speech keeps its label aside."""
+        assert self.augment is not None
+        waveform, only_noise = self.augment(
+            utterance.waveform, source=utterance.source, id=utterance.id, epoch=epoch
+        )
+        if not only_noise:
+            return replace(utterance, waveform=waveform)
+        extra = {**utterance.extra, UNHEARD: utterance.text}
+        return replace(utterance, waveform=waveform, text="", extra=extra)
 
     def _check_seconds(self, seconds: float) -> None:
         if seconds < self.min_seconds:
@@ -94,7 +117,8 @@ class TokenLimits:
         if n_audio < 1:
             message = f"{utterance.seconds:.3f} s yield no audio token"
             return Reject(utterance.id, utterance.source, "too_short", message)
-        ids, n_prompt = self.prompt.training(n_audio, utterance.text)
+        label = utterance.extra.get(UNHEARD, utterance.text)  # on another pass it is heard
+        ids, n_prompt = self.prompt.training(n_audio, label)
         n_label = len(ids) - n_prompt - 1
         if n_label > self.max_label_tokens:
             message = f"{n_label} label tokens, over {self.max_label_tokens}"

@@ -34,6 +34,7 @@ class Record:
     speaker: str | None = None
     seconds: float | None = None  # as the source declares, None where it does not
     offset: float | None = None  # seconds into the audio where the sample begins; None: all of it
+    epoch: int = 0  # the pass over its source on which training drew it
     extra: dict[str, Any] = field(default_factory=dict)
 
 

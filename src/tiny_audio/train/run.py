@@ -32,6 +32,7 @@ from tiny_audio.train.saving import Saver, open_store, resume_point
 from tiny_audio.train.setup import (
     agree_on_folder,
     check_settings,
+    find_augmentation,
     find_data,
     make_data,
     make_model,
@@ -104,14 +105,14 @@ class _Run:
         seed_everything(cfg.seed, accelerator.process_index)
         self.store = open_store(cfg, self.folder)
         resumed = resume_point(cfg, self.store, self.folder)
-        sources = find_data(cfg)
+        sources, augment = find_data(cfg), find_augmentation(cfg)
         first = cfg.model.init_from
         start = resumed or (find_weights(first) if first is not None else None)
         self.model = make_model(cfg, accelerator.device, start)
         self.learning = apply_learns(self.model, cfg.training.learns)
         if cfg.training.gradient_checkpointing:
             checkpoint_decoder(self.model.causal_lm)
-        data = make_data(cfg, sources, self.model, accelerator)
+        data = make_data(cfg, sources, augment, self.model, accelerator, resumed)
         self.stream, self.held_out, self.eval_rejects = data
         self.report = Reporter(
             accelerator,

@@ -15,9 +15,12 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 
 from tiny_audio.audio.augment import SpecAugment
-from tiny_audio.config import Config
+from tiny_audio.config import Config, DataConfig
+from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream, eval_utterances
+from tiny_audio.data.quality import QualityLimits
 from tiny_audio.data.records import Source
+from tiny_audio.data.reject_log import RejectLog
 from tiny_audio.data.sources import open_data
 from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, MissingExtraError
@@ -52,6 +55,7 @@ def check_settings(cfg: Config) -> None:
         if getattr(t, key) <= 0:
             raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
     get_rule(cfg.evaluation.scoring)
+    quality_limits(cfg.data)
     if t.tracker is not None and importlib.util.find_spec(t.tracker) is None:
         raise MissingExtraError(
             f"training.tracker={t.tracker}: not installed; pip install 'tiny-audio[track]'"
@@ -135,10 +139,35 @@ def find_data(cfg: Config) -> Sources:
     )
 
 
+def quality_limits(data: DataConfig) -> QualityLimits:
+    """The limits that training samples must keep to."""
+    return QualityLimits(
+        data.min_chars_per_second, data.max_chars_per_second, data.max_clipped, data.silence_db
+    )
+
+
+def find_augmentation(cfg: Config) -> Augmenter | None:
+    """Open the noises and rooms of the augmentation, as early as the data; None: there is none."""
+    return open_augmenter(
+        asdict(cfg.data.augment),
+        seed=cfg.seed,
+        min_seconds=cfg.data.min_seconds,
+        max_seconds=min(cfg.data.max_seconds, cfg.training.batch_seconds),
+    )
+
+
 def make_data(
-    cfg: Config, sources: Sources, model: SpeechModel, accelerator: Accelerator
+    cfg: Config,
+    sources: Sources,
+    augment: Augmenter | None,
+    model: SpeechModel,
+    accelerator: Accelerator,
+    resumed: Path | None,
 ) -> tuple[TrainingStream, list[Utterance], RejectCounts]:
-    """Training batches of this process, the held-out set, and what was rejected of the latter."""
+    """Training batches of this process, the held-out set, and what was rejected of the latter.
+
+    ``resumed``: the checkpoint that the run goes on from, None for a new run.
+    """
     data, training = cfg.data, cfg.training
     train_sources, eval_sources = sources
     common: dict[str, Any] = {
@@ -152,6 +181,9 @@ def make_data(
         "max_label_tokens": data.max_label_tokens,
         "workers": data.workers,
     }
+    log = RejectLog(Path(cfg.output_dir), accelerator.process_index)
+    if resumed is not None:
+        log.continue_from(resumed.parent.parent)
     rejects = RejectCounts()
     looks = bool(eval_sources) and training.eval_every > 0
     held_out = eval_utterances(eval_sources, rejects=rejects, **common) if looks else []
@@ -164,6 +196,9 @@ def make_data(
         seed=cfg.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        quality=quality_limits(data),
+        augment=augment,
+        log=log,
         **common,
     )
     return stream, held_out, rejects
