@@ -112,7 +112,7 @@ def _shown(character: str) -> str:
 def _bars(console: Console, histogram: dict[str, Any], title: str) -> None:
     edges, counts = rebin(histogram, _BARS)
     console.print(f"\n[bold]{title}[/bold]")
-    digits = 0 if all(edge == int(edge) for edge in edges) else 2
+    digits = next((d for d in (0, 1) if all(abs(e - round(e, d)) < 1e-6 for e in edges)), 2)
     wide = len(f"{edges[-1]:.{digits}f}")
     for low, high, n in zip(edges, edges[1:], counts, strict=False):
         bar = "█" * round(_BAR_WIDTH * n / max(counts)) or ("▏" if n else "")

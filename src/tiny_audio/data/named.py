@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 
 from tiny_audio.compose import compose
@@ -11,10 +12,13 @@ from tiny_audio.config import Config, SourceConfig
 from tiny_audio.data.records import Source
 from tiny_audio.data.sources import Spec, open_sources
 from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.hints import BENCHMARKS
 
 
 def open_set(data: str) -> list[Source]:
-    """Open what `data` names: a manifest file, a folder, or a preset of conf/data.
+    """Open what `data` names: a manifest file, a folder, a benchmark or a preset of conf/data.
+
+    Of a preset that is both, the benchmark's test sets go before the sets for training.
 
     Raises DataError where it is none of these, or cannot be opened.
     """
@@ -24,8 +28,8 @@ def open_set(data: str) -> list[Source]:
 def training_settings(data: str, settings: Sequence[str]) -> Config:
     """The configuration of a training run on what `data` names.
 
-    A manifest or a folder becomes the one training source, under its own name; a preset keeps
-    its sources and how it cleans labels.
+    A manifest or a folder becomes the one training source, `main`; a preset keeps its sources and
+    how it cleans labels.
 
     Args:
         settings: further ``key=value``, such as ``data.train.main.text_column=sentence``.
@@ -38,8 +42,7 @@ def training_settings(data: str, settings: Sequence[str]) -> Config:
         _preset(data)
     config = compose([f"data={kind or data}", *settings, "output_dir=."])
     if kind is not None:
-        source = replace(config.data.train["main"], path=data)
-        config.data.train = {path.resolve().stem: source}
+        config.data.train["main"].path = data
     return config
 
 
@@ -50,11 +53,20 @@ def _specs(data: str) -> Mapping[str, Spec]:
     if path.is_file():
         spec = SourceConfig(kind="manifest", path=data, audio_column="audio_filepath")
         return {path.stem: asdict(spec)}
-    found = _preset(data).data.eval
+    if data in benchmarks():
+        found = compose([f"+{BENCHMARKS}={data}", "data=manifest", "output_dir=."]).data.eval
+    else:
+        found = _preset(data).data.eval
     named = {k: v for k, v in found.items() if v.path is not None or v.kind == "synthetic"}
     if not named:
         raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
     return {name: asdict(source) for name, source in named.items()}
+
+
+def benchmarks() -> list[str]:
+    """The public test sets that are known by name: the files of conf/data/eval."""
+    folder = resources.files("tiny_audio.conf").joinpath(BENCHMARKS)
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def _preset(name: str) -> Config:

@@ -25,8 +25,6 @@ from tiny_audio.text.scoring import basic
 SILENCE = 0  # the print of audio without a sample that sounds, and of text without a word
 LONG_TEXT = 5  # words; shorter sentences are said independently of each other
 
-_RECENT = 1 << 16
-
 
 def audio_print(waveform: npt.NDArray[np.float32]) -> int:
     """A number in [0, 2**64) for a waveform [S]: see the module's text for what it survives."""
@@ -49,9 +47,14 @@ def _hash(data: bytes) -> int:
 
 
 class FirstSeen:
-    """Which number a fingerprint came with first; 12 bytes for each fingerprint."""
+    """Which number a fingerprint came with first; 12 bytes for each fingerprint.
 
-    def __init__(self) -> None:
+    Args:
+        recent: so many are held in a plain dict before they join the sorted ones.
+    """
+
+    def __init__(self, recent: int = 1 << 16) -> None:
+        self._most_recent = recent
         self._keys: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)  # sorted
         self._numbers: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._recent: dict[int, int] = {}
@@ -64,7 +67,7 @@ class FirstSeen:
         if place < len(self._keys) and int(self._keys[place]) == key:
             return int(self._numbers[place])
         self._recent[key] = number
-        if len(self._recent) >= _RECENT:
+        if len(self._recent) >= self._most_recent:
             self._merge()
         return None
 

@@ -1,0 +1,192 @@
+"""A set before it is trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.image import imread
+
+from tests.data.helpers import make_corpus, noise, write_manifest
+from tiny_audio.cli import run
+from tiny_audio.data.check import check_command
+from tiny_audio.data.check_plot import rebin
+from tiny_audio.data.check_tally import Histogram
+from tiny_audio.errors import ConfigError, DataError
+
+INLINE = ["data.workers=0"]
+
+
+def check(data: Path | str, *settings: str, **changes: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "limit": None, "out": None, "against": [], "model": "tiny", "part": "train"
+    }  # fmt: skip
+    return check_command(str(data), [*INLINE, *settings], **(options | changes))
+
+
+@pytest.fixture
+def troubled(tmp_path: Path) -> Path:
+    """Ten records: repeats, a conflict, a marker, a leak, and three that cannot be used."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for n in range(6):
+        soundfile.write(folder / f"{n}.wav", (noise(1.0, n) * 2**15).astype(np.int16), 16_000)
+    audio, _ = soundfile.read(folder / "0.wav", dtype="int16")
+    soundfile.write(folder / "again.flac", audio, 16_000)
+    soundfile.write(folder / "brief.wav", noise(0.05, 1), 16_000)
+    rows = [
+        ("0.wav", "a sentence of five words"),
+        ("again.flac", "A sentence of five words."),
+        ("0.wav", "something else"),
+        ("1.wav", "[noise] two of them"),
+        ("2.wav", "he said xxx"),
+        ("3.wav", "three"),
+        ("4.wav", "four"),
+        ("brief.wav", "too short"),
+        ("missing.wav", "gone"),
+        ("5.wav", "[noise]"),
+    ]
+    return write_manifest(
+        folder / "train.jsonl",
+        [{"audio_filepath": a, "text": t, "speaker": f"s{n % 3}"} for n, (a, t) in enumerate(rows)],
+    )
+
+
+def test_report(troubled: Path, tmp_path: Path) -> None:
+    test = write_manifest(
+        troubled.parent / "test.jsonl",
+        [
+            {"audio_filepath": "again.flac", "text": "a sentence of five words"},
+            {"audio_filepath": "5.wav", "text": "held out"},
+        ],
+    )
+    out = tmp_path / "out"
+    report = check(troubled, out=out, against=[str(test)])
+    assert report["utterances"] == 7
+    assert report["hours"] == pytest.approx(7 / 3600)
+    assert report["rejects"]["seen"] == 10
+    assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1, "empty_label": 1}
+    repeats = report["repeats"]
+    assert repeats["same_audio_and_text"]["examples"][0]["id"] == "again.flac"
+    assert repeats["same_audio_and_text"]["examples"][0]["first"] == "0.wav"
+    assert repeats["same_audio_other_text"]["utterances"] == 1
+    assert report["markers"]["removed_by_cleaning"] == {"[noise]": 1}
+    assert [m["marker"] for m in report["markers"]["left_in_labels"]] == ["xxx"]
+    assert report["overlap"][0]["recordings_in_training"] == 1
+    assert report["speakers"]["speakers"] == 3
+    kinds = {f["kind"] for f in report["findings"]}
+    assert kinds >= {"overlap", "duplicate", "conflict", "marker"}
+    assert json.loads((out / "check.json").read_text("utf-8")) == report
+    assert imread(out / "check.png").shape[2] == 4
+
+
+def test_tokens_are_those_of_the_model(corpus: Path, tmp_path: Path) -> None:
+    tokens = check(corpus, out=tmp_path, model="nano")["tokens"]
+    assert tokens["context"] == 1024
+    assert tokens["audio_tokens_per_second"] == pytest.approx(12.5, abs=1.0)
+    assert tokens["over_context"] == 0
+    assert tokens["longest_sequence"] > 12.5 * 1.3
+
+
+def test_a_tokenizer_of_a_pair_from_the_hub_is_read_from_a_folder(
+    corpus: Path, tmp_path: Path, shared_data: Path
+) -> None:
+    tokenizer = f"model.decoder.id={shared_data / 'qwen3_tokenizer'}"
+    found = check(corpus, tokenizer, out=tmp_path, model="glm_qwen3", limit=3)
+    assert found["tokens"]["context"] == 40_960
+
+
+def test_settings_are_those_of_training(troubled: Path, tmp_path: Path) -> None:
+    report = check(troubled, "data.labels.allow_empty=true", out=tmp_path)
+    assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1}
+    with pytest.raises(DataError, match="7 over_budget"):
+        check(troubled, "training.batch_seconds=0.5")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", noise(0.5, 1), 16_000)
+    manifest = write_manifest(folder / "m.jsonl", [{"audio_filepath": "a.wav", "said": "hm hm"}])
+    with pytest.raises(DataError, match=r"set data\.train\.main\.text_column"):
+        check(manifest, out=tmp_path)
+    assert check(manifest, "data.train.main.text_column=said", out=tmp_path)["utterances"] == 1
+
+
+def test_folders_and_limits(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "set", 6)
+    for n in range(6):
+        (tmp_path / "set" / f"u{n:03d}.txt").write_text(f"word {n}")
+    report = check(tmp_path / "set", limit=4, out=tmp_path / "out")
+    assert report["utterances"] == 4
+    assert report["speakers"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"data": "nosuch"}, "no file, no folder and no preset"),
+        ({"data": "synthetic"}, "set --limit"),
+        ({"part": "tset"}, "use train or eval"),
+        ({"model": "nono"}, "model has no option"),
+        ({"against": ["nosuch"]}, "no file, no folder and no preset"),
+    ],
+)
+def test_mistakes_are_named(corpus: Path, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=says):
+        check(**({"data": corpus} | arguments))
+
+
+def test_a_set_of_which_nothing_can_be_used(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "no.wav", "text": "a"}])
+    with pytest.raises(DataError, match=r"No sample of the data can be used: .*unreadable"):
+        check(manifest)
+
+
+def test_the_command(
+    troubled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    line = ["data", "check", str(troubled), *INLINE, "--model", "tiny", "--out", str(tmp_path)]
+    assert run(line) == 0
+    said = capsys.readouterr().out
+    assert max(len(row) for row in said.splitlines() if str(tmp_path) not in row) <= 80
+    assert re.search(r"duplicate: 1 utterances", said)
+    assert run([*line, "--strict"]) == 1
+
+
+def test_a_clean_set_passes_strictly(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["data", "check", str(corpus), *INLINE, "--model", "tiny", "--out", str(tmp_path)]
+    assert run([*line, "--strict"]) == 0
+    assert "nothing stands out" in capsys.readouterr().out
+
+
+def test_a_histogram_is_as_good_as_its_bins() -> None:
+    values = np.random.default_rng(0).gamma(3.0, 2.0, 5000)
+    histogram = Histogram(0.1, 1200)
+    for value in values:
+        histogram.add(float(value))
+    for share in (0.01, 0.5, 0.99):
+        assert histogram.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.1)
+    summary = histogram.summary()
+    assert summary["mean"] == pytest.approx(values.mean())
+    assert (summary["min"], summary["max"]) == (values.min(), values.max())
+    for most in (5, 12, 40):
+        edges, counts = rebin(summary, most)
+        assert sum(counts) == 5000
+        assert len(counts) <= most
+        assert len(edges) == len(counts) + 1
+        assert edges[0] <= values.min()
+        assert edges[-1] >= values.max()
+
+
+def test_a_histogram_holds_what_is_beyond_its_bins() -> None:
+    histogram = Histogram(1.0, 3)
+    for value in (0.5, 2.5, 70.0):
+        histogram.add(value)
+    assert histogram.summary()["bins"] == [1, 0, 2]
+    assert histogram.summary()["max"] == 70.0
