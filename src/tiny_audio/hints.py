@@ -17,6 +17,7 @@ from tiny_audio.errors import ConfigError
 
 GROUPS = ("model", "data", "training")  # chosen as group=option
 EXPERIMENTS = "experiments"  # chosen as +experiments=option
+BENCHMARKS = "data/eval"  # test sets, added as +data/eval=option
 HELP = "tiny-audio train --cfg job shows every setting"
 
 
@@ -100,7 +101,7 @@ def unknown_name(key: str) -> ConfigError:
 
 def unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigError:
     """A group has no such option: name the nearest one, else all."""
-    near, plus = nearest(option, options), "+" if group == EXPERIMENTS else ""
+    near, plus = nearest(option, options), "+" if group in (EXPERIMENTS, BENCHMARKS) else ""
     known = ", ".join(sorted(options))
     tip = f"did you mean {plus}{group}={near}?" if near else f"there are {known}"
     return ConfigError(f"{group} has no option {option}: {tip}")
@@ -159,6 +160,8 @@ def check_key(key: str, added: bool) -> None:
     if key == EXPERIMENTS:
         if not added:
             raise ConfigError("an experiment is added with a plus: write +experiments=NAME")
+        return
+    if key == BENCHMARKS and added:
         return
     if added and key in GROUPS and not package:
         raise ConfigError(f"{key} is already there: write {key}=NAME, without the plus")
