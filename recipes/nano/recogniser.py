@@ -222,6 +222,9 @@ def main() -> None:
     parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
     parser.add_argument("--steps", type=int, default=5_000, help="decoder and projector together")
     parser.add_argument("--alone", type=int, default=800, help="steps of the projector after that")
+    parser.add_argument(
+        "--start", type=Path, help="checkpoint of an earlier first leg to go on from"
+    )
     parser.add_argument("--hours", type=float, default=1.0, help="of book phrases, each engine")
     parser.add_argument("--keep", action="store_true", help="leave the package alone")
     parser.add_argument("extra", nargs="*", help="further key=value settings of both legs")
@@ -230,7 +233,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     manifests = sets(work, given.data, given.flite, given.hours)
     manifests["dev"] = real(work, given.data, held_out=True)
-    learned = learn(work / "together", manifests, given.steps, [*TOGETHER, *given.extra])
+    start = [f"model.init_from={given.start.resolve()}"] if given.start else []
+    learned = learn(work / "together", manifests, given.steps, [*TOGETHER, *start, *given.extra])
     decoder, projector = part_ways(learned, work)
     start = [f"model.decoder.id={decoder}", f"model.init_from={projector}"]
     learned = learn(work / "alone", manifests, given.alone, [*ALONE, *start, *given.extra])
