@@ -8,7 +8,7 @@ S samples, N samples of the noise, R samples of the room's response.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import soxr
@@ -24,7 +24,7 @@ _MU = 255.0  # of the mu-law of ITU-T G.711
 _EDGE = 0.1  # width of a filter's flank, relative to its frequency
 
 
-def rms(waveform: Wave) -> float:
+def rms(waveform: NDArray[np.floating[Any]]) -> float:
     """Root mean square of [S]; 0 for no samples."""
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
 
@@ -56,14 +56,14 @@ def noise_at(waveform: Wave, noise: Wave, snr_db: float) -> Wave:
 
 
 def limit_band(waveform: Wave, low: float, high: float) -> Wave:
-    """Keep what lies between two frequencies in Hz."""
-
-    def response(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-        rise = (hertz - low * (1 - _EDGE)) / (low * _EDGE) if low > 0 else np.ones_like(hertz)
-        fall = (high * (1 + _EDGE) - hertz) / (high * _EDGE)
-        return np.clip(rise, 0, 1) * np.clip(fall, 0, 1)
-
-    return _filtered(waveform, response)
+    """Keep what lies between two frequencies in Hz, without a delay."""
+    size = 1 << (len(waveform) + SAMPLE_RATE // 10 - 1).bit_length()  # keeps the ends from meeting
+    hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    rise = (hertz - low * (1 - _EDGE)) / (low * _EDGE) if low > 0 else np.ones_like(hertz)
+    fall = (high * (1 + _EDGE) - hertz) / (high * _EDGE)
+    spectrum = np.fft.rfft(waveform.astype(np.float64), size)
+    kept = np.fft.irfft(spectrum * np.clip(rise, 0, 1) * np.clip(fall, 0, 1), size)
+    return kept[: len(waveform)].astype(np.float32)
 
 
 def telephone(waveform: Wave) -> Wave:
@@ -89,17 +89,6 @@ def within_full_scale(waveform: Wave) -> Wave:
     """Scale down what would be louder than full scale."""
     peak = float(np.abs(waveform).max(initial=0.0))
     return (waveform / np.float32(peak)).astype(np.float32) if peak > 1 else waveform
-
-
-def _filtered(
-    waveform: Wave, response: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> Wave:
-    """Filter without a delay, in one Fourier transform; the ends are kept from meeting."""
-    size = len(waveform) + SAMPLE_RATE // 10
-    size = 1 << (size - 1).bit_length()
-    spectrum = np.fft.rfft(waveform.astype(np.float64), size)
-    spectrum *= response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE))
-    return np.fft.irfft(spectrum, size)[: len(waveform)].astype(np.float32)
 
 
 def _fitted(waveform: Wave, length: int) -> Wave:

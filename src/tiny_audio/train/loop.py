@@ -2,7 +2,7 @@
 
 while steps are left:
     take the micro-batches of one step, count their label tokens over all processes
-    for each micro-batch: loss / tokens, backward
+    for each micro-batch: loss / tokens, backward; in parts where memory runs out
     clip, stop if anything is not finite, set the rate, update
     now and then: log, evaluate, save
     asked to stop: save and leave
@@ -14,9 +14,8 @@ import math
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,39 +26,19 @@ from tiny_audio.errors import TinyAudioError
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.evaluation import Checkup
-from tiny_audio.train.interrupt import StopSignal
+from tiny_audio.train.interrupt import Asked, StopSignal
+from tiny_audio.train.messages import not_finite, out_of_memory
+from tiny_audio.train.oom import MemoryGuard
 from tiny_audio.train.optim import lr_multiplier, set_lr
+from tiny_audio.train.pace import Pace, Stream
 from tiny_audio.train.report import Reporter
-from tiny_audio.train.sharding import whole_tensor
+from tiny_audio.train.sharding import is_sharded, sum_gradients, whole_tensor
 from tiny_audio.train.stages import training_mode
-from tiny_audio.train.tally import Tally
+from tiny_audio.train.tally import Tally, id_numbers
 
 
 class DivergedError(TinyAudioError):
     """The loss or a gradient is not a finite number; the weights were not updated with it."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long, how fast, and what happens when; see TrainingConfig. 0 steps: never."""
-
-    max_steps: int
-    accumulation: int
-    warmup_steps: int
-    min_lr_ratio: float
-    max_grad_norm: float
-    log_every: int
-    eval_every: int
-    save_every: int
-
-
-class Stream(Protocol):
-    """Training batches of this process."""
-
-    @property
-    def epoch(self) -> float: ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
 
 
 class Trainer:
@@ -76,6 +55,8 @@ class Trainer:
         evaluate: scores the model on the held-out set; None where there is none.
         save: writes a checkpoint of the trainer, scored where it was just evaluated.
         report: metrics, notes and display.
+        frames: gives a batch its encoder frames and brings it to the device, see frames.py; None:
+            the model's own encoder runs with the rest.
     """
 
     def __init__(
@@ -91,6 +72,7 @@ class Trainer:
         evaluate: Callable[[], Checkup] | None,
         save: Callable[[Trainer, Checkup | None], None],
         report: Reporter,
+        frames: Callable[[Batch, float], Batch] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.module = module
@@ -102,32 +84,44 @@ class Trainer:
         self.evaluate = evaluate
         self.save = save
         self.report = report
+        self.frames = frames
+        self.guard = MemoryGuard()
+        self.sharded = False  # by FSDP
+        self.ended_by: int | None = None  # a signal
         self.step = 0  # updates done
         self.tally = Tally()
         self.rates: dict[str, float] = {}  # learning rates of the newest update, by part
 
     def run(self) -> int | None:
         """Train until ``max_steps``. Returns the signal that ended the run early, if one did."""
-        training_mode(self.model, self.learns)
-        batches = iter(self.stream)
         with StopSignal(patient=self.accelerator.num_processes > 1) as stop:
-            while self.step < self.pace.max_steps:
-                if not self._update(batches):
-                    break
-                self.step += 1
-                last = self.step == self.pace.max_steps
-                if self._due(self.pace.log_every, last):
-                    self._log()
-                stopping = self._anyone(stop.received is not None)
-                checkup = None
-                if self.evaluate and not stopping and self._due(self.pace.eval_every, last):
-                    checkup = self._checkup(self.evaluate)
-                best = checkup is not None and self.report.is_best()
-                if last or stopping or best or self._due(self.pace.save_every):
-                    self.save(self, checkup)
-                if stopping:
-                    return stop.received or signal.SIGTERM  # another process was told
-        return None
+            for _ in self.steps(stop):
+                pass
+        return self.ended_by
+
+    def steps(self, stop: Asked) -> Iterator[int]:
+        """Train one update at a time, and yield its number. ``stop``: looked at after each."""
+        training_mode(self.model, self.learns)
+        self.sharded = is_sharded(self.module)
+        batches = iter(self.stream)
+        while self.step < self.pace.max_steps:
+            if not self._update(batches):
+                break
+            self.step += 1
+            last = self.step == self.pace.max_steps
+            if self._due(self.pace.log_every, last):
+                self._log()
+            stopping = self._anyone(stop.received is not None)
+            checkup = None
+            if self.evaluate and not stopping and self._due(self.pace.eval_every, last):
+                checkup = self._checkup(self.evaluate)
+            best = checkup is not None and self.report.is_best()
+            if last or stopping or best or self._due(self.pace.save_every):
+                self.save(self, checkup)
+            if stopping:
+                self.ended_by = stop.received or signal.SIGTERM  # another process was told
+                return
+            yield self.step
 
     def _update(self, batches: Iterator[Batch]) -> bool:
         """Make one update out of the next micro-batches; False where there are none."""
@@ -137,17 +131,16 @@ class Trainer:
         tokens, ranks = self._total([float(sum(counts)), float(bool(window))])
         if ranks < self.accelerator.num_processes:
             return False
-        losses: list[Tensor] = []  # of each micro-batch: total, cross-entropy, auxiliary
-        for number, batch in enumerate(window, 1):
+        for batch in window:
             self.report.count_labels(batch)
-            hold = number < len(window)  # gradients travel between processes only at the last
-            with self.accelerator.no_sync(self.module) if hold else nullcontext():
-                with self.accelerator.autocast():
-                    sums = self.module(batch.to(self.accelerator.device))
-                # The mean over processes that DDP takes is undone, so that every label token of
-                # the global batch weighs the same, wherever and in whichever micro-batch it is.
-                self.accelerator.backward(sums[0] * (self.accelerator.num_processes / tokens))
-                losses.append(torch.stack([value.detach().float() for value in sums]))
+        times = self.guard.times
+        losses = self.guard.run(  # of each micro-batch: total, cross-entropy, auxiliary
+            window,
+            lambda part, last: self._backward(part, tokens, last),
+            lambda: self.optimizer.zero_grad(set_to_none=True),
+            recover=not self.sharded,
+        )
+        sum_gradients(self.module, self.accelerator)
         norm = self._clip()
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
         self._check_finite(norm, [total for total, _, _ in values], window)
@@ -163,16 +156,39 @@ class Trainer:
         audio = sum(batch.audio_seconds for batch in window)
         padded = sum(batch.padded_seconds for batch in window)
         ce_sum, aux_sum = (sum(column) for column in list(zip(*values, strict=True))[1:])
-        ce_sum, aux_sum, audio, padded = self._total([ce_sum, aux_sum, audio, padded])
+        ids = id_numbers((i for b in window for i in b.ids), self.accelerator.process_index)
+        ooms = float(self.guard.times - times)
+        ce_sum, aux_sum, audio, padded, ooms, *samples = self._total(
+            [ce_sum, aux_sum, audio, padded, ooms, *ids]
+        )
+        if ooms:
+            self.report.say(out_of_memory(self.step + 1, int(ooms), self.guard.limit))
         self.tally.end_step(
+            ooms=int(ooms),
             ce_sum=ce_sum,
             aux_sum=aux_sum,
             tokens=tokens,
             audio=audio,
             padded=padded,
             grad_norm=norm,
+            samples=samples,
         )
         return True
+
+    def _backward(self, part: Batch, tokens: float, last: bool) -> Tensor:
+        """Add the gradient of a part, over the label tokens of the global batch; its sums [3]."""
+        processes = self.accelerator.num_processes if self.sharded else 1
+        if self.frames is None:
+            part = part.to(self.accelerator.device)
+        else:
+            part = self.frames(part, self.stream.epoch)
+        with nullcontext() if self.sharded and last else self.accelerator.no_sync(self.module):
+            with self.accelerator.autocast():
+                sums = self.module(part)
+            # The mean over processes that FSDP takes is undone, so that every label token of the
+            # global batch weighs the same, wherever and in whichever micro-batch it is.
+            self.accelerator.backward(sums[0] * (processes / tokens))
+        return torch.stack([value.detach().float() for value in sums])
 
     def _clip(self) -> float:
         """Scale the gradients of the global batch down to ``max_grad_norm``; the norm before."""
@@ -190,11 +206,7 @@ class Trainer:
         what = "loss" if ids else "gradient"
         if not ids:
             ids = gather_object([i for batch in window for i in batch.ids])
-        raise DivergedError(
-            f"step {self.step + 1}: the {what} is not a finite number, in the batch of "
-            f"{', '.join(ids)}. The weights were not touched and the last checkpoint is whole: "
-            "look at these samples, or resume with a lower training.lr or training.precision=fp32"
-        )
+        raise DivergedError(not_finite(self.step + 1, what, ids))
 
     def _log(self) -> None:
         row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.stream.epoch}
@@ -231,6 +243,7 @@ class Trainer:
             "learns": sorted(self.learns),
             "optimizer": self.optimizer.state_dict(),
             "tally": self.tally.state_dict(),
+            "memory_limit": self.guard.limit,
             "monitor": self.report.monitor.state_dict(),
         }
 
@@ -238,4 +251,5 @@ class Trainer:
         """Stand where ``state_dict`` was taken; the optimizer is restored apart."""
         self.step = state["step"]
         self.tally = Tally.from_state(state["tally"])
+        self.guard.limit = state.get("memory_limit", math.inf)
         self.report.monitor.load_state_dict(state["monitor"])

@@ -3,7 +3,8 @@
 One JSON object a line. Training rows (``kind: train``), each the mean since the row before:
 step, epoch, loss (nats per label token), aux_loss, grad_norm, grad_norm_max, lr_<part>,
 audio_seconds_per_second, padding (share of computed audio that is none), memory_gb,
-seconds_per_step, guess_loss, embedding_rms, weight_norm_<part>, projector_<statistic>.
+seconds_per_step, samples (hash of the ids learned from, in their order), guess_loss,
+embedding_rms, weight_norm_<part>, projector_<statistic>.
 Evaluation rows (``kind: eval``): step, eval_loss, wer, cer.
 """
 

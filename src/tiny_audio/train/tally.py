@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+_PIECES = 3  # of 16 bits: float32, in which processes add up, holds the sum of 256 of them
+
+
+def id_numbers(ids: Iterable[str], rank: int) -> list[float]:
+    """A hash of one process's sample ids, in their order, as numbers to be added over processes."""
+    text = "\n".join([str(rank), *ids])
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=2 * _PIECES)
+    return [float(int.from_bytes(digest.digest()[2 * n :][:2], "big")) for n in range(_PIECES)]
 
 
 @dataclass
@@ -21,6 +31,8 @@ class Tally:
     audio_seconds: float = 0.0
     padded_seconds: float = 0.0  # computed audio, padding included
     seconds: float = 0.0  # of wall time spent in steps
+    samples: str = ""  # hash of the ids of all samples, step by step
+    ooms: int = 0  # times that memory ran out
     _since: float = field(default_factory=time.perf_counter, repr=False)
 
     def begin_step(self) -> None:
@@ -29,23 +41,29 @@ class Tally:
 
     def end_step(
         self, *, ce_sum: float, aux_sum: float, tokens: float, audio: float, padded: float,
-        grad_norm: float,
+        grad_norm: float, samples: Sequence[float] = (), ooms: int = 0,
     ) -> None:  # fmt: skip
-        """Add one update: its sums over the global batch, and its gradient norm before clipping."""
+        """Add one update: its sums over the global batch, and its gradient norm before clipping.
+
+        ``samples`` is the sum over the processes of ``id_numbers``.
+        """
         self.steps += 1
         self.ce_sum += ce_sum
         self.aux_sum += aux_sum
         self.tokens += tokens
         self.audio_seconds += audio
         self.padded_seconds += padded
+        self.ooms += ooms
         self.grad_norm_sum += grad_norm
         self.grad_norm_max = max(self.grad_norm_max, grad_norm)
         self.seconds += time.perf_counter() - self._since
+        chain = f"{self.samples} {list(map(int, samples))}"
+        self.samples = hashlib.blake2b(chain.encode(), digest_size=6).hexdigest()
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
         """Means since the last row, by the names of metrics.jsonl."""
         seconds = max(self.seconds, 1e-9)
-        return {
+        row = {
             "loss": self.ce_sum / self.tokens,
             "aux_loss": self.aux_sum / self.tokens,
             "grad_norm": self.grad_norm_sum / self.steps,
@@ -53,7 +71,9 @@ class Tally:
             "audio_seconds_per_second": self.audio_seconds / seconds,
             "padding": 1 - self.audio_seconds / max(self.padded_seconds, 1e-9),
             "seconds_per_step": self.seconds / self.steps,
+            "samples": self.samples,
         }
+        return row | ({"out_of_memory": float(self.ooms)} if self.ooms else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint between two log lines."""
