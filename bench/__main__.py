@@ -1,23 +1,29 @@
-"""``python -m bench train infer check``: the parts that are named, on one pair, in one process."""
+"""``python -m bench train infer check``: the parts that are named, on one pair, in one process.
+
+``data`` and ``startup`` need no pair.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
-from bench import agree, check, infer, train
-from bench.common import PeakMemory, measure_ceiling, print_header
+from bench import agree, check, data, infer, startup, train
+from bench.common import PeakMemory, machine, measure_ceiling, print_header
 from bench.load import describe, load_pair
 from bench.profile import profile_step
 from tiny_audio.model.device import pick_device
+
+WITH_PAIR = {"train", "infer", "check"}
 
 
 def main() -> int:
     """Run the parts; exit code 1 where something is not equal that must be."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=["train", "infer", "check"])
+    parser.add_argument("parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup"])
     parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
     parser.add_argument("--random", action="store_true", help="random weights, no download")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -26,8 +32,23 @@ def main() -> int:
         "--compile", action="store_true", help="after all, training with torch.compile"
     )
     parser.add_argument("--profile", action="store_true", help="where a training step goes")
+    parser.add_argument("--samples", type=int, default=100_000, help="data: for memory")
+    parser.add_argument("--speech", type=Path, help="data: recordings to read, a manifest")
     args = parser.parse_args()
+    held = True
+    if WITH_PAIR.isdisjoint(args.parts):
+        print(f"\nMachine: {machine(torch.device('cpu'))}")
+    else:
+        held = with_pair(args)
+    if "data" in args.parts:
+        held &= data.run(args.speech, args.samples)
+    if "startup" in args.parts:
+        held &= startup.run()
+    return 0 if held else 1
 
+
+def with_pair(args: argparse.Namespace) -> bool:
+    """The parts that run a pair; returns whether all is equal that must be."""
     device = pick_device(args.device)
     memory = PeakMemory(device)
     model = load_pair(args.pair, device, random=args.random)
@@ -56,7 +77,7 @@ def main() -> int:
                 "compiled",
                 train.compiled_variants(train.as_large_as_fixed(bench.rows()[-1], bench.plan)),
             )
-    return 0 if held else 1
+    return held
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ class Table:
         self.ceiling = ceiling
         self.first: Row | None = None
         print(f"\n### {title}\n")
-        print(_line(_COLUMNS), flush=True)
-        print(_line(["---"] + ["---:"] * (len(_COLUMNS) - 1)), flush=True)
+        print(line(_COLUMNS), flush=True)
+        print(line(["---"] + ["---:"] * (len(_COLUMNS) - 1)), flush=True)
 
     def add(self, row: Row) -> None:
         """Print a row."""
@@ -175,15 +175,16 @@ class Table:
             f"{row.peak / 2**30:.1f} GiB",
             f"{row.rate / self.first.rate:.2f} x",
         )
-        print(_line(cells), flush=True)
+        print(line(cells), flush=True)
 
     def failed(self, variant: str, why: str) -> None:
         """Print a row that has no numbers, and why."""
         cells = (variant, why, *[""] * (len(_COLUMNS) - 2))
-        print(_line(cells), flush=True)
+        print(line(cells), flush=True)
 
 
-def _line(cells: tuple[str, ...] | list[str]) -> str:
+def line(cells: tuple[str, ...] | list[str]) -> str:
+    """A row in Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 

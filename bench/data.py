@@ -1,0 +1,243 @@
+"""How fast recordings become batches, and whether memory stays flat while they do.
+
+``audio s/s`` is by the clock; ``and core`` by the processor time of this process and its workers,
+which a busy machine changes much less.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import soundfile
+
+from bench.common import line
+from bench.load import durations, text_tokens
+from tiny_audio.audio.io import load_audio
+from tiny_audio.config import DataConfig, SourceConfig, TrainingConfig
+from tiny_audio.data.loader import TrainingStream
+from tiny_audio.data.prepare import Preparer
+from tiny_audio.data.records import IndexedSource, Source
+from tiny_audio.data.sources import open_sources
+from tiny_audio.data.utterance import Record, Utterance
+from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.text.labels import LabelRules
+from tiny_audio.text.prompt import Prompt
+
+RATE = 16_000
+TARGET = 300  # seconds of FLAC a second and core, without augmentation
+FORMATS = {"FLAC": ("flac", {}), "Opus": ("opus", {"format": "OGG", "subtype": "OPUS"})}
+REPEATS = 3
+FLAT = 32 * 2**20  # bytes of growth from a tenth of the samples to all that are no leak
+Wave = npt.NDArray[np.float32]
+
+# ---------------------------------------------------------------------------------- what is read
+
+
+def speechlike(seconds: float, seed: int) -> Wave:
+    """A voice without words: harmonics that glide, in syllables, with breath. float32 [S]."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * RATE)) / RATE
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * t + rng.uniform(0, 6)))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    voice = sum(np.sin(k * phase) / k for k in range(1, 16))
+    syllables = np.clip(np.sin(2 * np.pi * rng.uniform(3, 5) * t), 0, 1) ** 2
+    breath = rng.standard_normal(len(t)) * 0.01
+    return (0.1 * voice * syllables + breath * (0.1 + syllables)).astype(np.float32)
+
+
+def make_corpus(folder: Path, kind: str, count: int, speech: Path | None) -> Path:
+    """A manifest of `count` recordings in one format.
+
+    Args:
+        speech: a manifest whose recordings are stored anew; None: a voice without words.
+    """
+    suffix, how = FORMATS[kind]
+    folder.mkdir(parents=True)
+    rows = []
+    for number, (wave, text) in enumerate(_recordings(count, speech)):
+        name = f"{number}.{suffix}"
+        soundfile.write(folder / name, wave, RATE, **how)
+        row = {"audio_filepath": name, "text": text, "duration": len(wave) / RATE}
+        rows.append(json.dumps(row))
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("\n".join(rows))
+    return manifest
+
+
+def _recordings(count: int, speech: Path | None) -> Iterator[tuple[Wave, str]]:
+    if speech is None:
+        for number, seconds in enumerate(durations("speech", count)):
+            words = ["word", "and", "another", "one,"] * text_tokens(seconds)
+            yield speechlike(seconds, number), " ".join(words[: text_tokens(seconds)])
+        return
+    with speech.open(encoding="utf-8") as lines:
+        for _, text in zip(range(count), lines, strict=False):
+            row = json.loads(text)
+            yield load_audio(speech.parent / row["audio_filepath"]), row["text"]
+
+
+@dataclass(frozen=True)
+class Hiss:
+    """A quarter of a second of noise that is made when it is called."""
+
+    seed: int
+
+    def __call__(self) -> Wave:
+        """float32 [S]."""
+        made = np.random.default_rng(self.seed).standard_normal(RATE // 4, dtype=np.float32)
+        return np.float32(0.1) * made
+
+
+class Generated(IndexedSource):
+    """So many records with audio that exists only while it is used."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("generated", 1.0, None)
+        self._count = count
+
+    def size(self) -> int:
+        return self._count
+
+    def read(self, index: int) -> Record:
+        return Record(f"g{index}", self.name, Hiss(index), f"number {index}")
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+def run(speech: Path | None, samples: int) -> bool:
+    """Print both tables; returns whether FLAC reaches its target and memory stays flat."""
+    with TemporaryDirectory() as folder:
+        corpora = {kind: make_corpus(Path(folder, kind), kind, 96, speech) for kind in FORMATS}
+        fast = measure(corpora)
+    return flat(samples) and fast
+
+
+def measure(corpora: dict[str, Path]) -> bool:
+    """Print how fast each format is read, step by step."""
+    print("\n### data: from files to batches\n")
+    columns = ("", "audio s/s", "audio s/s and core")
+    print(line(columns), line(["---", "---:", "---:"]), sep="\n", flush=True)
+    reached = True
+    for kind, manifest in corpora.items():
+        for name, work in _steps(manifest):
+            found = [_timed(work) for _ in range(REPEATS)]
+            wall, core = (median(f[i] for f in found) for i in (0, 1))
+            print(line([f"{kind}: {name}", f"{wall:,.0f}", f"{core:,.0f}"]), flush=True)
+            if kind == "FLAC" and "augment" not in name and "workers" not in name:
+                reached &= core >= TARGET
+    print(f"\ntarget: {TARGET} for FLAC without augmentation: {'held' if reached else 'MISSED'}")
+    return reached
+
+
+def _steps(manifest: Path) -> Iterator[tuple[str, Callable[[], Iterator[float]]]]:
+    """The rows: each yields the seconds of audio that it has just done."""
+    (source,) = _open(manifest)
+    records = [record for record in source.records() if isinstance(record, Record)]
+    rules = LabelRules()
+    clean = Preparer(rules, DataConfig.min_seconds, DataConfig.max_seconds)
+
+    def decoded() -> Iterator[float]:
+        for record in records:
+            assert isinstance(record.audio, Path)
+            yield len(load_audio(record.audio)) / RATE
+
+    def prepared(preparer: Preparer) -> Iterator[float]:
+        for record in records:
+            made = preparer(record)
+            assert isinstance(made, Utterance), made
+            yield made.seconds
+
+    def batches(workers: int) -> Iterator[float]:
+        for batch in stream(_open(manifest), workers=workers):
+            yield float(batch.waveform_lengths.sum()) / RATE
+
+    yield "decode", decoded
+    yield "+ clean", partial(prepared, clean)
+    for workers in (0, 1, 2):
+        yield f"+ batch, {workers} workers", partial(batches, workers)
+
+
+def stream(sources: list[Source], **changes: Any) -> TrainingStream:
+    """Batches as training with default settings reads them."""
+    data, training = DataConfig(), TrainingConfig()
+    settings: dict[str, Any] = {
+        "prompt": Prompt.from_tokenizer(byte_tokenizer()),
+        "audio_tokens": lambda samples: samples // (RATE // 12),
+        "rules": LabelRules(),
+        "batch_seconds": training.batch_seconds,
+        "max_utterances": training.max_utterances,
+        "pool": data.pool,
+        "min_seconds": data.min_seconds,
+        "max_seconds": data.max_seconds,
+        "max_label_tokens": data.max_label_tokens,
+        "workers": data.workers,
+        "seed": 0,
+        "rank": 0,
+        "world_size": 1,
+    }
+    return TrainingStream(sources, [1.0] * len(sources), **(settings | changes))
+
+
+def _open(manifest: Path) -> list[Source]:
+    spec = vars(SourceConfig(path=str(manifest), audio_column="audio_filepath"))
+    return open_sources({"main": spec}, key="data.train")
+
+
+def _timed(work: Callable[[], Iterator[float]], at_least: float = 1500.0) -> tuple[float, float]:
+    """Seconds of audio a second of the clock, and a second of the processor.
+
+    The first item is not counted: before it, workers start and a pool is filled.
+    """
+    done = work()
+    next(done)
+    start, used, audio = time.perf_counter(), _processor_time(), 0.0
+    for seconds in done:
+        audio += seconds
+        if audio >= at_least:
+            break
+    wall, core = time.perf_counter() - start, _processor_time() - used
+    return audio / wall, audio / core
+
+
+def _processor_time() -> float:
+    """Seconds of processor time that this process and its workers have used."""
+    return sum(p.cpu_times().user + p.cpu_times().system for p in _processes())
+
+
+def _processes() -> list[psutil.Process]:
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def flat(samples: int) -> bool:
+    """Print the memory of a stream after a tenth of the samples and after all of them."""
+    print(f"\n### data: memory over {samples:,} samples (one worker)\n")
+    print(line(["samples", "this process", "worker"]), line(["---:"] * 3), sep="\n", flush=True)
+    marks = [samples // 10, samples // 2, samples]
+    held: list[tuple[float, float]] = []
+    seen = 0
+    for batch in stream([Generated(2 * samples)], workers=1, min_seconds=0.1):
+        seen += len(batch.ids)
+        if seen >= marks[len(held)]:
+            own, *workers = (p.memory_info().rss for p in _processes())
+            held.append((own, sum(workers)))
+            shown = [f"{size / 2**20:,.0f} MiB" for size in held[-1]]
+            print(line([f"{seen:,}", *shown]), flush=True)
+            if len(held) == len(marks):
+                break
+    grown = [last - first for first, last in zip(held[0], held[-1], strict=True)]
+    ok = max(grown) < FLAT
+    print(f"\nmemory: {'flat' if ok else 'GROWS'} ({max(grown) / 2**20:+.1f} MiB at the most)")
+    return ok
