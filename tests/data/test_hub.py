@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-import tiny_audio.data.hub as hub
+import tiny_audio.data.shards as shards
 from tests.data.helpers import noise, open_one
 from tiny_audio.data.hub_open import RemoteFile, audio_of
 from tiny_audio.data.sources import hold_out
@@ -59,7 +59,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "BLOCK", 8)
+    monkeypatch.setattr(shards, "BLOCK", 8)
 
 
 def test_rows_become_records_with_undecoded_audio(parquet):

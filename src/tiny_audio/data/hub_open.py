@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+from tiny_audio.data.remote import CORRUPT, UNREACHABLE, Patience
 from tiny_audio.data.utterance import Audio, LazyAudio
 from tiny_audio.errors import AudioError, DataError
 
@@ -47,9 +49,15 @@ def open_dataset(
     revision: str | None,
     options: dict[str, Any],
     key: str,
+    patience: Patience,
 ) -> Any:
     """The streaming dataset with its features known; raises DataError if it cannot be opened."""
     import datasets
+
+    # Its own waits have a fixed length and last minutes; ours come on top of them.
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 2
+    datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 1
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = 1
 
     arguments: dict[str, Any] = {"name": subset, "revision": revision, **options}
     builder = path
@@ -59,15 +67,44 @@ def open_dataset(
             raise DataError(f"{path} is no {' / '.join(kinds)} file: set {key}.path or {key}.kind.")
         builder = kinds[Path(path).suffix]
         arguments["data_files"] = {split: path}
-    try:
-        dataset = datasets.load_dataset(builder, split=split, streaming=True, **arguments)
-        return dataset if dataset.column_names else dataset._resolve_features()
-    except Exception as error:  # hub, network, parser and builder errors share no base class
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"The dataset {path} (subset {subset}, split {split}) cannot be opened: {lines[0]} "
-            f"Check {key}.path, {key}.subset and {key}.split."
-        ) from error
+    failures = 0
+    while True:
+        try:
+            dataset = datasets.load_dataset(builder, split=split, streaming=True, **arguments)
+            return dataset if dataset.column_names else dataset._resolve_features()
+        except Exception as error:  # hub, network, parser and builder errors share no base class
+            failures += 1
+            if not _passing(error) or failures > patience.retries:
+                raise DataError(
+                    f"The dataset {path} (subset {subset}, split {split}) cannot be opened: "
+                    f"{failure_of(error)[1]} Check {key}.path, {key}.subset and {key}.split."
+                ) from error
+        patience.wait(failures, Event())
+
+
+def failure_of(error: Exception) -> tuple[str, str]:
+    """Why a shard of `datasets` cannot be read: the reason to count it under, and one line."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    cause: BaseException | None = error
+    while cause is not None:
+        if _from_network(cause) or (isinstance(cause, OSError) and cause.errno is not None):
+            return UNREACHABLE, line
+        cause = cause.__cause__ or cause.__context__
+    return CORRUPT, line
+
+
+def _from_network(error: BaseException) -> bool:
+    home = type(error).__module__.partition(".")[0]
+    known = (ConnectionError, TimeoutError, FileNotFoundError, PermissionError)
+    return isinstance(error, known) or home in ("httpx", "httpcore", "huggingface_hub", "fsspec")
+
+
+def _passing(error: Exception) -> bool:
+    """Whether opening may well succeed in a while: the network, not the name of the dataset."""
+    if "offline" in str(error).lower() or isinstance(error, FileNotFoundError):
+        return False
+    status = getattr(getattr(error, "response", None), "status_code", 500)
+    return _from_network(error) and (status >= 500 or status == 429)
 
 
 def undecoded(dataset: Any, column: str, used: list[str | None], setting: str) -> Any:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import HubSource
+from tiny_audio.data.hub import open_files, open_hub
 from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.records import Source
+from tiny_audio.data.remote import PATIENCE
 from tiny_audio.data.spoken import SpokenSource
 from tiny_audio.errors import DataError
 
@@ -111,24 +112,6 @@ def _folder(name: str, spec: Spec, key: str) -> Source:
     )
 
 
-def _hub(name: str, spec: Spec, key: str) -> Source:
-    return HubSource(
-        name,
-        spec["path"],
-        key=key,
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        subset=spec["subset"],
-        split=spec["split"] or "train",
-        revision=spec["revision"],
-        audio_column=spec["audio_column"],
-        text_column=spec["text_column"],
-        id_column=spec["id_column"],
-        speaker_column=spec["speaker_column"],
-        options=dict(spec["options"]),
-    )
-
-
 def _synthetic(name: str, spec: Spec, key: str) -> Source:
     return SpokenSource(
         name,
@@ -145,6 +128,9 @@ KINDS: dict[str, tuple[Callable[[str, Spec, str], Source], tuple[str, ...], tupl
 KINDS = {
     "manifest": (_manifest, ("subset", "split", "revision"), ("duration_column",)),
     "folder": (_folder, ("subset", "split", "revision"), ()),
-    "hub": (_hub, (), None),
+    "hub": (open_hub, (), None),
     "synthetic": (_synthetic, ("path", "subset", "revision", "id_column"), ("seed",)),
+    "parquet": (open_files, ("subset", "split", "revision"), PATIENCE),
+    "arrow": (open_files, ("subset", "split", "revision"), PATIENCE),
+    "webdataset": (open_files, ("subset", "split", "revision"), PATIENCE),
 }
