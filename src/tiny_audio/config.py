@@ -269,6 +269,7 @@ class GenerationConfig:
     top_p: float = 1.0
     tokens_per_second: float = 10.0  # cap on new tokens in proportion to the audio,
     min_tokens: int = 24  # but never below this
+    cuda_graphs: bool = True  # CUDA: replay the decoding step instead of launching its parts
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """From a prefill to text: greedy and sampled decoding here, beam search through transformers.
 
 A row's text depends on its own audio alone: rows stop at their own end token or at a cap in
-proportion to their own length, and rows that are done leave the batch.
+proportion to their own length, and rows that are done leave the batch. What is remembered between
+two tokens is in model/kv_cache.py.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.decoder import end_ids
+from tiny_audio.model.kv_cache import remember
 
 if TYPE_CHECKING:
     from tiny_audio.model.speech import SpeechModel
@@ -40,7 +42,8 @@ class _Step:
 
     rows: list[int]
     tokens: list[int]
-    logprobs: list[float]
+    logprobs: Tensor  # [R] of all rows that are held; they stay on the device until the end
+    held: list[int]  # which of them belong to `rows`
 
 
 def generate(model: SpeechModel, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
@@ -51,13 +54,16 @@ def generate(model: SpeechModel, batch: Batch, options: GenerationConfig) -> lis
     ends = set(end_ids(model.causal_lm, model.prompt.end_id))
     tokens: list[list[int]] = [[] for _ in range(len(batch))]
     logprobs: list[list[float]] = [[] for _ in range(len(batch))]
-    for step in _decode(model, batch, options, ends):
-        for row, token, logprob in zip(step.rows, step.tokens, step.logprobs, strict=True):
+    steps = list(_decode(model, batch, options, ends))
+    scores = iter(torch.cat([step.logprobs for step in steps]).tolist())
+    for step in steps:
+        of_held = list(islice(scores, len(step.logprobs)))
+        for row, token, place in zip(step.rows, step.tokens, step.held, strict=True):
             tokens[row].append(token)
-            logprobs[row].append(logprob)
+            logprobs[row].append(of_held[place])
     return [
-        _hypothesis(model, ids, ends, sum(scores) / len(scores) if scores else None)
-        for ids, scores in zip(tokens, logprobs, strict=True)
+        _hypothesis(model, ids, ends, sum(of_row) / len(of_row) if of_row else None)
+        for ids, of_row in zip(tokens, logprobs, strict=True)
     ]
 
 
@@ -102,33 +108,33 @@ def _caps(batch: Batch, options: GenerationConfig) -> list[int]:
 def _decode(
     model: SpeechModel, batch: Batch, options: GenerationConfig, ends: set[int]
 ) -> Iterator[_Step]:
-    """Decode token by token; rows leave at their end token or cap."""
-    lm = model.causal_lm
-    prefill = model.prefill(batch)
-    mask, places = prefill.attention_mask, prefill.position_ids[:, -1:] + 1
-    inputs = {"inputs_embeds": prefill.inputs_embeds, "position_ids": prefill.position_ids}
-    cache = DynamicCache(config=lm.config)
+    """Decode token by token; rows leave at their end token or cap.
+
+    A row that is done is dropped once that pays; until then it is decoded on and nobody looks.
+    """
+    memory = remember(model.causal_lm, model.prefill(batch), graphs=options.cuda_graphs)
     caps = _caps(batch, options)
-    rows = list(range(len(batch)))
+    rows: list[int | None] = list(range(len(batch)))  # of each place that is held; None: done
+    logits = memory.first()
     count = 0
-    while rows:
-        out = lm(
-            **inputs, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        chosen, logprob = _choose(out.logits[:, -1].float(), options)  # [R], [R]
+    while True:
+        chosen, logprobs = _choose(logits.float(), options)  # [R], [R]
         count += 1
         ids = chosen.tolist()
-        yield _Step(rows, ids, logprob.tolist())
-        alive = [i for i, row in enumerate(rows) if ids[i] not in ends and count < caps[row]]
-        if len(alive) < len(rows):
-            keep = torch.tensor(alive, device=chosen.device, dtype=torch.long)
-            rows = [rows[i] for i in alive]
-            chosen, mask, places = chosen[keep], mask[keep], places[keep]
-            if rows:
-                cache.batch_select_indices(keep)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        inputs = {"input_ids": chosen.unsqueeze(1), "position_ids": places}
-        places = places + 1
+        active = [(place, row) for place, row in enumerate(rows) if row is not None]
+        held = [place for place, _ in active]
+        yield _Step([row for _, row in active], [ids[place] for place in held], logprobs, held)
+        for place, row in active:
+            if ids[place] in ends or count >= caps[row]:
+                rows[place] = None
+        live = [place for place, row in enumerate(rows) if row is not None]
+        if not live:
+            return
+        if len(live) < len(rows) and memory.worth(len(live), len(rows)):
+            keep = torch.tensor(live, device=chosen.device)
+            memory.keep(keep)
+            rows, chosen = [rows[place] for place in live], chosen[keep]
+        logits = memory.next(chosen)
 
 
 def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
