@@ -24,9 +24,10 @@ from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.evaluation import Checkup
-from tiny_audio.train.loop import Pace, Trainer
+from tiny_audio.train.loop import Trainer
 from tiny_audio.train.monitor import Monitor
 from tiny_audio.train.optim import parameter_groups
+from tiny_audio.train.pace import Pace
 from tiny_audio.train.progress import LineDisplay
 from tiny_audio.train.report import Reporter
 from tiny_audio.train.run import RunSummary, train

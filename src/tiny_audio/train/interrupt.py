@@ -6,10 +6,16 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAIT = b"\nFinishing this step and saving; once more stops at once.\n"
+
+
+class Asked(Protocol):
+    """Whatever tells that a run should stop."""
+
+    received: int | None  # number of the signal
 
 
 class StopSignal:

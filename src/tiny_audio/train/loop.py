@@ -32,7 +32,7 @@ from tiny_audio.train.oom import MemoryGuard
 from tiny_audio.train.optim import lr_multiplier, set_lr
 from tiny_audio.train.pace import Pace, Stream
 from tiny_audio.train.report import Reporter
-from tiny_audio.train.sharding import is_sharded, sum_gradients, whole_tensor
+from tiny_audio.train.sharding import is_sharded, sum_gradients, total, whole_tensor
 from tiny_audio.train.stages import training_mode
 from tiny_audio.train.tally import Tally, id_numbers
 
@@ -143,7 +143,7 @@ class Trainer:
         sum_gradients(self.module, self.accelerator)
         norm = self._clip()
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
-        self._check_finite(norm, [total for total, _, _ in values], window)
+        self._check_finite(norm, [whole for whole, _, _ in values], window)
         multiplier = lr_multiplier(
             self.step,
             warmup_steps=self.pace.warmup_steps,
@@ -198,7 +198,7 @@ class Trainer:
 
     def _check_finite(self, norm: float, totals: list[float], window: list[Batch]) -> None:
         """Raise DivergedError, naming samples, if this step would spoil the weights."""
-        bad = [not math.isfinite(total) for total in totals]
+        bad = [not math.isfinite(value) for value in totals]
         if not self._anyone(any(bad) or not math.isfinite(norm)):
             return
         named = [i for batch, is_bad in zip(window, bad, strict=True) if is_bad for i in batch.ids]
@@ -229,12 +229,7 @@ class Trainer:
         return self._total([float(flag)])[0] > 0
 
     def _total(self, values: list[float]) -> list[float]:
-        """Sum each value over the processes."""
-        if self.accelerator.num_processes == 1:
-            return values
-        mine = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
-        totals: list[float] = self.accelerator.reduce(mine, "sum").tolist()
-        return totals
+        return total(values, self.accelerator)
 
     def state_dict(self) -> Mapping[str, Any]:
         """Where the run is, weights, data and random states aside; plain values and tensors."""

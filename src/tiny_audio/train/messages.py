@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,28 @@ def ending(
             f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
         ]
     return lines
+
+
+def not_finite(step: int, what: str, ids: Sequence[str]) -> str:
+    """Why a run ends at a loss or gradient that is no number."""
+    return (
+        f"step {step}: the {what} is not a finite number, in the batch of {', '.join(ids)}. The "
+        "weights were not touched and the last checkpoint is whole: look at these samples, or "
+        "resume with a lower training.lr or training.precision=fp32"
+    )
+
+
+def out_of_memory(step: int, times: int, limit: float) -> str:
+    """Line after a step for which memory did not suffice. ``limit``: seconds, of this process."""
+    now = (
+        f"batches are computed in parts of at most {limit:.0f} s"
+        if limit < math.inf
+        else ("another process computes its batches in smaller parts")
+    )
+    return (
+        f"Out of memory in step {step}" + (f", {times} times" if times > 1 else "") + f": {now} "
+        "from here on; the updates stay the same. A smaller training.batch_seconds avoids the cut"
+    )
 
 
 def interruption(

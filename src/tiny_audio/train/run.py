@@ -21,10 +21,11 @@ from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.evaluation import Checkup, CheckupPlan
-from tiny_audio.train.loop import Pace, Trainer
+from tiny_audio.train.loop import Trainer
 from tiny_audio.train.messages import beginning, ending, interruption
 from tiny_audio.train.monitor import Monitor
 from tiny_audio.train.optim import build_optimizer, parameter_groups, usable_warmup
+from tiny_audio.train.pace import Pace
 from tiny_audio.train.progress import open_display
 from tiny_audio.train.report import Reporter
 from tiny_audio.train.rng import seed_everything

@@ -44,6 +44,39 @@ class LossModule(nn.Module):
         return loss.total, loss.ce_sum, loss.aux * loss.n_tokens
 
 
+def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Add up the gradients of all processes, once in a step; does nothing under FSDP.
+
+    DDP could do it during the last backward pass, but a process that runs out of memory there
+    would leave the others waiting for ever.
+    """
+    if accelerator.num_processes == 1 or is_sharded(module):
+        return
+    learning = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learning:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in learning if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
+
+
+def total(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Sum each value over the processes."""
+    if accelerator.num_processes == 1:
+        return values
+    mine = torch.tensor(values, dtype=torch.float32, device=accelerator.device)
+    totals: list[float] = accelerator.reduce(mine, "sum").tolist()
+    return totals
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP has cut what learns into pieces."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
 def configure_fsdp(accelerator: Accelerator, module: nn.Module) -> None:
     """Tell Accelerate what to split; does nothing where the run does not use FSDP.
 
