@@ -1,0 +1,334 @@
+"""Augmentation: each change does what it says, and is a function of seed, pass and sample alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.data.helpers import (
+    audio_tokens,
+    make_corpus,
+    make_stream,
+    noise,
+    open_one,
+    spec,
+    take,
+    write_manifest,
+)
+from tests.data.test_loader import same
+from tiny_audio.compose import compose
+from tiny_audio.config import AugmentConfig, ChangeConfig
+from tiny_audio.data.augment import Augmenter, open_augmenter
+from tiny_audio.data.loader import TrainingStream
+from tiny_audio.data.recordings import Recordings
+from tiny_audio.data.sources import open_sources
+from tiny_audio.errors import ConfigError, DataError, MissingExtraError
+from tiny_audio.model.batch import IGNORE
+from tiny_audio.train.setup import find_augmentation
+
+CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two noises, one of them shorter than most speech."""
+    folder = tmp_path_factory.mktemp("noises")
+    for n, seconds in enumerate((0.5, 8.0)):
+        soundfile.write(folder / f"n{n}.wav", 0.5 * noise(seconds, 70 + n), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A direct sound after 5 ms, and what decays behind it."""
+    folder = tmp_path_factory.mktemp("rooms")
+    tail = noise(0.4, 80) * np.exp(-np.arange(6_400) / 1_000)
+    response = np.concatenate([np.zeros(80), [1.0], tail]).astype(np.float32)
+    soundfile.write(folder / "hall.wav", response, 16_000, subtype="FLOAT")
+    return folder
+
+
+def augmenter(*, seed: int = 3, limits: tuple[float, float] = (0.2, 30.0), **changes: Any):
+    config = AugmentConfig()
+    for name, value in changes.items():
+        kind = getattr(config, name)
+        merged = replace(kind, **value) if isinstance(kind, ChangeConfig) else value
+        setattr(config, name, merged)
+    opened = open_augmenter(asdict(config), seed=seed, min_seconds=limits[0], max_seconds=limits[1])
+    assert opened is not None
+    return opened
+
+
+def everything(noises: Path, rooms: Path, **more: Any) -> Augmenter:
+    """Every kind of change with its usual range, each on half of the clips."""
+    changes: dict[str, Any] = {kind: {"p": 0.5} for kind in CHANGES} | {"noise_only": 0.2}
+    changes["noise"]["path"], changes["room"]["path"] = str(noises), str(rooms)
+    return augmenter(**(changes | more))
+
+
+def apply(change: Augmenter, waveform: np.ndarray, id: str = "a", epoch: int = 0) -> np.ndarray:
+    return change(waveform, source="s", id=id, epoch=epoch)[0]
+
+
+# ------------------------------------------------------------------- seed, pass and sample alone
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("mixed")
+    return [
+        spec(path=str(make_corpus(folder / "a", 23, seed=2, prefix="a")), weight=2.0),
+        spec(path=str(make_corpus(folder / "b", 11, seed=3, prefix="b")), weight=1.0),
+    ]
+
+
+def stream_of(mixed: list[dict], prompt, change: Augmenter, **values: Any) -> TrainingStream:
+    sources = open_sources({f"s{n}": one for n, one in enumerate(mixed)}, key="data.train")
+    return make_stream(sources, prompt, augment=change, **values)
+
+
+def test_bit_for_bit_with_any_number_of_workers_and_after_a_resume(mixed, prompt, noises, rooms):
+    pytest.importorskip("audiomentations")
+    change = everything(noises, rooms, transforms=[{"name": "TanhDistortion", "p": 0.5}])
+    whole = take(stream_of(mixed, prompt, change), 16)
+    assert same(whole, take(stream_of(mixed, prompt, change, workers=2), 16))
+    for stop, workers in ((3, 0), (8, 2)):
+        stopped = stream_of(mixed, prompt, change, workers=workers)
+        first = take(stopped, stop)
+        again = stream_of(mixed, prompt, change, workers=2 - workers)
+        again.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        assert same(whole, first + take(again, 16 - stop))
+    plain = make_stream([open_one(path=mixed[0]["path"])], prompt)
+    assert not same(whole[:3], take(plain, 3))
+
+
+def test_another_seed_pass_or_sample_is_changed_otherwise(noises, rooms):
+    clip = noise(1.0, 1)
+    change = everything(noises, rooms)
+    draws = {
+        apply(change, clip, id=i, epoch=e).tobytes() for i in ("a", "b", "c") for e in range(4)
+    }
+    assert len(draws) >= 11  # one may well have been left alone
+    assert np.array_equal(apply(change, clip), apply(everything(noises, rooms), clip))
+    other = [apply(everything(noises, rooms, seed=s), clip).tobytes() for s in range(8)]
+    assert len(set(other)) >= 7
+    of_source = [change(clip, source=s, id="a", epoch=0)[0].tobytes() for s in "stuvw"]
+    assert len(set(of_source)) >= 4
+
+
+def test_neither_order_nor_process_nor_other_kinds_matter(noises, rooms):
+    clips = {f"c{n}": noise(0.5 + n / 10, n) for n in range(6)}
+    change = everything(noises, rooms)
+    forward = {name: apply(change, clip, name) for name, clip in clips.items()}
+    again = pickle.loads(pickle.dumps(change))
+    for name in reversed(clips):
+        assert np.array_equal(apply(again, clips[name], name), forward[name])
+    gain = augmenter(gain={"p": 1.0})
+    both = augmenter(gain={"p": 1.0}, speed={"p": 1.0})
+    for name, clip in clips.items():
+        levels = [float(np.abs(apply(one, clip, name)).max()) for one in (gain, both)]
+        assert levels[0] == pytest.approx(levels[1], rel=0.35)  # the same gain; resampled peaks
+
+
+def test_the_global_random_states_are_left_alone_and_do_not_matter(noises, rooms):
+    pytest.importorskip("audiomentations")
+    shift = [{"name": "AddGaussianSNR", "p": 1.0}, {"name": "Shift", "p": 1.0}]
+    change = everything(noises, rooms, transforms=shift)
+    clip, found = noise(1.0, 1), []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        found.append(apply(change, clip))
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], apply(change, clip, epoch=1))
+
+
+def test_each_kind_is_as_frequent_as_asked():
+    change = augmenter(gain={"p": 0.3})
+    clip = noise(0.3, 0)
+    changed = [apply(change, clip, str(n)) is not clip for n in range(600)]
+    assert np.mean(changed) == pytest.approx(0.3, abs=0.06)
+
+
+# -------------------------------------------------------------------------- what is made of it
+
+
+def test_evaluation_data_and_labels_stay_as_they_are(tmp_path, prompt, noises, rooms):
+    """Only the training stream takes an augmenter; texts are those of the plain stream."""
+    path = str(make_corpus(tmp_path, 12))
+    change = everything(noises, rooms, noise_only=0.0)
+    texts = [
+        {i: t for batch in take(stream, 4) for i, t in zip(batch.ids, batch.texts, strict=True)}
+        for stream in (
+            make_stream([open_one(path=path)], prompt),
+            make_stream([open_one(path=path)], prompt, augment=change),
+        )
+    ]
+    assert all(texts[0][i] == texts[1][i] for i in texts[0].keys() & texts[1].keys())
+
+
+def test_audio_tokens_follow_the_speed(tmp_path, prompt):
+    path = str(make_corpus(tmp_path, 12))
+    fast = augmenter(speed={"p": 1.0, "range": [2.0, 2.0]})
+    plain, quick = (
+        {
+            i: (int(n), int(m))
+            for batch in take(make_stream([open_one(path=path)], prompt, augment=change), 3)
+            for i, n, m in zip(
+                batch.ids, batch.waveform_lengths, batch.audio_mask.sum(1), strict=True
+            )
+        }
+        for change in (None, fast)
+    )
+    both = plain.keys() & quick.keys()
+    assert len(both) >= 6
+    for i in both:
+        samples, tokens = quick[i]
+        halved = round(plain[i][0] / 2)
+        assert samples == (halved if halved >= 0.2 * 16_000 else plain[i][0])
+        assert tokens == audio_tokens(samples)
+
+
+@pytest.mark.parametrize(("factor", "seconds"), [(0.5, 6.0), (2.0, 0.3)])
+def test_a_speed_that_breaks_the_limits_is_not_used(factor: float, seconds: float):
+    clip = noise(seconds, 0)
+    change = augmenter(speed={"p": 1.0, "range": [factor, factor]}, limits=(0.2, 10.0))
+    assert apply(change, clip) is clip
+    free = augmenter(speed={"p": 1.0, "range": [factor, factor]}, limits=(0.1, 20.0))
+    assert len(apply(free, clip)) == round(len(clip) / factor)
+
+
+def test_rejects_do_not_depend_on_augmentation(tmp_path, prompt, noises, rooms):
+    """Not even where a sample whose label is too long would be heard as noise only."""
+    make_corpus(tmp_path, 20)
+    rows = [{"audio_filepath": f"u{n:03d}.wav", "text": "x" * (60 + n % 8)} for n in range(20)]
+    path = str(write_manifest(tmp_path / "m.jsonl", rows))
+    found = []
+    for change in (None, everything(noises, rooms, noise_only=1.0)):
+        stream = make_stream([open_one(path=path)], prompt, augment=change)
+        for _ in stream:
+            if stream.epoch > 1.5:
+                break
+        found.append((stream.rejects.seen, dict(stream.rejects.reasons)))
+    assert found[0] == found[1]
+    assert found[0][1]["label_too_long"] > 0
+
+
+def test_noise_alone_reaches_the_loss_as_an_end_token(tmp_path, prompt, noises):
+    path = str(make_corpus(tmp_path, 20))
+    change = augmenter(noise_only=0.4, noise={"path": str(noises), "range": [20.0, 20.0]})
+    stream = make_stream([open_one(path=path)], prompt, augment=change)
+    plain = {
+        i: (text, batch.waveform[row, : batch.waveform_lengths[row]])
+        for batch in take(make_stream([open_one(path=path)], prompt), 6)
+        for row, (i, text) in enumerate(zip(batch.ids, batch.texts, strict=True))
+    }
+    silent = heard = 0
+    for batch in take(stream, 12):
+        assert batch.labels is not None
+        for row, text in enumerate(batch.texts):
+            learned = batch.labels[row][batch.labels[row] != IGNORE].tolist()
+            was, waveform = plain[batch.ids[row]]
+            now = batch.waveform[row, : batch.waveform_lengths[row]]
+            if text:
+                assert (text, learned[-1]) == (was, prompt.end_id)
+                assert torch.equal(now, waveform)
+                heard += 1
+            else:
+                assert learned == [prompt.end_id]
+                level = 10 * np.log10(float(now.square().mean() / waveform.square().mean()))
+                assert level == pytest.approx(-20, abs=0.01)
+                assert abs(np.corrcoef(now, waveform)[0, 1]) < 0.1
+                silent += 1
+    assert 0.2 < silent / (silent + heard) < 0.6
+
+
+# ---------------------------------------------------------------------------- what is refused
+
+
+def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
+    where = tmp_path / "gone"
+    settings = ["model=tiny", "output_dir=x", "data.augment.noise.p=0.5"]
+    with pytest.raises(DataError, match=r"no folder or manifest .*gone: set data\.augment\.noise"):
+        find_augmentation(compose([*settings, f"data.augment.noise.path={where}"]))
+    with pytest.raises(ConfigError, match=r"set data\.augment\.noise\.path=DIR"):
+        find_augmentation(compose(settings))
+    where.mkdir()
+    with pytest.raises(DataError, match="has no recordings"):
+        Recordings(str(where), "data.augment.noise")
+    (where / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(DataError, match="None of 1 recordings"):
+        Recordings(str(where), "data.augment.noise")
+    assert find_augmentation(compose(["model=tiny", "output_dir=x"])) is None
+
+
+def test_one_bad_noise_is_left_out_with_a_warning(tmp_path: Path, caplog):
+    soundfile.write(tmp_path / "c.wav", noise(1.0, 0), 16_000)
+    soundfile.write(tmp_path / "b.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    found = Recordings(str(tmp_path), "data.augment.noise")
+    rng = np.random.default_rng(0)
+    stretches = [found.stretch(rng, 1_000) for _ in range(9)]
+    assert all(stretch.any() for stretch in stretches)
+    assert [text.count("left out") for text in caplog.messages] == [1, 1]
+
+
+def test_manifests_name_recordings(tmp_path: Path):
+    soundfile.write(tmp_path / "x.wav", noise(1.0, 0), 16_000)
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "x.wav", "kind": "noise"}])
+    assert len(Recordings(str(manifest), "k")) == 1
+    manifest.write_text('{"audio_filepath": "x.wav"}\n{"path": "y.wav"}\n')
+    with pytest.raises(DataError, match=r"wrong in line 2 .*audio_filepath"):
+        Recordings(str(manifest), "k")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gain": {"p": 1.5}}, r"gain\.p=1\.5 is a probability"),
+        ({"noise_only": -1.0}, r"noise_only=-1 is a probability"),
+        ({"gain": {"range": [3.0]}}, r"gain\.range=\[3\.0\]: write \[lowest,highest\]"),
+        ({"speed": {"range": [1.1, 0.9]}}, r"speed\.range"),
+        ({"speed": {"range": [0.0, 1.0]}}, r"speed\.range.*within 0\.5 and 2"),
+        ({"room": {"range": [0.0, 1.0]}}, "room.range has no meaning"),
+        ({"gain": {"path": "x"}}, "gain.path has no meaning"),
+        ({"noise_only": 0.1}, r"noise needs recordings"),
+    ],
+)
+def test_settings_without_sense_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        augmenter(**change)
+
+
+def test_transforms_are_found_by_name_or_refused():
+    pytest.importorskip("audiomentations")
+    with pytest.raises(ConfigError, match="no transform 'PitchShft'"):
+        augmenter(transforms=[{"name": "PitchShft"}])
+    with pytest.raises(ConfigError, match=r"PitchShift refuses \{'q': 1\}"):
+        augmenter(transforms=[{"name": "PitchShift", "q": 1}])
+    settings = "data.augment.transforms=[{name: PolarityInversion, p: 1.0}]"
+    change = find_augmentation(compose(["model=tiny", "output_dir=x", settings]))
+    assert change is not None
+    clip = noise(0.5, 0)
+    assert np.array_equal(apply(change, clip), -clip)
+
+
+def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "audiomentations", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tiny-audio\[augment\]'"):
+        augmenter(transforms=[{"name": "PitchShift"}])

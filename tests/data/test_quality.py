@@ -1,0 +1,118 @@
+"""What cannot be learned from is rejected by its reason; real, fast and quiet speech passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.helpers import noise, open_one
+from tiny_audio.compose import compose
+from tiny_audio.data.prepare import Preparer
+from tiny_audio.data.quality import QualityLimits, loudness
+from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.errors import ConfigError, SampleRejected
+from tiny_audio.text.labels import LabelRules
+from tiny_audio.train.setup import quality_limits
+
+LIMITS = quality_limits(compose(["model=tiny", "output_dir=x"]).data)  # the defaults
+
+
+def prepared(audio: object, text: str, *, allow_empty: bool = False) -> Utterance | Reject:
+    rules = LabelRules(allow_empty=allow_empty)
+    preparer = Preparer(rules, min_seconds=0.2, max_seconds=30.0, quality=LIMITS)
+    return preparer(Record("r", "main", audio, text))
+
+
+def reason(item: Utterance | Reject) -> str | None:
+    return item.reason if isinstance(item, Reject) else None
+
+
+def clipped(seconds: float, share: float) -> np.ndarray:
+    wave = noise(seconds, 0)
+    return np.clip(wave / np.quantile(np.abs(wave), 1 - share), -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("audio", "text", "expected"),
+    [
+        (np.zeros(16_000, np.float32), "words", "silent"),
+        (np.full(16_000, 0.4, np.float32), "words", "silent"),  # an offset is not heard
+        (noise(1.0, 0) * 0.001, "words", "silent"),
+        (clipped(2.0, 0.05), "some words", "clipped"),
+        (noise(2.0, 0) * 32_768, "some words", "clipped"),  # samples of 16 bits called floats
+        (noise(2.0, 0), "w" * 81, "many_chars_per_second"),
+        (noise(29.0, 0), "no", "few_chars_per_second"),
+        (noise(2.0, 0), "[noise]", "empty_label"),
+        (noise(2.0, 0), "<MUSIC>", "marker_label"),
+        (noise(2.0, 0), "twenty five characters ok", None),
+        (clipped(2.0, 0.005), "some words", None),
+        (noise(1.0, 0) * 0.03, "quiet words", None),  # -50 dBFS
+        (np.concatenate([np.zeros(64_000), noise(0.3, 0)]).astype(np.float32), "late", None),
+    ],
+)
+def test_every_reason_by_its_name(audio: np.ndarray, text: str, expected: str | None):
+    assert reason(prepared(audio, text)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "...", "[noise]"])
+def test_clips_without_words_are_welcome_where_they_are_wanted(text: str):
+    silence, hum = np.zeros(80_000, np.float32), noise(5.0, 0) * 1e-4
+    for audio in (silence, hum, noise(5.0, 0)):
+        assert reason(prepared(audio, text)) == "empty_label"
+        item = prepared(audio, text, allow_empty=True)
+        assert isinstance(item, Utterance)
+        assert item.text == ""
+    assert reason(prepared(clipped(2.0, 0.5), text, allow_empty=True)) == "clipped"
+
+
+@given(st.floats(0.3, 25.0), st.floats(0.31, 39.0))
+def test_any_rate_of_speech_within_the_limits_passes(seconds: float, rate: float):
+    letters = max(1, round(rate * seconds))
+    actual = letters * 16_000 / round(seconds * 16_000)
+    if LIMITS.min_chars_per_second <= actual <= LIMITS.max_chars_per_second:
+        LIMITS.check(noise(seconds, 0), "a" * letters)
+    else:
+        with pytest.raises(SampleRejected):
+            LIMITS.check(noise(seconds, 0), "a" * letters)
+
+
+def test_real_speech_passes_played_half_as_fast_again(shared_data: Path, tmp_path: Path):
+    """Nothing real is rejected, nor when spoken at one and a half times its speed."""
+    for folder, count in (("speech_test", 22), ("speech_train", 60)):
+        for item in open_one(path=str(shared_data / folder / "manifest.jsonl")).records():
+            assert isinstance(item, Record)
+            if count == 0:
+                break
+            count -= 1
+            found = Preparer(LabelRules(), 0.2, 60.0, LIMITS)(item)
+            assert isinstance(found, Utterance), found
+            LIMITS.check(found.waveform[: len(found.waveform) * 2 // 3], found.text)
+
+
+def test_nothing_but_training_data_is_measured(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    item = Preparer(LabelRules(), 0.2, 30.0)(Record("r", "main", tmp_path / "a.wav", "words"))
+    assert isinstance(item, Utterance)
+
+
+def test_loudness_is_that_of_a_sine():
+    time = np.arange(16_000) / 16_000
+    sine = (0.1 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
+    assert loudness(sine) == pytest.approx(-23.01, abs=0.05)
+    assert loudness(sine + np.float32(0.5)) == pytest.approx(-23.01, abs=0.05)
+    assert loudness(np.zeros(0, np.float32)) == -200
+    assert loudness(sine[:100]) == pytest.approx(-23, abs=1.5)
+
+
+def test_limits_without_sense_are_refused():
+    with pytest.raises(ConfigError, match=r"min_chars_per_second=50 must be .* less than"):
+        replace(LIMITS, min_chars_per_second=50.0)
+    with pytest.raises(ConfigError, match=r"max_clipped=2 is a share"):
+        replace(LIMITS, max_clipped=2.0)
+    assert isinstance(QualityLimits(0.0, 99.0, 1.0, -200.0), QualityLimits)
