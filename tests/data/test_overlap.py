@@ -101,6 +101,7 @@ def test_repeats_by_kind() -> None:
         (one, "quite different"),
         (three, "other words"),
         (np.zeros(100, np.float32), "nothing"),
+        (np.zeros(100, np.float32), "something"),
     ]):  # fmt: skip
         if number != 1:  # that number was a rejected record; its audio never came
             kept = utterance(str(number), audio, text)
@@ -108,7 +109,7 @@ def test_repeats_by_kind() -> None:
     assert [(i, n) for i, n, _ in repeats.same.examples] == [("2", 0)]
     assert [(i, n) for i, n, _ in repeats.conflicting.examples] == [("3", 0)]
     assert repeats.text_only.count == 0
-    assert repeats.silent.count == 1
+    assert repeats.same.count == repeats.conflicting.count == 1  # silence is no repeat of silence
 
 
 def test_an_evaluation_set_is_found_by_audio_and_by_long_text() -> None:

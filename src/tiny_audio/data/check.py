@@ -29,6 +29,7 @@ from tiny_audio.data.named import open_set, training_settings
 from tiny_audio.data.overlap import EvaluationSet, Pairs
 from tiny_audio.data.pool import over_budget
 from tiny_audio.data.prepare import Preparer, TokenLimits
+from tiny_audio.data.quality import quality_limits
 from tiny_audio.data.records import IndexedSource, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
@@ -98,7 +99,7 @@ def check_set(
         data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
     )
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
-    preparer = Preparer(rules, data.min_seconds, data.max_seconds)
+    preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality_limits(data))
     tally, rejects = Tally(lengths, tests), RejectCounts()
     for result, number in decode(reading.items(), preparer, data.workers):
         rejects.seen += 1
@@ -185,7 +186,6 @@ def _report(tally: Tally, rejects: RejectCounts, reading: Reading) -> dict[str, 
             "same_audio_and_text": named(repeats.same),
             "same_audio_other_text": named(repeats.conflicting),
             "same_text_other_audio": named(repeats.text_only),
-            "digital_silence": named(repeats.silent),
         },
         "overlap": [test.summary() for test in tally.tests],
         "tokens": tally.tokens.summary(tally.durations.total),

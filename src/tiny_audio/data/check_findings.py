@@ -1,6 +1,6 @@
 """What a checked set's figures mean: one line for each thing that deserves a look, and what to do.
 
-Each line stands for a `kind`: overlap, duplicate, conflict, silence, marker, context, policy.
+Each line stands for a `kind`: overlap, duplicate, conflict, marker, context, policy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def _repeats(repeats: dict[str, Any]) -> Iterator[Finding]:
     for key, kind, what in (
         ("same_audio_other_text", "conflict", "have the audio of another with a different text"),
         ("same_audio_and_text", "duplicate", "came before, with audio and text"),
-        ("digital_silence", "silence", "are nothing but digital silence"),
     ):
         if count := repeats[key]["utterances"]:
             yield kind, count, f"{count:,} utterances {what}: take them out"

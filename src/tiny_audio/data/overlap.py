@@ -101,7 +101,6 @@ class Repeats:
         self.same = Pairs()  # audio and text
         self.conflicting = Pairs()  # the same audio, another text
         self.text_only = Pairs()
-        self.silent = Pairs()  # nothing but digital silence
         self._audio, self._text = FirstSeen(), FirstSeen()
         self._texts = array("Q")  # by number
 
@@ -110,7 +109,6 @@ class Repeats:
         self._texts.extend([SILENCE] * (number - len(self._texts)))  # rejected ones between
         self._texts.append(text)
         if audio == SILENCE:
-            self.silent.add(utterance, number)
             return
         same_audio = self._audio.add(audio, number)
         same_text = None if text == SILENCE else self._text.add(text, number)

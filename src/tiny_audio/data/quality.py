@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.config import DataConfig
 from tiny_audio.errors import AudioError, ConfigError, LabelRejected
 
 FULL_SCALE = 0.999  # of 1; resampling and the mean of the channels move clipped samples a little
@@ -71,6 +72,13 @@ class QualityLimits:
         if rate > self.max_chars_per_second:
             message = f"{rate:.0f} characters a second, over {self.max_chars_per_second:g}"
             raise LabelRejected(message, reason="many_chars_per_second")
+
+
+def quality_limits(data: DataConfig) -> QualityLimits:
+    """The limits that a configuration sets for training samples."""
+    return QualityLimits(
+        data.min_chars_per_second, data.max_chars_per_second, data.max_clipped, data.silence_db
+    )
 
 
 def loudness(waveform: npt.NDArray[np.float32]) -> float:

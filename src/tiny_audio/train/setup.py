@@ -15,10 +15,10 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 
 from tiny_audio.audio.augment import SpecAugment
-from tiny_audio.config import Config, DataConfig
+from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream, eval_utterances
-from tiny_audio.data.quality import QualityLimits
+from tiny_audio.data.quality import quality_limits
 from tiny_audio.data.records import Source
 from tiny_audio.data.reject_log import RejectLog
 from tiny_audio.data.sources import open_data
@@ -54,6 +54,8 @@ def check_settings(cfg: Config) -> None:
     for key in ("max_steps", "accumulation", "log_every", "max_utterances", "batch_seconds"):
         if getattr(t, key) <= 0:
             raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
+    if cfg.data.cache_variants < 1:
+        raise ConfigError(f"data.cache_variants={cfg.data.cache_variants}: must be 1 or more")
     get_rule(cfg.evaluation.scoring)
     quality_limits(cfg.data)
     if t.tracker is not None and importlib.util.find_spec(t.tracker) is None:
@@ -139,21 +141,17 @@ def find_data(cfg: Config) -> Sources:
     )
 
 
-def quality_limits(data: DataConfig) -> QualityLimits:
-    """The limits that training samples must keep to."""
-    return QualityLimits(
-        data.min_chars_per_second, data.max_chars_per_second, data.max_clipped, data.silence_db
-    )
-
-
 def find_augmentation(cfg: Config) -> Augmenter | None:
     """Open the noises and rooms of the augmentation, as early as the data; None: there is none."""
-    return open_augmenter(
+    augment = open_augmenter(
         asdict(cfg.data.augment),
         seed=cfg.seed,
         min_seconds=cfg.data.min_seconds,
         max_seconds=min(cfg.data.max_seconds, cfg.training.batch_seconds),
     )
+    if augment is not None and cfg.data.cache_encoder is not None:
+        augment.repeats = cfg.data.cache_variants  # what is never heard again is of no use there
+    return augment
 
 
 def make_data(
