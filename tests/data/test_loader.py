@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-import tiny_audio.data.hub as hub
+import tiny_audio.data.shards as shards
 from tests.data.helpers import (
     audio_tokens,
     ids,
@@ -61,7 +61,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "BLOCK", 8)
+    monkeypatch.setattr(shards, "BLOCK", 8)
 
 
 def opened(mixed: list[dict]) -> list[Source]:

@@ -116,12 +116,8 @@ class FileShards:
 
     @contextmanager
     def _opened(self, shard: int, stopped: Event) -> Iterator[BinaryIO]:
-        place = self.places[shard]
         try:
-            opened = (
-                open_url(place, self._patience, stopped) if is_url(place) else open(place, "rb")
-            )
-            with opened as file:
+            with self._file(shard, stopped) as file:
                 yield file
         except ShardError:
             raise
@@ -129,6 +125,10 @@ class FileShards:
             lost = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             line = str(error).strip().splitlines() or [type(error).__name__]
             raise ShardError(line[0], UNREACHABLE if lost else CORRUPT) from error
+
+    def _file(self, shard: int, stopped: Event) -> BinaryIO:
+        place = self.places[shard]
+        return open_url(place, self._patience, stopped) if is_url(place) else Path(place).open("rb")
 
     def _placed(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
         """The row with its audio as bytes, or as a path that is relative to the shard no more."""

@@ -8,6 +8,7 @@ from tiny_audio.data.decode import Item, Result, decode
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position
 from tiny_audio.data.prepare import Preparer, TokenLimits
 from tiny_audio.data.reject_log import RejectLog
+from tiny_audio.data.remote import LOSSES
 from tiny_audio.data.utterance import Record, Reject, RejectCounts, Utterance
 from tiny_audio.errors import DataError
 
@@ -35,7 +36,8 @@ class PoolReader:
     """Reads a mixture from a position on and fills one pool after the other.
 
     Args:
-        rejects: counted here, each record on its source's first pass only.
+        rejects: counted here, each record on its source's first pass only, but a shard that is
+            lost on every pass: it may be another one each time.
         log: where they are written down, each with its id.
         budget: seconds that fit into a batch; longer utterances are rejected as over_budget.
     """
@@ -82,7 +84,7 @@ class PoolReader:
 
     def _add(self, pool: Pool, result: Result, draw: MixtureDraw) -> None:
         reject = result if isinstance(result, Reject) else self._check(result)
-        if draw.epoch == 0:
+        if draw.epoch == 0 or (reject is not None and reject.reason in LOSSES):
             self._rejects.seen += 1
             if reject is not None:
                 self._rejects.add(reject)

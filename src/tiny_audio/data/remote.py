@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from tiny_audio.errors import DataError
 
-UNREACHABLE, CORRUPT = "shard_unreachable", "shard_corrupt"
+LOSSES = UNREACHABLE, CORRUPT = "shard_unreachable", "shard_corrupt"
 
 _LONGEST_WAIT = 60.0  # seconds between two attempts
 _LEAST_RATE = 1024  # bytes a second: what is slower has stalled

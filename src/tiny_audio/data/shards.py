@@ -21,12 +21,13 @@ import numpy as np
 
 from tiny_audio.data.failover import ShardReader, Shards
 from tiny_audio.data.records import Cursor, Draw, Source, id_hash, name_seed
-from tiny_audio.data.remote import CORRUPT, UNREACHABLE, Patience
+from tiny_audio.data.remote import LOSSES, Patience
 from tiny_audio.data.rows import row_item
 from tiny_audio.data.utterance import Record, Reject
 from tiny_audio.errors import DataError
 
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
+_KEPT = 16  # passes whose losses are remembered: more than a pool and what is read ahead span
 HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
 
 Item = Record | Reject
@@ -103,7 +104,7 @@ class ShardSource(Source):
                     "process(es): look at its path and split."
                 )
             at = Place(at.epoch + 1)
-            self._shards.forget(at.epoch - 1)
+            self._shards.forget(at.epoch - _KEPT)
 
     def losses(self) -> Any:
         return self._shards.losses()
@@ -164,7 +165,7 @@ class ShardSource(Source):
             for item, place in walk:
                 after = place
                 if item is not None:
-                    lost = isinstance(item, Reject) and item.reason in (UNREACHABLE, CORRUPT)
+                    lost = isinstance(item, Reject) and item.reason in LOSSES
                     block.append((item, not lost))
                 if len(block) == BLOCK or stopped.is_set():
                     break

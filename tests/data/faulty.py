@@ -1,0 +1,98 @@
+"""An HTTP server on this machine that serves a folder, and fails for chosen files as it is told."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+
+@dataclass
+class Fault:
+    """What goes wrong with one file, `times` times (None: always).
+
+    kind: ``refuse`` drops the connection, ``busy`` answers 503, ``gone`` 404; ``stall`` and
+    ``cut`` stop at byte `at` of the file, ``garbage`` replaces what follows it, ``trickle`` sends
+    a few bytes now and then.
+    """
+
+    kind: str
+    at: int = 0
+    times: int | None = None
+
+
+@dataclass
+class Server:
+    """Where it is, what it does, and how often it was asked for each file."""
+
+    url: str
+    faults: dict[str, Fault] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    ranges: bool = True
+    ended: Event = field(default_factory=Event)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Serve the folder until the block is left."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            name = self.path.lstrip("/")
+            server.asked[name] += 1
+            fault = server.faults.get(name, Fault("none"))
+            if fault.times is not None:
+                fault.times -= 1
+                fault = fault if fault.times >= 0 else Fault("none")
+            self.answer(folder / name, fault)
+
+        def answer(self, path: Path, fault: Fault) -> None:
+            if fault.kind == "refuse":
+                self.close_connection = True
+                return
+            if fault.kind in ("busy", "gone"):
+                self.send_error(503 if fault.kind == "busy" else 404)
+                return
+            data = path.read_bytes()
+            if fault.kind == "garbage":
+                data = data[: fault.at] + random.Random(1).randbytes(len(data) - fault.at)
+            asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(asked[1]) if asked and server.ranges else 0
+            self.send_response(206 if asked and server.ranges else 200)
+            if asked and server.ranges:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            stop = fault.at if fault.kind in ("stall", "cut") else len(data)
+            try:
+                while fault.kind == "trickle" and not server.ended.wait(0.05):
+                    self.wfile.write(b"x")
+                self.wfile.write(data[start : max(start, stop)])
+                if fault.kind == "stall":
+                    server.ended.wait(30)
+            except OSError:
+                pass  # whoever asked has hung up
+            self.close_connection = True
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    server = Server(f"http://127.0.0.1:{http.server_port}")
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ended.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()

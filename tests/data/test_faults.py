@@ -1,0 +1,222 @@
+"""Streams over HTTP from a server that fails: what can be had is had, what cannot is counted."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from threading import Event
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+import tiny_audio.data.shards as shards
+from tests.data.faulty import Fault, Server, serving
+from tests.data.helpers import make_stream, noise, open_one
+from tiny_audio.data.records import Source
+from tiny_audio.data.remote import Patience, ShardError, open_url
+from tiny_audio.data.utterance import Record, Reject, RejectCounts
+from tiny_audio.errors import DataError
+
+SHARDS, ROWS = 8, 6
+QUICK = {"retries": 2, "backoff": 0.01, "timeout": 0.3}
+KINDS = {"webdataset": "tar", "parquet": "parquet"}
+
+
+def clip(number: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, noise(0.4 + number / 400, number), 16_000, format="WAV")
+    return file.getvalue()
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def write_shard(folder: Path, kind: str, number: int) -> None:
+    mine = range(number * ROWS, (number + 1) * ROWS)
+    path = folder / f"{number:04d}.{KINDS[kind]}"
+    if kind == "webdataset":
+        with tarfile.open(path, "w") as archive:
+            for n in mine:
+                add(archive, f"{n:03d}.wav", clip(n))
+                add(archive, f"{n:03d}.txt", f"word {n}".encode())
+        return
+    audio = [{"bytes": clip(n), "path": f"{n:03d}.wav"} for n in mine]
+    table = pa.table({"audio": audio, "text": [f"word {n}" for n in mine], "more": list(mine)})
+    pq.write_table(table, path, row_group_size=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    for kind in KINDS:
+        for number in range(SHARDS):
+            write_shard(folder, kind, number)
+    return folder
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    with serving(folder) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 5)
+
+
+def source_of(server: Server, kind: str, **options: object) -> Source:
+    path = f"{server.url}/{{0000..{SHARDS - 1:04d}}}.{KINDS[kind]}"
+    return open_one(kind=kind, path=path, options=QUICK | options)
+
+
+def words(*numbers: int) -> set[str]:
+    """The texts of whole shards."""
+    return {f"word {n}" for shard in numbers for n in range(shard * ROWS, (shard + 1) * ROWS)}
+
+
+def one_pass(source: Source) -> list[Record | Reject]:
+    return [d.item for d in islice(source.draws(3, 0, 1, None), 999) if d.epoch == 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shard_that_fails_is_counted_and_nothing_else_is_lost(server, kind, prompt, caplog):
+    half = 60_000  # bytes: within the third of six clips
+    end = KINDS[kind]
+    server.faults = {
+        f"0001.{end}": Fault("refuse"),
+        f"0002.{end}": Fault("stall", at=half),
+        f"0003.{end}": Fault("cut", at=half),
+        f"0004.{end}": Fault("garbage"),
+        f"0005.{end}": Fault("gone"),
+        f"0006.{end}": Fault("cut", at=half, times=2),  # and then it is well
+        f"0007.{end}": Fault("busy", times=1),
+    }
+    source = source_of(server, kind)
+    stream = make_stream([source], prompt, pool=64, seed=4)
+    heard: list[str] = []
+    with caplog.at_level(logging.WARNING, "tiny_audio"):
+        for batch in stream:
+            if stream.state_dict()["pool"] == 1:  # the second pass
+                break
+            heard += batch.texts
+    assert len(set(heard)) == len(heard)
+    assert words(0, 6, 7) <= set(heard) <= words(0, 2, 3, 4, 6, 7)
+    counts = RejectCounts.from_dict(stream.state_dict()["rejects"])  # of the first
+    assert counts.reasons == {"shard_unreachable": 4, "shard_corrupt": 1}
+    assert counts.seen == len(heard) + 5
+    left_out = [ROWS - row for epoch, _, row, *_ in source.losses() if epoch == 0]
+    assert len(heard) + sum(left_out) == SHARDS * ROWS
+    said = [record.message for record in caplog.records]
+    assert len(said) >= 5
+    first = [line for line in said if f"0001.{end}" in line]
+    assert "of the data source 'main'" in first[0]
+    partly = words(2, 3) & set(heard)
+    if kind == "webdataset":  # a parquet file is known by its end, which did not come
+        assert {"word 12", "word 13", "word 18", "word 19"} <= partly
+    assert any("left out from row" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("at", [3, 11, 20])
+def test_a_resumed_run_leaves_out_the_same(server, kind, at):
+    end = KINDS[kind]
+    server.faults = {
+        f"0002.{end}": Fault("cut", at=60_000),
+        f"0003.{end}": Fault("refuse"),
+        f"0005.{end}": Fault("garbage", at=40_000),
+    }
+    source = source_of(server, kind)
+    drawn = list(islice(source.draws(3, 0, 1, None), 70))
+    state = json.loads(json.dumps([drawn[at - 1].cursor, source.losses()]))
+    server.faults = {}  # all is well again
+    resumed = source_of(server, kind)
+    resumed.restore(state[1])
+    again = [d.item.id for d in islice(resumed.draws(3, 0, 1, state[0]), 70 - at)]
+    epochs = [d.epoch for d in drawn]
+    first = epochs.index(1) if 1 in epochs else 70
+    assert again[: first - at] == [d.item.id for d in drawn[at:first]]
+
+
+def test_stopping_at_the_first_loss_is_a_choice(server):
+    server.faults = {"0003.tar": Fault("refuse")}
+    source = source_of(server, "webdataset", on_failure="stop")
+    with pytest.raises(DataError, match=r"shard .*0003\.tar of the data source 'main' cannot be"):
+        one_pass(source)
+
+
+def test_a_server_that_is_gone_ends_the_run(server):
+    source = source_of(server, "webdataset", retries=0)
+    server.faults = {f"{n:04d}.tar": Fault("refuse") for n in range(SHARDS)}
+    with pytest.raises(DataError, match=r"All 8 of the shards of the data source 'main'"):
+        list(islice(source.draws(3, 0, 1, None), 200))
+    with pytest.raises(DataError, match=r"All 8 of the shards"):
+        list(source.records())
+    with pytest.raises(DataError, match=r"data\.train\.main cannot be read, such as .*0000\.tar"):
+        source_of(server, "webdataset", retries=0)
+
+
+def test_opening_looks_past_a_bad_first_shard(server):
+    server.faults = {"0000.parquet": Fault("garbage"), "0001.parquet": Fault("refuse")}
+    texts = {
+        item.text for item in one_pass(source_of(server, "parquet")) if isinstance(item, Record)
+    }
+    assert texts == words(*range(2, SHARDS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_without_ranges_will_do(server, kind):
+    server.ranges = False
+    server.faults = {f"0001.{KINDS[kind]}": Fault("cut", at=60_000, times=1)}
+    items = one_pass(source_of(server, kind))
+    assert {item.text for item in items if isinstance(item, Record)} == words(*range(SHARDS))
+
+
+def test_resuming_within_a_shard_reads_none_of_the_others(server):
+    drawn = list(islice(source_of(server, "parquet").draws(3, 0, 1, None), 60))
+    source = source_of(server, "parquet")
+    server.asked.clear()
+    stream = source.draws(3, 0, 1, drawn[20].cursor)
+    assert [d.item.id for d in islice(stream, 5)] == [d.item.id for d in drawn[21:26]]
+    stream.close()
+    assert len(server.asked) <= 3
+
+
+def test_the_file_of_an_address_is_the_file(server, folder):
+    data = (folder / "0000.tar").read_bytes()
+    with open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file:
+        for start, count in [(0, 10), (70_000, 300), (5, 20), (len(data) - 4, 99), (33, 0)]:
+            file.seek(start)
+            assert file.read(count) == data[start : start + count]
+        assert file.seek(0, io.SEEK_END) == len(data)
+        file.seek(0)
+        assert file.read() == data
+
+
+@pytest.mark.parametrize("kind", ["stall", "trickle"])
+def test_a_server_that_keeps_one_waiting_is_given_up(server, kind):
+    server.faults = {"0000.tar": Fault(kind, at=100)}
+    with (
+        open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file,
+        pytest.raises(ShardError, match=r"tried 3 times") as error,
+    ):
+        file.read()
+    assert error.value.reason == "shard_unreachable"
+
+
+def test_a_port_where_nobody_listens_is_given_up():
+    with (
+        open_url("http://127.0.0.1:9/x", Patience(**QUICK), Event()) as file,
+        pytest.raises(ShardError, match="refused"),
+    ):
+        file.read(1)
