@@ -9,7 +9,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.model.helpers import CPU, WHISPER, model_config
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.model.encoder import AudioEncoder, WhisperStyleEncoder
+from tiny_audio.model.encoder import AudioEncoder, WhisperStyleEncoder, encode_batch
 from tiny_audio.model.encoder_loading import random_encoder
 
 GLM = model_config().encoder.architecture
@@ -52,6 +52,17 @@ def test_shuffling_the_batch_changes_nothing(architecture: dict) -> None:
     frames, _ = encoder(mel, sizes)
     shuffled, _ = encoder(mel[order], sizes[order])
     assert (frames[order] - shuffled).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("padding", ["tight", "native"])
+@pytest.mark.parametrize("lengths", [[900, 700, 500, 500, 1, 0], [3000, 12], [5, 2000, 40, 40]])
+def test_pieces_of_a_batch_equal_the_batch(padding: str, lengths: list[int]) -> None:
+    encoder = build(GLM, padding=padding)
+    mel, sizes = ragged(80, lengths)
+    whole, out = encoder(mel, sizes)
+    pieces, out_of_pieces = encode_batch(encoder, mel, sizes)
+    assert torch.equal(out, out_of_pieces)
+    assert (whole - pieces).abs().max() < 1e-5
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ D encoder width, W decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,7 +24,7 @@ from tiny_audio.audio.features import LogMel
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, label_places
 from tiny_audio.model.decoder import embedding_table
-from tiny_audio.model.encoder import AudioEncoder
+from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Hypothesis, generate, stream
 from tiny_audio.model.plain_encoder import PlainEncoder
 from tiny_audio.model.projectors.base import Projector
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tiny_audio.audio.augment import SpecAugment
 
 Length = TypeVar("Length", int, Tensor)
+Mask = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,14 @@ class SpeechModel(nn.Module):
     # ---------------------------------------------------------------------- from sound to tokens
 
     @torch.no_grad()
-    def encode(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient."""
+    def encode(
+        self, waveform: Tensor, lengths: Tensor, *, mask: Mask | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient.
+
+        ``mask`` changes the log-mel [B, M, L] of clips with so many frames [B], in place of
+        ``spec_augment``, which is for training alone.
+        """
         if isinstance(self.encoder, PlainEncoder):
             return cast(tuple[Tensor, Tensor], self.encoder(waveform, lengths))
         if self.encoder.padding == "native":
@@ -137,9 +144,11 @@ class SpeechModel(nn.Module):
             mel_lengths = self.features.out_len(lengths)
         else:
             mel, mel_lengths = self.features(waveform, lengths)
-        if self.training and self.spec_augment is not None:
+        if mask is not None:
+            mel = mask(mel, mel_lengths)
+        elif self.training and self.spec_augment is not None:
             mel = self.spec_augment(mel, mel_lengths, self.augment_generator)
-        frames, frame_lengths = self.encoder(mel, mel_lengths)
+        frames, frame_lengths = encode_batch(self.encoder, mel, mel_lengths)
         longest = int(self.encoder.out_len(self.features.out_len(waveform.shape[1])))
         return frames[:, :longest], frame_lengths  # native: only what the clips fill
 
