@@ -198,6 +198,8 @@ class DataConfig:
     silence_db: float = -60.0  # dBFS; a clip is silent that is nowhere louder
     workers: int = 2  # processes that decode audio
     pool: int = 512  # utterances that are shuffled and sorted by length together
+    cache_encoder: str | None = None  # folder that keeps the encoder's frames, for later passes
+    cache_variants: int = 1  # of each clip in it: the first without SpecAugment, others with
     labels: LabelConfig = field(default_factory=LabelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

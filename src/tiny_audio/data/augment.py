@@ -91,6 +91,7 @@ class Augmenter:
         }
         self._transforms = Transforms(transforms, f"{_KEY}.transforms")
         self._seed = seed
+        self.repeats = 0  # passes after which the same changes come again; 0: never
         self._shortest = min_seconds * SAMPLE_RATE
         self._longest = max_seconds * SAMPLE_RATE
 
@@ -107,6 +108,7 @@ class Augmenter:
             of it is noise, which has no words.
         """
         sample = id_hash(f"{source}\n{id}")
+        epoch = epoch % self.repeats if self.repeats else epoch
         drawn: dict[str, np.random.Generator] = {}
         for number, kind in enumerate(_KINDS):
             if self._p[kind] > 0:

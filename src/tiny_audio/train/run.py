@@ -20,6 +20,7 @@ from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
+from tiny_audio.train.cache import open_cache
 from tiny_audio.train.evaluation import Checkup, CheckupPlan
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.messages import beginning, ending, interruption
@@ -124,6 +125,7 @@ class _Run:
         )
         generators = _generators(self.model, cfg.seed + accelerator.process_index)
         self.saver = Saver(cfg, self.store, accelerator, self.model, self.stream, generators)
+        self.cache = open_cache(cfg, self.model, accelerator, sources[0], self.report.say)
         self.trainer = self._trainer()
         if resumed is not None:
             self.saver.restore(self.trainer, resumed)
@@ -156,7 +158,8 @@ class _Run:
                 argv=argv,
                 processes=self.accelerator.num_processes,
             )
-        for line in [*summary.rejects.summary(), *lines]:
+        cached = [] if self.cache is None else [self.cache.summary()]
+        for line in [*summary.rejects.summary(), *cached, *lines]:
             self.report.say(line)
         return summary
 
@@ -191,6 +194,7 @@ class _Run:
             evaluate=self._evaluate if self.held_out else None,
             save=self.saver.save,
             report=self.report,
+            frames=self.cache,
         )
 
     def _evaluate(self) -> Checkup:
