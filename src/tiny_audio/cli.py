@@ -93,29 +93,48 @@ def train(context: typer.Context) -> None:
 
 @app.command("eval")
 def evaluate(
-    model: Model,
-    data: Annotated[str, typer.Option(help="a manifest, a folder or the name of a data preset")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help=f"{_MODELS}, also of any transformers recogniser"),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="a manifest, a folder, a benchmark or a data preset")
+    ] = None,
+    rescore: Annotated[Path | None, typer.Option(help="score this results.jsonl again")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results [default: in runs/]")] = None,
-    scoring: Annotated[str, typer.Option(help="whisper-en or basic")] = EvaluationConfig.scoring,
+    scoring: Annotated[
+        str, typer.Option(help="whisper-en, basic or characters")
+    ] = EvaluationConfig.scoring,
+    checkpoint: Annotated[str, typer.Option(help="of runs: best or last")] = "best",
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
     beams: Beams = GenerationConfig.beams,
+    language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
 ) -> None:
-    """Score a model: word error rate, character error rate, speed."""
-    from tiny_audio.evaluate.run import evaluate_command
+    """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
+    if rescore is not None:
+        from tiny_audio.evaluate.command import rescore_command
 
+        if models or data:
+            raise typer.BadParameter("--rescore takes neither models nor --data")
+        rescore_command(rescore, scoring=scoring, out=out)
+        return
+    if not models or not data:
+        raise typer.BadParameter("give MODEL... and --data SET, or --rescore FILE")
+    from tiny_audio.evaluate.command import evaluate_command
+    from tiny_audio.evaluate.models import Options
+
+    options = Options(device, batch_seconds, batch_size, beams, language)
     evaluate_command(
-        model,
+        models,
         data,
         out=out,
         scoring=scoring,
-        batch_seconds=batch_seconds,
-        max_utterances=batch_size,
-        device=device,
+        options=options,
         limit=limit,
-        beams=beams,
+        checkpoint=checkpoint,
     )
 
 

@@ -96,7 +96,7 @@ def test_parts_add_up_to_the_whole(pairs, whole):
 
 
 def test_scores_under_different_rules_do_not_add_up():
-    with pytest.raises(ConfigError, match=r"whisper-en/1 and basic/1"):
+    with pytest.raises(ConfigError, match=r"basic/1 and whisper-en/1"):
         score(["a"], ["a"], "whisper-en") + score(["a"], ["a"], "basic")
 
 

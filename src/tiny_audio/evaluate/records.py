@@ -140,17 +140,27 @@ def rescore(path: Path, rule: ScoringRule) -> Evaluation:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a results file; keys that Record has not are passed over."""
-    names = {one.name for one in fields(Record)}
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                try:
-                    values = json.loads(line)
-                    yield Record(**{k: v for k, v in values.items() if k in names})
-                except (ValueError, TypeError, AttributeError):
+                record = parse_record(line)
+                if record is None:
                     raise DataError(
                         f"{path}, line {number}: not a record of an evaluation; give the "
                         "results.jsonl that `tiny-audio eval` wrote."
-                    ) from None
+                    )
+                yield record
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a results file: {error}") from None
+
+
+def parse_record(line: str | bytes) -> Record | None:
+    """One line of a results file; None if it is none."""
+    try:
+        values = json.loads(line)
+        return Record(**{name: value for name, value in values.items() if name in _NAMES})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+_NAMES = frozenset(one.name for one in fields(Record))

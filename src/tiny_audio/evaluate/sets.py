@@ -4,28 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from pathlib import Path
 
 from tiny_audio.config import LabelConfig
 from tiny_audio.data.decode import decode
 from tiny_audio.data.named import open_set as open_set
 from tiny_audio.data.prepare import Preparer
 from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data.utterance import Record, Reject, Utterance
 from tiny_audio.errors import DataError
+from tiny_audio.evaluate.snr import estimate_snr
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.text.labels import LabelRules
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One utterance of a test set, or why there is none, and where its audio lies.
+
+    audio: path or URL, None for audio without one of its own; offset: seconds into it. snr:
+    estimated signal-to-noise ratio, dB.
+    """
+
+    item: Utterance | Reject
+    audio: str | None = None
+    offset: float | None = None
+    snr: float | None = None
 
 
 def read_set(
     sources: Sequence[Source], *, limit: int | None, workers: int, ahead_seconds: float
 ) -> Iterator[Utterance | Reject]:
+    """The utterances alone, see `read_samples`."""
+    samples = read_samples(sources, limit=limit, workers=workers, ahead_seconds=ahead_seconds)
+    return (sample.item for sample in samples)
+
+
+def read_samples(
+    sources: Sequence[Source],
+    *,
+    limit: int | None,
+    workers: int,
+    ahead_seconds: float,
+    start: int = 0,
+) -> Iterator[Sample]:
     """Every utterance once, in a fixed order, those that cannot be used as rejects.
 
-    A transcript is cleaned of its notes but keeps its case and punctuation, which are the
-    scoring rule's business, and may be empty. No length is refused. Audio is read on a background
-    thread, which keeps about `ahead_seconds` ready, and decoded in `workers` processes (0: on
-    that thread).
+    The text is the transcript as the source has it, and may be empty: what of it counts is the
+    scoring rule's business. Stretches that their corpus marks as not transcribed are rejected. No
+    length is refused. Audio is read on a background thread, which keeps about `ahead_seconds`
+    ready, and decoded in `workers` processes (0: on that thread). The first `start` utterances
+    are passed over; `limit` counts them too.
 
     Raises DataError for a source without end, unless there is a limit.
     """
@@ -36,15 +67,41 @@ def read_set(
     rules = LabelRules(labels.case, labels.punctuation, allow_empty=True)
     items = chain.from_iterable(source.records() for source in sources)
     decoded = decode(
-        ((item, None) for item in islice(items, limit)),
+        ((item, _place(item)) for item in islice(items, start, limit)),
         Preparer(rules, min_seconds=0.0, max_seconds=math.inf),
         workers,
     )
-    first = list(islice(decoded, 1))  # worker processes start here, not on the thread
-    ahead = prefetch(
-        chain(first, decoded), cost=lambda pair: _seconds(pair[0]), budget=ahead_seconds
+    samples = (_sample(item, *place) for item, place in decoded)
+    first = list(islice(samples, 1))  # worker processes start here, not on the thread
+    return prefetch(
+        chain(first, samples), cost=lambda sample: _seconds(sample.item), budget=ahead_seconds
     )
-    return (result for result, _ in ahead)
+
+
+def count(sources: Sequence[Source], limit: int | None) -> int | None:
+    """Utterances that `read_samples` gives, None where it is not known beforehand."""
+    lengths = [source.length for source in sources]
+    if any(length is None for length in lengths):
+        return None if not all(source.endless for source in sources) else limit
+    total = sum(length for length in lengths if length is not None)
+    return total if limit is None else min(total, limit)
+
+
+def _place(item: Record | Reject) -> tuple[str | None, float | None]:
+    """Where the audio lies, as far as it can be found again."""
+    if isinstance(item, Reject):
+        return None, None
+    if isinstance(item.audio, Path):
+        return str(item.audio.absolute()), item.offset
+    where = item.audio if isinstance(item.audio, str) else getattr(item.audio, "path", None)
+    return (where if isinstance(where, str) else None), item.offset
+
+
+def _sample(item: Utterance | Reject, audio: str | None, offset: float | None) -> Sample:
+    if isinstance(item, Reject):
+        return Sample(item, audio, offset)
+    whole = replace(item, text=str(item.extra.get("transcript", item.text)))
+    return Sample(whole, audio, offset, estimate_snr(item.waveform))
 
 
 def _seconds(result: Utterance | Reject) -> float:

@@ -5,6 +5,11 @@
 over a whole set: counts are added up, rates are never averaged. So a set may be scored in parts
 (batches, processes, speakers) and the parts added together with `+` or `sum`.
 
+Where several alignments have the same least number of errors, one of them is taken (jiwer's, that
+is rapidfuzz's): "a b" against "b a" may be two substitutions, or a deletion and an insertion. The
+sum S + D + I, and the difference I - D of the two lengths, are the same whichever is taken; another
+tool's S, D and I may differ where there are such ties.
+
 Empty references (noise, silence) are part of a set: whatever is written there counts as
 insertions. A set with no reference word at all has no WER (None), only insertions.
 """
@@ -16,8 +21,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from tiny_audio.errors import ConfigError
-from tiny_audio.text.scoring import ScoringRule, get_rule
+from tiny_audio.text.scoring import ScoringRule, get_rule, require_same_rule
 
 if TYPE_CHECKING:
     from jiwer import AlignmentChunk
@@ -166,11 +170,7 @@ class Score:
 
     def __add__(self, other: Score) -> Score:
         """Both sets as one; ConfigError where they were scored under different rules."""
-        if self.rule != other.rule:
-            raise ConfigError(
-                f"Scores under {self.rule} and {other.rule} do not add up: score both sets again "
-                "under one rule."
-            )
+        require_same_rule((self.rule, other.rule))
         return Score(
             self.rule,
             self.words + other.words,

@@ -38,15 +38,19 @@ def resolve_model(
     return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype, attention=attention)
 
 
-def find_checkpoint(name: str) -> Path:
-    """The checkpoint folder that ``name`` stands for, see ``resolve_model``."""
+def find_checkpoint(name: str, which: str = "best") -> Path:
+    """The checkpoint folder that ``name`` stands for, see ``resolve_model``.
+
+    Args:
+        which: ``best`` or ``last``, of a run.
+    """
     if name in BUNDLED:
         return BUNDLED[name]
     folder = Path(name)
     if (folder / INFO).is_file():
         return folder
     if (folder / _RUN_INDEX).is_file():
-        return _best_of_run(folder)
+        return _of_run(folder, which)
     if folder.exists():
         raise CheckpointError(
             f"{name}: is neither a checkpoint (no {INFO}) nor a run (no {_RUN_INDEX})"
@@ -54,9 +58,9 @@ def find_checkpoint(name: str) -> Path:
     return _from_hub(name)
 
 
-def _best_of_run(folder: Path) -> Path:
+def _of_run(folder: Path, which: str) -> Path:
     index = json.loads((folder / _RUN_INDEX).read_text())
-    chosen = index.get("best") or index.get("last")
+    chosen = index.get(which) or index.get("last")
     if not chosen:
         raise CheckpointError(f"{folder}: this run has not saved a checkpoint yet")
     return folder / _RUN_INDEX.parent / str(chosen)

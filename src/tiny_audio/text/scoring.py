@@ -8,7 +8,7 @@ is a new version. Differences that a rule forgives are forgiven on both sides al
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,11 +18,16 @@ from tiny_audio.errors import ConfigError
 
 @dataclass(frozen=True)
 class ScoringRule:
-    """A named, versioned way to normalise a reference and a hypothesis."""
+    """A named, versioned way to normalise a reference and a hypothesis.
+
+    primary: the figure that systems are compared by, ``wer`` or ``cer``. Where a rule is for any
+    language, words are not what they are in English, and characters are the fairer unit.
+    """
 
     name: str
     version: int
     normalise: Callable[[str], str]
+    primary: str = "wer"
 
     @property
     def id(self) -> str:
@@ -51,20 +56,43 @@ def basic(text: str) -> str:
     return str(_basic()(text)).strip()
 
 
+def characters(text: str) -> str:
+    """Scripts that put no space between words (Chinese, Japanese, Thai): each letter is a word.
+
+    As `basic`, then split into letters with their marks, as Whisper scores these languages.
+    """
+    return str(_letters()(text)).strip()
+
+
 SCORING: dict[str, ScoringRule] = {
     "whisper-en": ScoringRule("whisper-en", 1, whisper_en),
-    "basic": ScoringRule("basic", 1, basic),
+    "basic": ScoringRule("basic", 1, basic, primary="cer"),
+    "characters": ScoringRule("characters", 1, characters, primary="cer"),
 }
 
 
 def get_rule(name: str) -> ScoringRule:
-    """The rule called `name`; ConfigError lists the names there are."""
-    if name not in SCORING:
+    """The rule called `name`, or with this id; ConfigError lists the names there are."""
+    plain, _, version = name.partition("/")
+    rule = SCORING.get(plain)
+    if rule is None:
         raise ConfigError(
             f"There is no scoring rule {name!r}: set evaluation.scoring to one of "
             f"{', '.join(sorted(SCORING))}."
         )
-    return SCORING[name]
+    if version and rule.id != name:
+        raise ConfigError(f"The scoring rule {plain} is here as {rule.id}, not as {name}.")
+    return rule
+
+
+def require_same_rule(ids: Iterable[str]) -> None:
+    """Raise ConfigError unless all scores were counted under the same rule and version."""
+    found = sorted(set(ids))
+    if len(found) > 1:
+        raise ConfigError(
+            f"Scores under {' and '.join(found)} cannot be compared: score all of them again "
+            "under one rule, with tiny-audio eval --rescore."
+        )
 
 
 def _cut_long_tokens(text: str) -> str:
@@ -93,3 +121,11 @@ def _basic() -> Any:
 
     normalizers: Any = english_normalizer
     return normalizers.BasicTextNormalizer()
+
+
+@cache
+def _letters() -> Any:
+    from transformers.models.whisper import english_normalizer
+
+    normalizers: Any = english_normalizer
+    return normalizers.BasicTextNormalizer(split_letters=True)
