@@ -1,4 +1,4 @@
-"""What the trainer reads: an endless stream of batches that can stop and go on at the same batch.
+"""What the trainer reads: a stream of batches that can stop and go on at the same batch.
 
     sources -> mixture -> records -> workers: decode, clean -> pools -> batches
 
@@ -18,6 +18,7 @@ import numpy as np
 from tiny_audio.data.augment import Augmenter
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.decode import decode
+from tiny_audio.data.heard import Heard
 from tiny_audio.data.mixture import Mixture, Position
 from tiny_audio.data.pool import PoolReader
 from tiny_audio.data.prepare import Preparer, TokenLimits
@@ -49,7 +50,7 @@ class _State:
 
 
 class TrainingStream:
-    """Endless batches for one rank.
+    """Batches for one rank, without end unless sources are not to repeat.
 
     Iterating goes on after the last batch that was yielded, also in another process that has
     loaded the `state_dict`: then the utterances of one pool are decoded again, no more. The order
@@ -64,6 +65,7 @@ class TrainingStream:
         quality: limits beside those of length.
         augment: how utterances are changed.
         log: where rejects are written down.
+        repeat: sources begin again when they end; else batches end with the last source.
     """
 
     def __init__(
@@ -87,8 +89,11 @@ class TrainingStream:
         quality: QualityLimits | None = None,
         augment: Augmenter | None = None,
         log: RejectLog | None = None,
+        repeat: bool = True,
     ) -> None:
-        self._mixture = Mixture(sources, weights, seed=seed, rank=rank, world_size=world_size)
+        self._mixture = Mixture(
+            sources, weights, seed=seed, rank=rank, world_size=world_size, repeat=repeat
+        )
         self._preparer = Preparer(rules, min_seconds, max_seconds, quality, augment)
         self._log = log or RejectLog()
         self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
@@ -101,6 +106,7 @@ class TrainingStream:
             "seed": seed,
             "rank": rank,
             "world_size": world_size,
+            **({} if repeat else {"repeat": False}),
         }
         self._batching = {
             "pool": pool,
@@ -114,6 +120,7 @@ class TrainingStream:
         }
         self._state = _State(self._mixture.start, RejectCounts())
         self.rejects = RejectCounts()  # each record once, on its first pass
+        self.heard = Heard()  # what was in the batches so far
 
     @property
     def epoch(self) -> float:
@@ -128,6 +135,8 @@ class TrainingStream:
             "epoch": self._state.epoch,
             "start": self._state.start.to_dict(),
             "rejects": self._state.rejects.to_dict(),
+            "losses": self._mixture.losses(),
+            "heard": self.heard.to_dict(),
             "data": self._data,
             "batching": self._batching,
         }
@@ -156,6 +165,8 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
+        self._mixture.restore(state.get("losses", []) or [None] * len(self._data["sources"]))
+        self.heard = Heard.from_dict(state.get("heard", {}))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
@@ -174,6 +185,9 @@ class TrainingStream:
         pool = reader.begin(self._pool)
         reader.fill(pool, self._pool)
         for number in count(state.pool):
+            if not pool.utterances:  # all sources have ended
+                reader.check_fruitful()
+                return
             following = reader.begin(self._pool)
             first, last = map(self._mixture.passes, (pool.start, following.start))
             batches = self._batches(pool.utterances, number)
@@ -181,6 +195,7 @@ class TrainingStream:
                 if number > state.pool or served > state.served:
                     epoch = first + (last - first) * served / len(batches)
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
+                    self.heard.add(batch)
                     prompt, audio_tokens = self._limits.prompt, self._limits.audio_tokens
                     yield collate(batch, prompt, audio_tokens, with_labels=True)
                 reader.fill(following, len(batch))  # bit by bit, while the model works

@@ -1,9 +1,9 @@
-"""Several sources as one endless stream: which one is drawn from next depends on the seed alone."""
+"""Several sources as one stream: which one is drawn from next depends on the seed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,20 @@ _TAG = 77  # keeps these random numbers apart from others with the same seed
 
 @dataclass(frozen=True)
 class Position:
-    """Where a mixture stands: draws made by this rank, and each source's cursor."""
+    """Where a mixture stands: draws made by this rank, each source's cursor, and which ended."""
 
     drawn: int
     cursors: tuple[Cursor, ...]
+    ended: tuple[int, ...] = ()  # indices of sources that take no more part
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"drawn": self.drawn, "cursors": list(self.cursors)}
+        return {"drawn": self.drawn, "cursors": list(self.cursors), "ended": list(self.ended)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Position:
         """The position that `to_dict` wrote."""
-        return cls(values["drawn"], tuple(values["cursors"]))
+        return cls(values["drawn"], tuple(values["cursors"]), tuple(values.get("ended", ())))
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
     Every rank makes the same choices, and each takes its own share of the chosen source: together
-    the ranks see what one process would. A source that ends begins again in another order.
+    the ranks see what one process would.
+
+    Args:
+        repeat: a source that ends begins again in another order; else it takes no more part, its
+            share goes to the others, and the stream ends with the last of them.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Mixture:
         seed: int,
         rank: int,
         world_size: int,
+        repeat: bool = True,
     ) -> None:
         if not sources or len(sources) != len(weights):
             raise ValueError(f"{len(sources)} sources and {len(weights)} weights")
@@ -70,6 +76,7 @@ class Mixture:
         self._sources = list(sources)
         self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
         self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._repeat = repeat
 
     @property
     def start(self) -> Position:
@@ -77,18 +84,35 @@ class Mixture:
         return Position(0, (None,) * len(self._sources))
 
     def draws(self, start: Position) -> Iterator[MixtureDraw]:
-        """The endless stream from a position on."""
+        """The stream from a position on; without end, unless sources are not to repeat."""
         streams = [
             source.draws(self._seed, self._rank, self._world_size, cursor)
             for source, cursor in zip(self._sources, start.cursors, strict=True)
         ]
         position = start
-        for chosen in self._choices(start.drawn):
-            draw = next(streams[chosen])
+        for number in self._numbers(start.drawn):
+            while True:
+                chosen = self._choice(number, position.ended)
+                if chosen is None:
+                    return
+                draw = next(streams[chosen])
+                if self._repeat or draw.epoch == 0:
+                    break
+                position = replace(position, ended=(*position.ended, chosen))
             cursors = list(position.cursors)
             cursors[chosen] = draw.cursor
-            before, position = position, Position(position.drawn + 1, tuple(cursors))
+            before = position
+            position = Position(before.drawn + 1, tuple(cursors), before.ended)
             yield MixtureDraw(draw.item, chosen, draw.epoch, before, position)
+
+    def losses(self) -> list[Any]:
+        """What each source had to leave out, for `restore`; JSON values."""
+        return [source.losses() for source in self._sources]
+
+    def restore(self, losses: Sequence[Any]) -> None:
+        """Leave out what another mixture of the same sources left out."""
+        for source, lost in zip(self._sources, losses, strict=True):
+            source.restore(lost)
 
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
@@ -101,10 +125,19 @@ class Mixture:
         ]
         return min(finite, default=0.0)
 
-    def _choices(self, start: int) -> Iterator[int]:
+    def _choice(self, number: float, ended: tuple[int, ...]) -> int | None:
+        """The source that a random number in [0, 1) falls to, None when all have ended."""
+        shares = self._shares.copy()
+        shares[list(ended)] = 0.0
+        bounds = shares.cumsum()
+        if not bounds[-1] > 0:
+            return None
+        return int(np.searchsorted(bounds / bounds[-1], number, side="right"))
+
+    def _numbers(self, start: int) -> Iterator[float]:
+        """Random numbers, one for each draw."""
         block, offset = divmod(start, _BLOCK)
         while True:
-            rng = np.random.default_rng([self._seed, _TAG, block])
-            chosen = rng.choice(len(self._shares), size=_BLOCK, p=self._shares)
-            yield from chosen[offset:].tolist()
+            numbers = np.random.default_rng([self._seed, _TAG, block]).random(_BLOCK)
+            yield from numbers[offset:].tolist()
             block, offset = block + 1, 0

@@ -62,6 +62,7 @@ class PoolReader:
         self._end = start  # after the last record that went into a pool
         self._fruitful = start  # after the last usable one
         self._barren = 0
+        self.ended = False  # nothing comes after the pool that was filled last
 
     def begin(self, size: int) -> Pool:
         """An empty pool that begins where the last one ended, which must be complete."""
@@ -74,7 +75,11 @@ class PoolReader:
         """
         wanted = min(len(pool.utterances) + count, pool.size)
         while len(pool.utterances) < wanted and not pool.complete:
-            result, draw = self._pending or next(self._results)
+            coming = self._pending or next(self._results, None)
+            if coming is None:
+                self.ended = pool.complete = True
+                return
+            result, draw = coming
             if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
                 self._pending, pool.complete = (result, draw), True
                 return
@@ -96,8 +101,16 @@ class PoolReader:
         self._barren += 1
         passed = self._mixture.passes(draw.after) - self._mixture.passes(self._fruitful)
         if passed >= _BARREN_PASSES or self._barren >= _BARREN_RECORDS:
-            why = "; ".join(line.strip() for line in self._rejects.summary())
-            raise DataError(f"No sample of the training data can be used: {why}.")
+            raise self._useless()
+
+    def check_fruitful(self) -> None:
+        """Raise DataError if all data was read and rejected."""
+        if self._rejects.total == self._rejects.seen:
+            raise self._useless()
+
+    def _useless(self) -> DataError:
+        why = "; ".join(line.strip() for line in self._rejects.summary()) or "there is none"
+        return DataError(f"No sample of the training data can be used: {why}.")
 
     def _check(self, utterance: Utterance) -> Reject | None:
         return over_budget(utterance, self._budget) or self._limits.check(utterance)

@@ -5,7 +5,7 @@ while steps are left:
     for each micro-batch: loss / tokens, backward; in parts where memory runs out
     clip, stop if anything is not finite, set the rate, update
     now and then: log, evaluate, save
-    asked to stop: save and leave
+    asked to stop, or no data left: save and leave
 """
 
 from __future__ import annotations
@@ -105,11 +105,10 @@ class Trainer:
         self.sharded = is_sharded(self.module)
         batches = iter(self.stream)
         while self.step < self.pace.max_steps:
-            if not self._update(batches):
-                break
-            self.step += 1
-            last = self.step == self.pace.max_steps
-            if self._due(self.pace.log_every, last):
+            going = self._update(batches)  # False: the data has ended
+            self.step += going
+            last = not going or self.step == self.pace.max_steps
+            if self.tally.steps and self._due(self.pace.log_every, last):
                 self._log()
             stopping = self._anyone(stop.received is not None)
             checkup = None
@@ -120,6 +119,8 @@ class Trainer:
                 self.save(self, checkup)
             if stopping:
                 self.ended_by = stop.received or signal.SIGTERM  # another process was told
+                return
+            if not going:
                 return
             yield self.step
 
@@ -157,9 +158,8 @@ class Trainer:
         padded = sum(batch.padded_seconds for batch in window)
         ce_sum, aux_sum = (sum(column) for column in list(zip(*values, strict=True))[1:])
         ids = id_numbers((i for b in window for i in b.ids), self.accelerator.process_index)
-        ooms = float(self.guard.times - times)
         ce_sum, aux_sum, audio, padded, ooms, *samples = self._total(
-            [ce_sum, aux_sum, audio, padded, ooms, *ids]
+            [ce_sum, aux_sum, audio, padded, float(self.guard.times - times), *ids]
         )
         if ooms:
             self.report.say(out_of_memory(self.step + 1, int(ooms), self.guard.limit))
@@ -210,8 +210,7 @@ class Trainer:
 
     def _log(self) -> None:
         row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.stream.epoch}
-        row |= self.tally.row()
-        row |= {f"lr_{part}": rate for part, rate in self.rates.items()}
+        row |= self.tally.row() | {f"lr_{part}": rate for part, rate in self.rates.items()}
         self.tally = Tally()
         self.report.training(row, self.model)
 
