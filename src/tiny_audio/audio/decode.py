@@ -34,6 +34,7 @@ _BATCH_SAMPLES = 1 << 15  # FFmpeg's frames are tiny; joined to blocks of at lea
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
+_NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
 
@@ -157,6 +158,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     """
     head = file.read(12)
     counts_frames = headers.has_mp3_count(file)
+    broken_off = headers.declared_over_held(file) > 1 + _EXACT  # FFmpeg believes what is there
     file.seek(0)
     try:
         # A playlist must not make FFmpeg open other files or addresses.
@@ -176,9 +178,9 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         if not container.streams.audio:
             raise UndecodableError("not_audio", "has no audio track")
         stream = container.streams.audio[0]
-        if stream.codec_context is None:
+        if stream.codec_context is None or stream.codec_context.name in _NO_ARRAY:
             raise UndecodableError("unreadable", "is in a codec that FFmpeg cannot decode")
-        decoding = Decoding(stream.rate or 0, None, slack=_EXACT)
+        decoding = Decoding(stream.rate or 0, None, _EXACT, damage=math.inf if broken_off else 0.0)
         if counts_frames or container.format.name in _COUNTED_FORMATS | _EXACT_FORMATS:
             decoding.declared = _declared(container, stream)
         frames = _ffmpeg_frames(container, stream, decoding)
