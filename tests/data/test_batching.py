@@ -120,6 +120,28 @@ def test_under_five_percent_of_the_frames_are_padding():
     assert 1 - real / padded < 0.05
 
 
+def test_little_padding_and_random_batches_at_once():
+    """Pass after pass over one set of 2,048 few clips that shared a batch share one again."""
+    clips = librispeech_like(2_048, np.random.default_rng(5))
+    real = padded = 0.0
+    met: list[set[tuple[str, str]]] = []
+    for seed in range(3):
+        rng, pairs = np.random.default_rng(seed), set()
+        order = rng.permutation(len(clips))
+        for first in range(0, len(clips), 512):
+            pool = [clips[n] for n in order[first : first + 512]]
+            for batch in length_batches(pool, batch_seconds=120.0, max_utterances=64, rng=rng):
+                real += sum(u.seconds for u in batch)
+                padded += max(u.seconds for u in batch) * len(batch)
+                names = sorted(u.id for u in batch)
+                pairs |= {(a, b) for n, a in enumerate(names) for b in names[n + 1 :]}
+        met.append(pairs)
+    assert 1 - real / padded < 0.05
+    for n in range(3):
+        again = len(met[n] & met[n - 1]) / len(met[n])
+        assert again < 0.15  # unsorted batches: 0.5 %; batches of always the same: 100 %
+
+
 def test_batches_are_random_in_content_and_order():
     """The same pool is cut otherwise each time, and lengths do not come in an order."""
     pool = librispeech_like(256, np.random.default_rng(4))

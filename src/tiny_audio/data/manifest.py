@@ -8,6 +8,7 @@ kept in memory, 16 bytes a line, so that a manifest may have tens of millions of
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class ManifestSource(IndexedSource):
         seconds, offset = row.get(self._duration), row.get("offset")
         if not all(value is None or _is_number(value) for value in (seconds, offset)):
             return self._bad(index, "duration or offset is not a number")
+        if offset is not None and offset < 0:
+            return self._bad(index, f"the offset {offset:g} is before the beginning")
         return Record(
             id=record_id if offset is None else f"{record_id}@{offset:g}",
             source=self.name,
@@ -101,7 +104,7 @@ class ManifestSource(IndexedSource):
             line = file.readline()
         try:
             row = json.loads(line.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
             return f"not a line of JSON ({error})"
         return row if isinstance(row, dict) else "not a JSON object"
 
@@ -141,7 +144,13 @@ def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a finite number, which JSON in Python need not be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def _lines(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

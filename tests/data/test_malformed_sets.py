@@ -1,0 +1,175 @@
+"""Manifests and folders in odd encodings and with odd values: used, rejected by reason, or refused
+in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.data.helpers import noise, open_one
+from tiny_audio.data.prepare import Preparer
+from tiny_audio.data.utterance import Record, Utterance
+from tiny_audio.errors import DataError
+from tiny_audio.text.labels import LabelRules
+
+PREPARE = Preparer(LabelRules(), min_seconds=0.2, max_seconds=30.0)
+GOOD = {"audio_filepath": "a.wav", "text": "words"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "a.wav", noise(2.0, 0), 16_000)
+    return tmp_path
+
+
+def outcomes(**source: Any) -> list[str]:
+    """What becomes of each record: ``used`` or the reason, or of the whole: ``refused``."""
+    try:
+        items = list(open_one(**source).records())
+    except DataError as error:
+        return ["refused" if len(str(error).splitlines()) == 1 else "refused at length"]
+    results = [PREPARE(item) if isinstance(item, Record) else item for item in items]
+    return ["used" if isinstance(r, Utterance) else r.reason for r in results]
+
+
+def manifest(folder: Path, *lines: bytes) -> list[str]:
+    path = folder / "m.jsonl"
+    path.write_bytes(b"\n".join([json.dumps(GOOD).encode(), *lines]) + b"\n")
+    first, *rest = outcomes(path=str(path))
+    assert first == "used"
+    return rest
+
+
+def line(**values: Any) -> bytes:
+    return json.dumps(GOOD | values).encode()
+
+
+ROWS: dict[str, tuple[bytes, str]] = {
+    "latin-1": ('{"audio_filepath": "a.wav", "text": "é"}'.encode("latin-1"), "bad_record"),
+    "utf-16": (json.dumps(GOOD).encode("utf-16-le"), "bad_record"),
+    "carriage return": (json.dumps(GOOD).encode() + b"\r", "used"),
+    "zero bytes": (b"\0\0\0\0", "bad_record"),
+    "cut": (json.dumps(GOOD).encode()[:20], "bad_record"),
+    "two in a line": (json.dumps(GOOD).encode() * 2, "bad_record"),
+    "nested deeply": (b"[" * 100_000, "bad_record"),
+    "a number": (b"7", "bad_record"),
+    "a list": (b"[1]", "bad_record"),
+    "null": (b"null", "bad_record"),
+    "text is missing": (b'{"audio_filepath": "a.wav"}', "no_transcript"),
+    "text is null": (line(text=None), "no_transcript"),
+    "text is a list": (line(text=["a"]), "no_transcript"),
+    "text is a number": (line(text=42), "used"),
+    "text is a surrogate": (line(text="a \ud800 b"), "used"),
+    "text is control characters": (line(text="\0\1\2\u200b"), "empty_label"),
+    "text is of combining marks": (line(text="e\u0301" * 10), "used"),
+    "text runs from right to left": (line(text="\u202eשלום"), "used"),
+    "text is a megabyte": (line(text="word " * 200_000), "used"),  # for TokenLimits to reject
+    "path is empty": (line(audio_filepath=""), "bad_record"),
+    "path is a number": (line(audio_filepath=3), "bad_record"),
+    "path has a zero byte": (line(audio_filepath="a\0.wav"), "bad_record"),
+    "path is a surrogate": (line(audio_filepath="\ud800.wav"), "unreadable"),
+    "path is a folder": (line(audio_filepath="."), "unreadable"),
+    "path is far too long": (line(audio_filepath="x" * 9_000), "unreadable"),
+    "path is an unknown address": (line(audio_filepath="nothing://x/y.wav"), "unreadable"),
+    "duration is a text": (line(duration="2.0"), "bad_record"),
+    "duration is not a number": (line(duration=float("nan")), "bad_record"),
+    "duration is infinite": (line(duration=float("inf")), "bad_record"),
+    "duration is beyond any float": (line(duration=10**400), "bad_record"),
+    "duration has too many digits": (line(duration=7).replace(b"7", b"7" * 9_000), "bad_record"),
+    "duration is negative": (line(duration=-2.0), "too_short"),
+    "duration is true": (line(duration=True), "bad_record"),
+    "duration is huge": (line(duration=1e300), "too_long"),
+    "offset is not a number": (line(offset=float("nan"), duration=1.0), "bad_record"),
+    "offset is infinite": (line(offset=float("inf"), duration=1.0), "bad_record"),
+    "offset is negative": (line(offset=-1.0, duration=1.0), "bad_record"),
+    "offset is past the end": (line(offset=9.0, duration=1.0), "too_short"),
+    "offset is huge": (line(offset=1e300, duration=1.0), "too_short"),
+    "stretch runs past the end": (line(offset=1.0, duration=5.0), "used"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_one_odd_line_of_a_manifest(folder: Path, name: str):
+    row, expected = ROWS[name]
+    assert manifest(folder, row) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (lambda rows: rows.encode("utf-8-sig"), ["used", "used"]),
+        (lambda rows: rows.replace("\n", "\r\n").encode(), ["used", "used"]),
+        (lambda rows: rows.replace("\n", "\n\n \r\n").encode(), ["used", "used"]),
+        (lambda rows: rows.encode("utf-16"), ["refused"]),
+        (lambda rows: rows.encode("utf-32"), ["refused"]),
+        (lambda rows: b"", ["refused"]),
+        (lambda rows: b"\n\n", ["refused"]),
+        (lambda rows: bytes(5_000), ["refused"]),
+        (lambda rows: b"audio,text\na.wav,words\n", ["refused"]),
+        (lambda rows: random.Random(0).randbytes(4_000).replace(b"{", b""), ["refused"]),
+    ],
+)
+def test_whole_manifests(folder: Path, write: Callable[[str], bytes], expected: list[str]):
+    path = folder / "m.jsonl"
+    path.write_bytes(write((json.dumps(GOOD) + "\n") * 2))
+    assert outcomes(path=str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("words".encode("utf-8-sig"), "used"),
+        (b"words\r\n", "used"),
+        ("wörter".encode("latin-1"), "bad_record"),
+        ("words".encode("utf-16"), "bad_record"),
+        (b"", "empty_label"),
+        (bytes(100), "empty_label"),
+        (None, "no_transcript"),
+    ],
+)
+def test_texts_beside_recordings(folder: Path, data: bytes | None, expected: str):
+    if data is not None:
+        (folder / "a.txt").write_bytes(data)
+    assert outcomes(kind="folder", path=str(folder)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"file_name,text\na.wav,words\n", ["used"]),
+        (b"file_name,text\r\na.wav,\"many,\r\nwords\"\r\n", ["used"]),
+        (b"file_name,text\na.wav\n", ["no_transcript"]),
+        (b"file_name,text\na.wav,words,more,still\n", ["used"]),
+        (b"file_name,text\ngone.wav,words\n", ["no_transcript", "unreadable"]),
+        ("file_name,text\na.wav,wört\n".encode("latin-1"), ["refused"]),
+        ("file_name,text\na.wav,words\n".encode("utf-16"), ["refused"]),
+        (b"name;text\na.wav;words\n", ["refused"]),
+    ],
+)  # fmt: skip
+def test_tables_of_a_folder(folder: Path, data: bytes, expected: list[str]):
+    (folder / "metadata.csv").write_bytes(data)
+    assert outcomes(kind="folder", path=str(folder)) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_file_names_that_are_no_text(folder: Path):
+    (folder / "a.wav").rename(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.wav"))
+    (folder / os.fsdecode(b"\xff\xfe.txt")).write_text("words")
+    assert outcomes(kind="folder", path=str(folder)) == ["used"]
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (1,), (3, 4, 5), ()])
+@pytest.mark.parametrize("kind", ["float32", "float64", "int16", "complex64", "bool", "object"])
+def test_arrays_of_any_shape_and_kind(shape: tuple[int, ...], kind: str):
+    result = PREPARE(Record("r", "main", np.zeros(shape, kind), "words"))
+    assert not isinstance(result, Utterance)
+    assert result.reason in ("empty", "not_audio", "too_short")
