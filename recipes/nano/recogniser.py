@@ -3,8 +3,8 @@
     python -m recipes.nano.recogniser --work DIR [--data DIR] [--flite FOLDER] [--steps N] [--keep]
 
 Two legs. *Together*: decoder and projector learn on the frozen encoder, so that the decoder meets
-the real confusions of this encoder, which its own stage could only imitate. *Alone*: the decoder,
-now frozen and in bf16, keeps still while the projector settles; that projector ships.
+the real confusions of this encoder, which its own stage could only imitate (together.py). *Alone*:
+the decoder, now frozen and in bf16, keeps still while the projector settles; that projector ships.
 
 Speech: everyday sentences made on the fly, book phrases spoken beforehand (espeak-ng, and flite
 where its folder is given), the real recordings but the held-out tenth, altered copies of both
@@ -31,12 +31,13 @@ from recipes.nano.pair import save_decoder
 from recipes.nano.pool import real_rows
 from recipes.nano.speech import speak_in_background, wait_for
 from recipes.nano.text import clean, cut_books
+from recipes.nano.together import learn_together
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
 from tiny_audio.model.build import ASSETS, build_model
-from tiny_audio.model.checkpoint import load_checkpoint, read_config
 from tiny_audio.model.resolve import BUNDLED
 from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.run import train
 
 RATE = 16_000
@@ -49,12 +50,6 @@ WEIGHTS = {
     "silence": 0.05,
 }
 COPIES = {"books": 1, "real": 2}  # altered ones of every clip
-TOGETHER = (
-    "training.learns=[projector,decoder]",
-    "training.lr.projector=0.001",
-    "training.lr.decoder=0.0005",
-    "training.warmup_steps=50",
-)
 ALONE = ("training.learns=[projector]", "training.lr.projector=0.0005", "training.warmup_steps=20")
 
 
@@ -178,16 +173,14 @@ def last_checkpoint(run: Path) -> Path:
     return run / "checkpoints" / str(index["last"])
 
 
-def part_ways(learned: Path, work: Path) -> tuple[Path, Path]:
+def part_ways(model: SpeechModel, cfg: Config, work: Path) -> None:
     """Write the decoder that learned in the pair's format, and its projector as a checkpoint."""
-    cfg, model = read_config(learned), load_checkpoint(learned, device="cpu", dtype="float32")
     causal_lm: Any = model.causal_lm
     save_decoder(causal_lm, ASSETS / "nano" / "decoder", work / "decoder")
     cfg.model.decoder.id = str(work / "decoder")
     settled = build_model(cfg.model, device=torch.device("cpu"))
     settled.projector.load_state_dict(model.projector.state_dict())
     save_checkpoint(settled, work / "projector", config=cfg, metadata={})
-    return work / "decoder", work / "projector"
 
 
 def learn(work: Path, manifests: dict[str, Path], steps: int, extra: Sequence[str]) -> Path:
@@ -222,9 +215,7 @@ def main() -> None:
     parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
     parser.add_argument("--steps", type=int, default=5_000, help="decoder and projector together")
     parser.add_argument("--alone", type=int, default=800, help="steps of the projector after that")
-    parser.add_argument(
-        "--start", type=Path, help="checkpoint of an earlier first leg to go on from"
-    )
+    parser.add_argument("--start", type=Path, help="checkpoint of an earlier first leg")
     parser.add_argument("--hours", type=float, default=1.0, help="of book phrases, each engine")
     parser.add_argument("--keep", action="store_true", help="leave the package alone")
     parser.add_argument("extra", nargs="*", help="further key=value settings of both legs")
@@ -233,9 +224,11 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     manifests = sets(work, given.data, given.flite, given.hours)
     manifests["dev"] = real(work, given.data, held_out=True)
-    start = [f"model.init_from={given.start.resolve()}"] if given.start else []
-    learned = learn(work / "together", manifests, given.steps, [*TOGETHER, *start, *given.extra])
-    decoder, projector = part_ways(learned, work)
+    cfg = settings(manifests, manifests["dev"], work / "together", given.steps, given.extra)
+    if not (work / "projector").exists():
+        model = learn_together(cfg, work, given.start, given.steps)
+        part_ways(model, cfg, work)
+    decoder, projector = work / "decoder", work / "projector"
     start = [f"model.decoder.id={decoder}", f"model.init_from={projector}"]
     learned = learn(work / "alone", manifests, given.alone, [*ALONE, *start, *given.extra])
     if given.keep:

@@ -1,0 +1,95 @@
+"""Decoder and projector learn together on the frozen encoder, without unlearning to spell.
+
+Each step is a batch of heard speech, from the house's own stream, and noisy turns of the decoder's
+stage beside it: on speech alone the decoder learns one projector's language and forgets to read
+stretched and misspelt tokens, which every other projector begins with.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recipes.nano.decoder import check, make_turns
+from recipes.nano.figures import Log, rate
+from recipes.nano.pair import turn_loss
+from recipes.nano.text import Vocabulary
+from recipes.nano.turns import Turns, soft_audio
+from tiny_audio.config import Config
+from tiny_audio.model.build import ASSETS
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.setup import find_data, make_data, make_model, open_accelerator
+from tiny_audio.train.stages import apply_learns
+
+TURNS = {"rows": 8, "everyday": 60_000, "most": 150_000}  # noisy turns a step, and phrases of them
+WEIGHT = 0.5  # of the noisy turns' loss
+PEAK = {"projector": 1e-3, "decoder": 5e-4}  # learning rates
+SAVE_S = 120.0
+
+
+def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> SpeechModel:
+    """Train for `steps`, saved now and then in `work`; the model with what it learned.
+
+    Args:
+        cfg: model, data and budgets, as for the house's own loop.
+        work: folder of logs, saves and `phrases-*.txt`; a stopped run goes on from its last save.
+        start: checkpoint to begin from; None: the pair's decoder and a new projector.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(cfg.seed)
+    accelerator = open_accelerator(cfg)
+    model = make_model(cfg, device, start)
+    apply_learns(model, ["projector", "decoder"])
+    stream = make_data(cfg, find_data(cfg), model, accelerator)[0]
+    vocabulary = Vocabulary(ASSETS / "nano" / "decoder")
+    turns, judge = make_turns(work, vocabulary, TURNS["everyday"], TURNS["most"], device)
+    parts = {"projector": model.projector, "decoder": model.causal_lm}
+    optimizer = torch.optim.AdamW(
+        [{"params": list(part.parameters()), "name": name} for name, part in parts.items()],
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+    )
+    saved, first = work / "together.pt", 0
+    if saved.exists():
+        state = torch.load(saved, map_location=device, weights_only=True)
+        first = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        optimizer.load_state_dict(state["optimizer"])
+        stream.load_state_dict(state["stream"])
+    log = Log(work / "logs" / "together.jsonl")
+    checked = time.monotonic()
+    batches = iter(stream)
+    for step in range(first, steps):
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK[group["name"]] * rate(step / steps, warm=0.02, hold=0.3)
+        found = model.loss(next(batches).to(device))
+        heard = found.total / found.n_tokens
+        spelt = _turn_loss(model.causal_lm, vocabulary, turns)
+        optimizer.zero_grad()
+        (heard + WEIGHT * spelt).backward()
+        for part in parts.values():
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 20 == 0:
+            log(step=step + 1, heard=heard.item(), spelt=spelt.item())
+        if time.monotonic() - checked > SAVE_S or step + 1 == steps:
+            checked = time.monotonic()
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"optimizer": optimizer.state_dict(), "stream": stream.state_dict()}
+            torch.save({**state, "step": step + 1}, f"{saved}.part")
+            os.replace(f"{saved}.part", saved)
+    log(event="end", step=steps, **check(model.causal_lm, judge, 400))
+    return model.eval()
+
+
+def _turn_loss(decoder: Any, vocabulary: Vocabulary, turns: Turns) -> torch.Tensor:
+    ids, weights, lengths, *clean = turns.batch(TURNS["rows"], 1.0, 0.6)
+    soft = soft_audio(decoder.get_input_embeddings(), ids, weights, 0.5)
+    return turn_loss(decoder, vocabulary, soft, lengths, *clean)
