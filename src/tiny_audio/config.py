@@ -32,8 +32,7 @@ class EncoderConfig:
     revision: str | None = None  # commit or tag on the hub
     padding: str = "tight"  # tight: clips keep their length; native: zero-padded to `window`
     window_seconds: float = 30.0  # longest clip it takes at once; `native` pads to it
-    # transformers configuration used when model.random_weights is true (model_type and sizes)
-    architecture: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)  # of random_weights: type, sizes
 
 
 @dataclass
@@ -134,8 +133,8 @@ class ModelConfig:
 class SourceConfig:
     """One set of recordings with transcripts."""
 
-    kind: str = "manifest"  # manifest | folder | hub | synthetic
-    path: str | None = None  # manifest file, folder, or hub dataset id
+    kind: str = "manifest"  # manifest | folder | hub | parquet | arrow | webdataset | synthetic
+    path: str | None = None  # manifest, folder, hub dataset id, or files, see docs/data.md
     subset: str | None = None  # hub: configuration name
     split: str | None = None  # hub: split; synthetic: train or test
     revision: str | None = None  # hub
@@ -145,6 +144,7 @@ class SourceConfig:
     speaker_column: str | None = "speaker"
     max_samples: int | None = None  # use only the first so many
     weight: float = 1.0  # share in a mixture
+    mean_seconds: float | None = None  # of its utterances, where data.weights=hours; null: measure
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of this kind
 
 
@@ -188,6 +188,8 @@ class DataConfig:
     eval_path: str | None = None  # the short way: evaluation data; null: hold out from `path`
     train: dict[str, SourceConfig] = field(default_factory=dict)
     eval: dict[str, SourceConfig] = field(default_factory=dict)
+    weights: str = "utterances"  # utterances | hours: what the weights of `train` are shares of
+    exhausted: str = "repeat"  # repeat | stop: what a source does when it ends
     holdout: int = 64  # utterances held out of the training data where there is no eval set
     min_seconds: float = 0.2
     max_seconds: float = 30.0
@@ -232,6 +234,7 @@ class TrainingConfig:
     """The recipe."""
 
     learns: list[str] = field(default_factory=lambda: ["projector"])  # projector, lora, decoder
+    race: list[str] = field(default_factory=list)  # projectors to train side by side: [mlp,moe]
     requires_init: bool = False  # stage 2 and 3: refuse to start without model.init_from
     max_steps: int = 10_000
     batch_seconds: float = 120.0  # padded audio in one micro-batch of one process
@@ -253,6 +256,7 @@ class TrainingConfig:
     save_every: int = 500
     keep_checkpoints: int = 3
     metric_for_best: str = "wer"  # wer | loss
+    patience: int | None = None  # end after so many evaluations that are no better; null: never
     resume_from_checkpoint: str | None = None  # a folder, or `last`
     tracker: str | None = None  # wandb | tensorboard
     progress: bool = True  # live display; off prints plain lines

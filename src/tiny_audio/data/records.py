@@ -50,6 +50,11 @@ class Source(ABC):
         """Whether one pass never ends."""
         return False
 
+    @property
+    def indexed(self) -> bool:
+        """Whether any record can be read without those before it."""
+        return False
+
     @abstractmethod
     def records(self, start: int = 0) -> Iterator[Record | Reject]:
         """One pass in the source's own order, from record `start` on."""
@@ -109,6 +114,10 @@ class IndexedSource(Source):
     @property
     def endless(self) -> bool:
         return self.length is None
+
+    @property
+    def indexed(self) -> bool:
+        return True
 
     def _item(self, position: int) -> Record | Reject:
         return self.read(position if self._kept is None else int(self._kept[position]))

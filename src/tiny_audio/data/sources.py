@@ -12,6 +12,7 @@ from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.records import Source
 from tiny_audio.data.remote import PATIENCE
 from tiny_audio.data.spoken import SpokenSource
+from tiny_audio.data.weights import UNITS, mean_seconds
 from tiny_audio.errors import DataError
 
 Spec = Mapping[str, Any]  # the fields of one source, as in the configuration
@@ -31,16 +32,28 @@ def open_sources(specs: Mapping[str, Spec], *, key: str) -> list[Source]:
 
 
 def open_data(
-    train: Mapping[str, Spec], evaluation: Mapping[str, Spec], *, holdout: int
+    train: Mapping[str, Spec],
+    evaluation: Mapping[str, Spec],
+    *,
+    holdout: int,
+    weights: str = "utterances",
 ) -> tuple[list[Source], list[Source]]:
     """Open the training sources and what to evaluate on.
+
+    With `weights` ``hours`` the weights of the sources become what they must be for the shares of
+    audio, not of utterances, to be as asked.
 
     Evaluation sources without a path are left out. Where none remains, `holdout` utterances of
     the training sources are held out by their ids; with holdout 0 there is no evaluation.
     """
     if not train:
         raise DataError("There is no training data: set data=..., or data.train.NAME.path.")
+    if weights not in UNITS:
+        raise DataError(f"data.weights={weights}: use {' or '.join(UNITS)}.")
     trained = open_sources(train, key="data.train")
+    if weights == "hours" and len(trained) > 1:
+        for source in trained:
+            source.weight /= mean_seconds(source, train[source.name].get("mean_seconds"))
     given = {
         name: spec
         for name, spec in evaluation.items()

@@ -39,11 +39,22 @@ def beginning(
 
 
 def ending(
-    folder: Path, *, steps: int, seconds: float, wer: float | None, best: Path | None
+    folder: Path,
+    *,
+    steps: int,
+    seconds: float,
+    wer: float | None,
+    best: Path | None,
+    planned: int = 0,
 ) -> list[str]:
-    """Lines after the last step: what came out, where it is, what to type next."""
+    """Lines after the last step: what came out, where it is, what to type next.
+
+    ``planned``: steps of the run, if the data had not ended before.
+    """
     score = f"; WER {wer:.1%}" if wer is not None else ""
+    early = steps < planned
     lines = [
+        *(["All data was heard once; more steps were planned (data.exhausted=stop)"] * early),
         f"Trained {steps} steps in {duration(seconds)}{score}",
         f"Curves: {folder / 'loss.png'}; every figure: {folder / 'metrics.jsonl'}",
     ]
@@ -53,6 +64,16 @@ def ending(
             f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
         ]
     return lines
+
+
+def patience_ended(metric: str, patience: int) -> str:
+    """Why a run ended before its last step."""
+    name = "WER" if metric == "wer" else "loss"
+    several = f"{patience} evaluations" if patience > 1 else "an evaluation"
+    return (
+        f"Ended early, after {several} without a better {name} (training.patience={patience}); the "
+        "best checkpoint is kept"
+    )
 
 
 def not_finite(step: int, what: str, ids: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ step, epoch, loss (nats per label token), aux_loss, grad_norm, grad_norm_max, lr
 audio_seconds_per_second, padding (share of computed audio that is none), memory_gb,
 seconds_per_step, samples (hash of the ids learned from, in their order), guess_loss,
 embedding_rms, weight_norm_<part>, projector_<statistic>.
-Evaluation rows (``kind: eval``): step, eval_loss, wer, cer.
+Evaluation rows (``kind: eval``): step, eval_loss, wer, cer. At the end (``kind: data``): step, and
+utterances_<source> and hours_<source> that were learned from.
 """
 
 from __future__ import annotations

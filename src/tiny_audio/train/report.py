@@ -8,11 +8,14 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
+from tiny_audio.data.heard import Heard
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import quality
 from tiny_audio.train.evaluation import Checkup
+from tiny_audio.train.messages import patience_ended
 from tiny_audio.train.monitor import Monitor
 from tiny_audio.train.notes import Row
 from tiny_audio.train.progress import LineDisplay
@@ -28,7 +31,9 @@ class Reporter:
         monitor: of the run.
         display: what the user sees.
         metric: ``wer`` or ``loss``, by which evaluations are compared.
+        patience: evaluations in a row without a better one that end the run; None: none do.
         embedding_rms: of the decoder, which audio tokens are compared with.
+        name: of one run among several that share a tracker.
     """
 
     def __init__(
@@ -38,13 +43,17 @@ class Reporter:
         display: LineDisplay,
         *,
         metric: str,
+        patience: int | None = None,
         embedding_rms: float,
+        name: str = "",
     ) -> None:
         self.accelerator = accelerator
         self.monitor = monitor
         self.display = display
         self.metric = metric
+        self.patience = patience
         self.embedding_rms = embedding_rms
+        self.prefix = f"{name}/" if name else ""
 
     def count_labels(self, batch: Batch) -> None:
         """Let the monitor know how often each label token occurs."""
@@ -83,13 +92,35 @@ class Reporter:
 
     def is_best(self) -> bool:
         """Whether the newest evaluation is better than all before it."""
-        *before, newest = [row for row in self.monitor.rows if row["kind"] == "eval"]
-        return all(self._quality(newest) < self._quality(row) for row in before)
+        return self._since_best() == 0
+
+    @property
+    def stale(self) -> bool:
+        """Whether the run is to end early, as the newest evaluations were all no better.
+
+        Counted from the rows, so that a resumed run counts on where it was.
+        """
+        return self.patience is not None and self._since_best() >= self.patience
+
+    def _since_best(self) -> int:
+        """Evaluations since the one that was better than all before it; 0 without any."""
+        found = [self._quality(row) for row in self.monitor.rows if row["kind"] == "eval"]
+        return len(found) - 1 - found.index(min(found)) if found else 0
+
+    def heard(self, step: int, heard: Heard) -> list[str]:
+        """Record what all processes learned from of each source, and tell it in lines."""
+        whole = Heard()
+        for part in gather_object([heard]):
+            whole.merge(part)
+        self._record({"kind": "data", "step": step, **whole.row()})
+        return whole.summary()
 
     def finish(self) -> None:
-        """Draw the curves a last time."""
+        """Draw the curves a last time, and say if the run ended early."""
         if self.accelerator.is_main_process:
             self.monitor.draw()
+        if self.patience is not None and self.stale:
+            self.say(patience_ended(self.metric, self.patience))
 
     def say(self, text: str) -> None:
         """Show a line of text."""
@@ -102,7 +133,7 @@ class Reporter:
     def _record(self, row: Mapping[str, Any]) -> None:
         self.monitor.record(row)
         figures = {
-            f"{row['kind']}/{name}": value
+            f"{self.prefix}{row['kind']}/{name}": value
             for name, value in row.items()
             if isinstance(value, int | float) and name != "step"
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,14 @@ def check_settings(cfg: Config) -> None:
     for key in ("max_steps", "accumulation", "log_every", "max_utterances", "batch_seconds"):
         if getattr(t, key) <= 0:
             raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
+    if t.patience is not None and (t.patience < 1 or t.eval_every < 1):
+        raise ConfigError(
+            f"training.patience={t.patience}: must be 1 or more, with training.eval_every above 0"
+        )
     if cfg.data.cache_variants < 1:
         raise ConfigError(f"data.cache_variants={cfg.data.cache_variants}: must be 1 or more")
+    if cfg.data.exhausted not in ("repeat", "stop"):
+        raise ConfigError(f"data.exhausted={cfg.data.exhausted}: use one of repeat, stop")
     get_rule(cfg.evaluation.scoring)
     quality_limits(cfg.data)
     if t.tracker is not None and importlib.util.find_spec(t.tracker) is None:
@@ -138,6 +144,7 @@ def find_data(cfg: Config) -> Sources:
         {name: asdict(source) for name, source in cfg.data.train.items()},
         {name: asdict(source) for name, source in cfg.data.eval.items()},
         holdout=cfg.data.holdout,
+        weights=cfg.data.weights,
     )
 
 
@@ -161,16 +168,18 @@ def make_data(
     model: SpeechModel,
     accelerator: Accelerator,
     resumed: Path | None,
+    audio_tokens: Callable[[int], int] | None = None,
 ) -> tuple[TrainingStream, list[Utterance], RejectCounts]:
     """Training batches of this process, the held-out set, and what was rejected of the latter.
 
-    ``resumed``: the checkpoint that the run goes on from, None for a new run.
+    ``resumed``: the checkpoint that the run goes on from, None for a new run. ``audio_tokens``:
+    samples to audio tokens, where several projectors are to have some; None: the model's.
     """
     data, training = cfg.data, cfg.training
     train_sources, eval_sources = sources
     common: dict[str, Any] = {
         "prompt": model.prompt,
-        "audio_tokens": model.audio_tokens,
+        "audio_tokens": audio_tokens or model.audio_tokens,
         "rules": LabelRules(
             data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
         ),
@@ -197,6 +206,7 @@ def make_data(
         quality=quality_limits(data),
         augment=augment,
         log=log,
+        repeat=data.exhausted == "repeat",
         **common,
     )
     return stream, held_out, rejects

@@ -1,0 +1,154 @@
+"""Mixtures: what is drawn from which source, what happens at its end, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.data.helpers import (
+    ids,
+    make_corpus,
+    make_stream,
+    noise,
+    open_one,
+    spec,
+    take,
+    write_manifest,
+)
+from tiny_audio.data.mixture import Mixture, Position
+from tiny_audio.data.records import Source
+from tiny_audio.data.sources import open_data
+from tiny_audio.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    """Two sources, of 40 and of 15 utterances."""
+    folder = tmp_path_factory.mktemp("pair")
+    specs = {
+        "large": spec(path=str(make_corpus(folder / "a", 40, prefix="a"))),
+        "small": spec(path=str(make_corpus(folder / "b", 15, seed=1, prefix="b")), weight=3.0),
+    }
+    return open_data(specs, {}, holdout=0)[0]
+
+
+def mixture(sources: list[Source], **changes: object) -> Mixture:
+    settings = {"seed": 1, "rank": 0, "world_size": 1, "repeat": False}
+    return Mixture(sources, [s.weight for s in sources], **(settings | changes))
+
+
+def names(sources: list[Source], **changes: object) -> list[str]:
+    mixed = mixture(sources, **changes)
+    return [draw.item.id for draw in islice(mixed.draws(mixed.start), 200)]
+
+
+def test_shares_are_probabilities(pair):
+    drawn = Counter(name[0] for name in names(pair, repeat=True))
+    assert drawn["b"] / drawn.total() == pytest.approx(0.75, abs=0.08)
+
+
+def test_without_repetition_everything_comes_once_and_then_the_end(pair):
+    drawn = names(pair)
+    assert sorted(drawn) == sorted(item.id for source in pair for item in source.records())
+    repeated = names(pair, repeat=True)
+    small = [n for n, name in enumerate(drawn) if name[0] == "b"]
+    assert drawn[: small[-1] + 1] == repeated[: small[-1] + 1]  # alike until one has ended
+    assert {name[0] for name in drawn[small[-1] + 1 :]} == {"a"}
+
+
+@pytest.mark.parametrize("at", [1, 10, 20, 33, 54])
+def test_the_end_comes_at_the_same_place_after_a_resume(pair, at):
+    mixed = mixture(pair)
+    draws = list(mixed.draws(mixed.start))
+    place = Position.from_dict(json.loads(json.dumps(draws[at - 1].after.to_dict())))
+    again = [draw.item.id for draw in mixture(pair).draws(place)]
+    assert again == [draw.item.id for draw in draws[at:]]
+
+
+def test_ranks_end_within_one_draw_of_each_other(pair):
+    parts = [names(pair, rank=rank, world_size=2) for rank in range(2)]
+    assert abs(len(parts[0]) - len(parts[1])) <= 2
+    assert sorted(parts[0] + parts[1]) == sorted(names(pair))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_without_repetition_ends(pair, prompt, workers):
+    stream = make_stream(pair, prompt, repeat=False, workers=workers)
+    batches = list(stream)
+    assert sum(map(len, ids(batches))) == 55
+    assert stream.heard.utterances == {"large": 40, "small": 15}
+    seconds = sum(batch.audio_seconds for batch in batches)
+    assert sum(stream.heard.seconds.values()) == pytest.approx(seconds)
+    (line,) = stream.heard.summary()
+    assert "large 72.7% of the utterances" in line
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("at", [1, 4, 9])
+def test_a_resumed_stream_ends_with_the_same_batches_and_counts(pair, prompt, at):
+    whole = make_stream(pair, prompt, repeat=False)
+    batches = ids(list(whole))
+    first = make_stream(pair, prompt, repeat=False)
+    take(first, at)
+    second = make_stream(pair, prompt, repeat=False)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert ids(list(second)) == batches[at:]
+    assert second.heard.utterances == whole.heard.utterances
+
+
+def test_repetition_is_not_changed_in_mid_run(pair, prompt):
+    first = make_stream(pair, prompt)
+    take(first, 1)
+    with pytest.raises(DataError, match="repeat"):
+        make_stream(pair, prompt, repeat=False).load_state_dict(first.state_dict())
+
+
+def test_data_of_which_nothing_can_be_used_is_an_error_at_its_end(tmp_path, prompt):
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "no.wav", "text": "x"}] * 3)
+    with pytest.raises(DataError, match="3 unreadable"):
+        next(iter(make_stream([open_one(path=str(manifest))], prompt, repeat=False)))
+
+
+def corpus_of(folder, seconds: float, declared: bool) -> dict[str, object]:
+    folder.mkdir()
+    rows = []
+    for n in range(30):
+        soundfile.write(folder / f"{n}.wav", noise(seconds, n), 16_000)
+        row = {"audio_filepath": f"{n}.wav", "text": "x"}
+        rows.append(row | ({"duration": seconds} if declared else {}))
+    return spec(path=str(write_manifest(folder / "m.jsonl", rows)))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_weights_may_be_shares_of_hours(tmp_path, prompt, declared):
+    specs = {
+        "long": corpus_of(tmp_path / "a", 2.0, declared),
+        "short": corpus_of(tmp_path / "b", 0.5, declared),
+    }
+    sources = open_data(specs, {}, holdout=0, weights="hours")[0]
+    assert sources[1].weight / sources[0].weight == pytest.approx(4.0)
+    stream = make_stream(sources, prompt)
+    for _ in stream:
+        if stream.epoch > 8:
+            break
+    heard = stream.heard
+    assert heard.seconds["long"] / sum(heard.seconds.values()) == pytest.approx(0.5, abs=0.06)
+    assert np.isclose(heard.row()["hours_long"], heard.utterances["long"] * 2 / 3600)
+
+
+def test_hours_of_a_source_whose_lengths_are_not_known_must_be_told(tmp_path):
+    specs = {
+        "one": corpus_of(tmp_path / "a", 0.5, True),
+        "two": spec(kind="synthetic", mean_seconds=None),
+    }
+    with pytest.raises(DataError, match=r"set data\.train\.two\.mean_seconds"):
+        open_data(specs, {}, holdout=0, weights="hours")
+    specs["two"]["mean_seconds"] = 2.0
+    assert open_data(specs, {}, holdout=0, weights="hours")[0][1].weight == 0.5
+    with pytest.raises(DataError, match=r"data\.weights=days: use utterances or hours"):
+        open_data(specs, {}, holdout=0, weights="days")
