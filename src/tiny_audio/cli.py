@@ -18,6 +18,7 @@ import typer
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import TinyAudioError
+from tiny_audio.evaluate.commands import analysis
 
 PROGRAM = "tiny-audio"
 INTERRUPTED = 130  # by Ctrl-C, as a shell counts
@@ -34,13 +35,16 @@ app = typer.Typer(help="Teach one small module, and a frozen pair recognises spe
 debug = typer.Typer(help="Look inside a model or a checkpoint.", **_PLAIN)
 app.add_typer(debug, name="debug")
 app.add_typer(data_commands, name="data")
+app.add_typer(analysis, name="analysis")
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
 Model = Annotated[str, typer.Argument(help=_MODELS)]
 Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
-Size = Annotated[int, typer.Option(help="utterances in one batch at most")]
+_size: Any = {"parser": lambda text: 0 if str(text) == "auto" else int(text), "metavar": "N|auto"}
+Size = Annotated[int, typer.Option(help="utterances in one batch; auto: what fits", **_size)]
+Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
 
@@ -112,6 +116,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
     beams: Beams = GenerationConfig.beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
+    quantise: Quantise = None,
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
     if rescore is not None:
@@ -126,7 +131,7 @@ def evaluate(
     from tiny_audio.evaluate.command import evaluate_command
     from tiny_audio.evaluate.models import Options
 
-    options = Options(device, batch_seconds, batch_size, beams, language)
+    options = Options(device, batch_seconds, batch_size, beams, language, quantise)
     evaluate_command(
         models,
         data,
@@ -148,6 +153,7 @@ def transcribe(
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
     beams: Beams = GenerationConfig.beams,
+    quantise: Quantise = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
     from tiny_audio.infer.transcribe import transcribe_command
@@ -161,6 +167,7 @@ def transcribe(
         batch_seconds=batch_seconds,
         max_utterances=batch_size,
         beams=beams,
+        quantise=quantise,
     )
     raise typer.Exit(code)
 

@@ -1,0 +1,107 @@
+"""The command group `tiny-audio analysis`; imports what a command needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+analysis = typer.Typer(
+    help="Look into the results of evaluations, without the model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Results = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="a results.jsonl of eval, or its folder")
+]
+Several = Annotated[
+    list[Path], typer.Argument(metavar="RESULTS...", help="results.jsonl files, or their folders")
+]
+Scoring = Annotated[
+    str | None, typer.Option(help="whisper-en or basic [default: as they were scored]")
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="tables in Markdown")]
+Top = Annotated[int, typer.Option(min=1, help="rows of each table at most")]
+
+
+@analysis.command("summary")
+def summary(results: Several, scoring: Scoring = None, markdown: Markdown = False) -> None:
+    """Show the figures of evaluations again, under any scoring rule."""
+    from tiny_audio.evaluate.analysis import summary_command
+
+    summary_command(results, scoring=scoring, markdown=markdown)
+
+
+@analysis.command("high-wer")
+def high_wer(
+    results: Results,
+    threshold: Annotated[float, typer.Option(min=0.0, help="word error rate; 0.5 is 50 %")] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the worst so many")] = None,
+    scoring: Scoring = None,
+    markdown: Markdown = False,
+) -> None:
+    """List the utterances with a high word error rate, the worst first."""
+    from tiny_audio.evaluate.analysis import high_wer_command
+
+    high_wer_command(results, threshold=threshold, limit=limit, scoring=scoring, markdown=markdown)
+
+
+@analysis.command("errors")
+def errors(
+    results: Results,
+    top: Top = 15,
+    words: Annotated[
+        Path | None, typer.Option(help="a text, for example of training: which words are rare")
+    ] = None,
+    scoring: Scoring = None,
+    markdown: Markdown = False,
+) -> None:
+    """Show which words are confused, and which kinds of words go wrong."""
+    from tiny_audio.evaluate.analysis import errors_command
+
+    errors_command(results, top=top, words=words, scoring=scoring, markdown=markdown)
+
+
+@analysis.command("homophones")
+def homophones(
+    results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
+) -> None:
+    """Show the word error rate if words that sound alike were forgiven (English)."""
+    from tiny_audio.evaluate.analysis import homophones_command
+
+    homophones_command(results, top=top, scoring=scoring, markdown=markdown)
+
+
+@analysis.command("compare")
+def compare(
+    results: Several,
+    top: Top = 10,
+    resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 5000,
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    scoring: Scoring = None,
+    markdown: Markdown = False,
+) -> None:
+    """Say which recogniser is better, how surely and where; all against the first."""
+    from tiny_audio.evaluate.verdict import compare_command
+
+    compare_command(
+        results, top=top, resamples=resamples, seed=seed, scoring=scoring, markdown=markdown
+    )
+
+
+@analysis.command("report")
+def report(
+    results: Several,
+    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    audio: Annotated[str, typer.Option(help="embed, link or none")] = "embed",
+    audio_mb: Annotated[float, typer.Option(min=0, help="embed clips up to so many MB")] = 50.0,
+    scoring: Scoring = None,
+) -> None:
+    """Write one or two evaluations as an HTML page that opens without a network."""
+    from tiny_audio.evaluate.html import report_command
+
+    report_command(results, out=out, audio=audio, audio_mb=audio_mb, scoring=scoring)
