@@ -207,6 +207,7 @@ def _settings(
         "max_utterances": options.max_utterances,
         "beams": options.beams,
         "language": options.language,
+        "quantise": options.quantise,
     }
 
 

@@ -10,6 +10,7 @@ from tiny_audio.errors import ConfigError
 from tiny_audio.evaluate.listener import Listener, SpeechListener
 from tiny_audio.evaluate.pipeline import PipelineListener, is_transformers_folder
 from tiny_audio.model.checkpoint import INFO
+from tiny_audio.model.quantise import quantise
 from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
 
 CHECKPOINTS = ("best", "last")
@@ -33,6 +34,7 @@ class Options:
     max_utterances: int
     beams: int
     language: str | None
+    quantise: str | None = None  # int8 or int4, of ours
 
 
 def find_model(name: str, checkpoint: str) -> Found:
@@ -61,11 +63,13 @@ def open_model(found: Found, options: Options) -> Listener:
         if options.language is not None:
             raise ConfigError(f"{found.name}: takes no --language.")
         return SpeechListener(
-            resolve_model(found.path, device=options.device),
+            quantise(resolve_model(found.path, device=options.device), options.quantise),
             GenerationConfig(beams=options.beams),
             options.batch_seconds,
             options.max_utterances,
         )
+    if options.quantise is not None:
+        raise ConfigError(f"{found.name}: takes no --quantise, it is none of ours.")
     return PipelineListener(
         found.path,
         device=options.device,

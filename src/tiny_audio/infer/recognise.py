@@ -8,13 +8,13 @@ spans in. Legend: S samples.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from tiny_audio.audio.io import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
@@ -22,12 +22,14 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import ModelError
+from tiny_audio.infer.batch_size import AUTO, in_parts, largest_batch, out_of_memory
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
 
 K = TypeVar("K")
 
 MIN_SPAN_SECONDS = 0.5  # a long recording is not cut into pieces shorter than this
+MOST_READ_SECONDS = 1_800  # GROUP_BATCHES times as much is in memory at once, however large a batch
 GROUP_BATCHES = 8  # batches' worth of recordings that are sorted by length together
 
 
@@ -90,12 +92,15 @@ def recognise(
     """Recognise (key, waveform [S] float32 16 kHz) pairs; yields (key, Recognition) in order.
 
     Recordings are taken in groups of some batches' worth, whose spans are sorted by length and
-    decoded in batches of at most `batch_seconds` of padded audio and `max_utterances` spans.
+    decoded in batches of at most `batch_seconds` of padded audio and `max_utterances` spans, or,
+    with `max_utterances` 0, of what memory allows. A batch that does not fit is halved.
     Spans too short for a single audio token get no segment. `on_audio` is told the seconds of
     every batch that is done.
     """
+    if max_utterances == AUTO:
+        batch_seconds, max_utterances = largest_batch(model)
     work = _Work(model, options, batch_seconds, max_utterances, on_audio)
-    for group in _groups(recordings, batch_seconds):
+    for group in _groups(recordings, min(batch_seconds, MOST_READ_SECONDS)):
         keys = [key for key, _ in group]
         found = work.recognise([waveform for _, waveform in group])
         group.clear()  # the waveforms go before the next ones are read
@@ -122,15 +127,29 @@ class _Work:
     max_utterances: int
     on_audio: Callable[[float], None] | None
     clock: float = field(default_factory=time.perf_counter)
+    fitting: float = math.inf  # padded seconds that are not known to be too much for memory
 
     def recognise(self, waveforms: list[np.ndarray]) -> list[Recognition]:
         """Recognise one group of waveforms [S]."""
         cut = [[_Span(*piece) for piece in cut_clips(self.model, w)] for w in waveforms]
         of_clip = {span.clip: span for spans in cut for span in spans}
-        for clips in length_batches(
+        batches = length_batches(
             list(of_clip), batch_seconds=self.batch_seconds, max_utterances=self.max_utterances
-        ):
-            self._decode([of_clip[clip] for clip in clips])
+        )
+        try:
+            self.fitting = in_parts(
+                [[of_clip[clip] for clip in clips] for clips in batches],
+                seconds=lambda span: span.clip.seconds,
+                run=self._decode,
+                limit=self.fitting,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise ModelError(
+                f"A single clip does not fit in the memory of {self.model.device}: use a smaller "
+                "model, --quantise int8, or another device."
+            ) from None
         return [
             Recognition(
                 segments=[span.segment for span in spans if span.segment is not None],
@@ -143,14 +162,8 @@ class _Work:
     def _decode(self, batch: list[_Span]) -> None:
         """Give every span of one batch its segment and its share of the time."""
         seconds = sum(span.clip.seconds for span in batch)
-        try:
-            clips = prompt_batch(self.model, [span.clip for span in batch])
-            hypotheses = self.model.generate(clips, self.options)
-        except torch.OutOfMemoryError:
-            raise ModelError(
-                f"A batch of {len(batch)} clips, {seconds:.0f} s of audio, does not fit in the "
-                f"memory of {self.model.device}: set batch_seconds below {self.batch_seconds:g}."
-            ) from None
+        clips = prompt_batch(self.model, [span.clip for span in batch])
+        hypotheses = self.model.generate(clips, self.options)
         before, self.clock = self.clock, time.perf_counter()
         for span, hypothesis in zip(batch, hypotheses, strict=True):
             span.segment = Segment(

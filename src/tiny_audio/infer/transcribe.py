@@ -18,6 +18,7 @@ from tiny_audio.errors import AudioError, ConfigError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import Segment, recognise
 from tiny_audio.infer.stream import stream
+from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.resolve import resolve_model
 from tiny_audio.model.speech import SpeechModel
 
@@ -49,8 +50,9 @@ class Options(TypedDict, total=False):
     """What `transcribe` can be told.
 
     sample_rate: of arrays and tensors, where it is not 16 kHz. batch_seconds, max_utterances:
-    padded audio and clips that go through the model at once. beams: 1 is greedy. on_audio: is
-    told the seconds of audio of every batch that is done.
+    padded audio and clips that go through the model at once; 0 clips: what memory allows, see
+    batch_size.py. beams: 1 is greedy. on_audio: is told the seconds of audio of every batch that
+    is done.
     """
 
     sample_rate: int | None
@@ -116,9 +118,19 @@ class Recogniser:
         return stream(self.model, waveform, GenerationConfig())
 
 
-def load(name_or_dir: str = "nano", *, device: str = "auto", dtype: str = "auto") -> Recogniser:
-    """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id."""
-    return Recogniser(resolve_model(name_or_dir, device=device, dtype=dtype))
+def load(
+    name_or_dir: str = "nano",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantise: str | None = None,
+) -> Recogniser:
+    """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
+
+    quantise: `int8` or `int4` for smaller weights, see docs/speed.md.
+    """
+    model = resolve_model(name_or_dir, device=device, dtype=dtype)
+    return Recogniser(quantise_weights(model, quantise))
 
 
 @overload
@@ -142,6 +154,7 @@ def transcribe_command(
     batch_seconds: float,
     max_utterances: int,
     beams: int,
+    quantise: str | None = None,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
 
@@ -151,7 +164,7 @@ def transcribe_command(
     """
     if stream and (as_json or beams > 1):
         raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
-    recogniser = load(model, device=device)
+    recogniser = load(model, device=device, quantise=quantise)
     sources = [sys.stdin.buffer if name == "-" else name for name in files]
     names = [f"{name}: " if len(files) > 1 else "" for name in files]
     if stream:

@@ -1,0 +1,101 @@
+"""Fewer bits: weights close to the old ones, the same layers in the same places, text as good."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+import tiny_audio
+from tests.model.helpers import make_batch, noise, tiny_model
+from tiny_audio.config import GenerationConfig
+from tiny_audio.data.synthetic import synthetic_utterances
+from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.evaluate.wer import score
+from tiny_audio.model import quantise as module
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.quantise import (
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    quantise,
+    weight_bytes,
+)
+from tiny_audio.text.scoring import get_rule
+
+
+@pytest.fixture(params=["as it is", "widened"])
+def _compute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's kernels where this CPU has them, and the way without."""
+    if request.param == "widened":
+        monkeypatch.setattr(module, "_compute_dtype", lambda weight: None)
+
+
+@pytest.mark.usefixtures("_compute")
+@pytest.mark.parametrize(("kind", "most"), [(Int8Linear, 0.01), (Int4Linear, 0.09)])
+@pytest.mark.parametrize("rows", [1, 200])
+def test_outputs_are_close(kind: type[nn.Module], most: float, rows: int) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(48, 64), torch.randn(48), torch.randn(2, rows, 64)
+    out, exact = kind(weight, bias)(x), linear(x, weight, bias)
+    assert out.shape == exact.shape
+    assert out.dtype == x.dtype
+    assert (out - exact).norm() / exact.norm() < most
+
+
+@pytest.mark.usefixtures("_compute")
+def test_weights_on_the_grid_are_kept() -> None:
+    """Integers times a power of two, each group reaching from end to end, lose nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-8, 8, (32, 64), generator=generator).float() / 4
+    weight[:, ::32], weight[:, 1::32] = -2.0, 1.75
+    x = torch.randint(-4, 4, (3, 64), generator=generator).float()
+    assert torch.allclose(Int4Linear(weight, None)(x), linear(x, weight), rtol=0.01, atol=0.2)
+    integers = torch.randint(-127, 128, (32, 64), generator=generator).float()
+    integers[:, 0] = 127
+    assert torch.equal(Int8Linear(integers, None).weight, integers.to(torch.int8))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_every_large_layer_is_smaller_and_adapters_are_left_alone(kind: str) -> None:
+    model = tiny_model()
+    before, ids = weight_bytes(model), torch.arange(9)
+    table = model.causal_lm.get_input_embeddings()(ids)
+    model.decoder = add_lora(model.causal_lm, rank=2, alpha=4, dropout=0.0, targets=["all-linear"])
+    adapters = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lora_" in n]
+    quantise(model.eval(), kind)
+    left = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert left == {*adapters, "projector.linear_1", "projector.linear_2"}
+    looked_up = model.causal_lm.get_input_embeddings()
+    assert isinstance(looked_up, Int8Embedding)
+    assert looked_up.head is model.causal_lm.get_output_embeddings()
+    assert (looked_up(ids) - table).norm() / table.norm() < 0.01
+    assert weight_bytes(model) < 0.6 * before  # a fifth of the tiny pair is its projector
+    clips = noise([1.0, 2.0])
+    together = model.generate(make_batch(model, clips), GenerationConfig())
+    assert len(together) == 2
+
+
+@pytest.mark.parametrize(("kind", "cost"), [("int8", 0.02), ("int4", 0.10)])
+def test_the_bundled_recogniser_stays_about_as_good(kind: str, cost: float) -> None:
+    spoken = list(islice(synthetic_utterances("test", seed=11), 25))
+    rates = []
+    for bits in (None, kind):
+        texts = tiny_audio.load("nano", device="cpu", quantise=bits).transcribe(
+            [u.waveform for u in spoken]
+        )
+        words = score([u.text for u in spoken], [t.text for t in texts], get_rule("whisper-en"))
+        rates.append(words.words.rate or 0.0)
+    assert rates[1] < rates[0] + cost
+
+
+def test_mistakes_are_named() -> None:
+    model = tiny_model()
+    with pytest.raises(ConfigError, match="int8"):
+        quantise(model, "int5")
+    with pytest.raises(ModelError, match="eval"):
+        quantise(model.train(), "int8")
+    assert quantise(model, None) is model
