@@ -10,7 +10,7 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
@@ -36,7 +36,7 @@ SUFFIXES = {
 }
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_SPREAD = re.compile(r"(\d+)\.\.(\d+)")
 _DAMAGE = (pa.ArrowException, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError)
 
 
@@ -92,17 +92,18 @@ class FileShards:
         """
         problem = ""
         for shard in range(min(_TRIED, len(self.places))):
+            found: dict[str, None] = {}
             try:
                 with self._opened(shard, Event()) as file:
                     if self.kind != "webdataset":
                         return table_columns(file, self.kind)
-                    rows = islice(tar_rows(file, self.names[shard], self._columns, 0), _LOOKED_AT)
-                    whole = [row for row in rows if PROBLEM not in row]
-                    return list(
-                        dict.fromkeys(n for row in whole for n in row if row[n] is not None)
-                    )
+                    rows = tar_rows(file, self.names[shard], self._columns, 0)
+                    for row in islice((row for row in rows if PROBLEM not in row), _LOOKED_AT):
+                        found |= {name: None for name, value in row.items() if value is not None}
             except ShardError as error:
                 problem = problem or f"{self.names[shard]}: {error}"
+            if found or not problem:
+                return list(found)
         raise DataError(f"{key} cannot be read, such as {problem}. Look at {key}.path.")
 
     def size(self) -> int | None:
@@ -195,17 +196,28 @@ def _local(place: str, kind: str, key: str) -> list[str]:
 
 def _braces(pattern: str) -> Iterator[str]:
     """Write out {a,b} and {000..012}, the way a shell does."""
-    match = _BRACES.search(pattern)
-    if match is None:
+    head, brace, rest = pattern.partition("{")
+    if not brace:
         yield pattern
         return
-    spread = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if spread:
+    depth, commas, end = 1, [-1], 0
+    while end < len(rest) and depth:
+        depth += {"{": 1, "}": -1}.get(rest[end], 0)
+        if depth == 1 and rest[end] == ",":
+            commas.append(end)
+        end += 1
+    if depth:
+        yield pattern  # never closed
+        return
+    inside = rest[: end - 1]
+    bounds = [*commas, len(inside)]
+    choices = [inside[a + 1 : b] for a, b in pairwise(bounds)]
+    if spread := _SPREAD.fullmatch(inside):
         first, last = spread.groups()
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        width = len(first) if first.startswith("0") else 0
         step = 1 if int(first) <= int(last) else -1
         choices = [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
-    else:
-        choices = match[1].split(",")
     for choice in choices:
-        yield from _braces(pattern[: match.start()] + choice + pattern[match.end() :])
+        for one in _braces(choice):
+            for tail in _braces(rest[end:]):
+                yield head + one + tail

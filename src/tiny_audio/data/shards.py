@@ -118,8 +118,10 @@ class ShardSource(Source):
         if self._size:
             step = 1 if apart else world_size
             done = (at.seen + at.offset * step) / self._size * (world_size if apart else 1)
-        else:
-            done = at.shard / len(self._names) * (world_size if apart else 1)
+        else:  # shards are taken to be as long as those before them
+            usual = (at.seen - at.row) / at.shard if at.shard else 0
+            part = min((at.row + at.offset) / usual, 1) if usual else 0
+            done = (at.shard + part) / len(self._names) * (world_size if apart else 1)
         return at.epoch + min(done, 1.0)
 
     def hold_out(self, count: int) -> tuple[Source, Source]:
