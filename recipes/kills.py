@@ -62,16 +62,11 @@ def _sound(rng: np.random.Generator, seconds: float) -> np.ndarray:
 
 def command(data: Path, out: Path, *, steps: int, workers: int, resume: bool) -> list[str]:
     """The training to be killed."""
-    sources = {
-        "a": f"{{kind: manifest, path: {data}/manifest/manifest.jsonl, weight: 3, "
-        "audio_column: audio_filepath}",
-        "b": f"{{kind: folder, path: {data}/folder, weight: 1}}",
-        "c": f"{{kind: manifest, path: {data}/other/manifest.jsonl, weight: 2, "
-        "audio_column: audio_filepath}",
-    }
+    folder = f"b: {{kind: folder, path: '{data}/folder', weight: 1}}"
+    other = f"c: {{path: '{data}/other/manifest.jsonl', weight: 2, audio_column: audio_filepath}}"
     settings = [
-        "model=tiny", "device=cpu", "data=manifest", "~data.train.main", "~data.eval.main",
-        *(f"+data.train.{name}={spec}" for name, spec in sources.items()),
+        "model=tiny", "device=cpu", "data=manifest", f"data.path={data}/manifest/manifest.jsonl",
+        "data.train.main.weight=3", f"+data.train={{{folder}, {other}}}",
         "data.holdout=4", "data.pool=16", f"data.workers={workers}",
         "data.augment.noise_only=0.1", f"data.augment.noise.path={data}/noise",
         f"data.augment.room.path={data}/room",

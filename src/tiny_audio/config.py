@@ -194,8 +194,7 @@ class DataConfig:
     min_seconds: float = 0.2
     max_seconds: float = 30.0
     max_label_tokens: int = 448
-    min_chars_per_second: float = 0.3  # of a label: fast speech has 25; outside of these limits
-    max_chars_per_second: float = 40.0  # a transcript belongs to other audio
+    chars_per_second: list[float] = field(default_factory=lambda: [0.3, 40.0])  # of a label
     max_clipped: float = 0.02  # share of samples at full scale
     silence_db: float = -60.0  # dBFS; a clip is silent that is nowhere louder
     workers: int = 2  # processes that decode audio

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.data.helpers import noise, open_one
 from tiny_audio.compose import compose
 from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.quality import QualityLimits, loudness, quality_limits
+from tiny_audio.data.quality import QualityLimits, loudness, quality_limits, quality_limits
 from tiny_audio.data.utterance import Record, Reject, Utterance
 from tiny_audio.errors import ConfigError, SampleRejected
 from tiny_audio.text.labels import LabelRules
@@ -74,7 +74,7 @@ def test_clips_without_words_are_welcome_where_they_are_wanted(text: str):
 def test_any_rate_of_speech_within_the_limits_passes(seconds: float, rate: float):
     letters = max(1, round(rate * seconds))
     actual = letters * 16_000 / round(seconds * 16_000)
-    if LIMITS.min_chars_per_second <= actual <= LIMITS.max_chars_per_second:
+    if LIMITS.chars_per_second[0] <= actual <= LIMITS.chars_per_second[1]:
         LIMITS.check(noise(seconds, 0), "a" * letters)
     else:
         with pytest.raises(SampleRejected):
@@ -110,8 +110,8 @@ def test_loudness_is_that_of_a_sine():
 
 
 def test_limits_without_sense_are_refused():
-    with pytest.raises(ConfigError, match=r"min_chars_per_second=50 must be .* less than"):
-        replace(LIMITS, min_chars_per_second=50.0)
+    with pytest.raises(ConfigError, match=r"chars_per_second=\[50,40\]: write"):
+        replace(LIMITS, chars_per_second=(50.0, 40.0))
     with pytest.raises(ConfigError, match=r"max_clipped=2 is a share"):
         replace(LIMITS, max_clipped=2.0)
-    assert isinstance(QualityLimits(0.0, 99.0, 1.0, -200.0), QualityLimits)
+    assert isinstance(QualityLimits((0.0, 99.0), 1.0, -200.0), QualityLimits)

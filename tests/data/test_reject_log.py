@@ -17,7 +17,7 @@ from tiny_audio.data.quality import QualityLimits
 from tiny_audio.data.reject_log import RejectLog, file_name
 from tiny_audio.data.utterance import Reject
 
-LIMITS = QualityLimits(0.3, 40.0, 0.02, -60.0)
+LIMITS = QualityLimits((0.3, 40.0), 0.02, -60.0)
 
 
 @pytest.fixture(scope="module")

@@ -25,23 +25,22 @@ class QualityLimits:
     A sample without words has no speech to measure: only the clipping limit holds for it.
 
     Args:
-        min_chars_per_second, max_chars_per_second: of the label over the whole clip. Fast English
-            speech has 25; where the transcript belongs to other audio the figure is far off.
+        chars_per_second: lowest and highest, of the label over the whole clip. Fast English speech
+            has 25; where the transcript belongs to other audio the figure is far off.
         max_clipped: share of samples at full scale, from 0 to 1.
         silence_db: RMS of the loudest tenth of a second below which nothing can be heard, dBFS.
     """
 
-    min_chars_per_second: float
-    max_chars_per_second: float
+    chars_per_second: tuple[float, ...]
     max_clipped: float
     silence_db: float
 
     def __post_init__(self) -> None:
-        low, high = self.min_chars_per_second, self.max_chars_per_second
-        if not 0 <= low < high:
+        rates = self.chars_per_second
+        if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
+            written = ",".join(f"{rate:g}" for rate in rates)
             raise ConfigError(
-                f"data.min_chars_per_second={low:g} must be at least 0 and less than "
-                f"data.max_chars_per_second={high:g}"
+                f"data.chars_per_second=[{written}]: write [lowest,highest], none below 0"
             )
         if not 0 <= self.max_clipped <= 1:
             raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
@@ -66,19 +65,18 @@ class QualityLimits:
             self._check_rate(len(label) * SAMPLE_RATE / len(waveform))
 
     def _check_rate(self, rate: float) -> None:
-        if rate < self.min_chars_per_second:
-            message = f"{rate:.2g} characters a second, under {self.min_chars_per_second:g}"
+        low, high = self.chars_per_second
+        if rate < low:
+            message = f"{rate:.2g} characters a second, under {low:g}"
             raise LabelRejected(message, reason="few_chars_per_second")
-        if rate > self.max_chars_per_second:
-            message = f"{rate:.0f} characters a second, over {self.max_chars_per_second:g}"
+        if rate > high:
+            message = f"{rate:.0f} characters a second, over {high:g}"
             raise LabelRejected(message, reason="many_chars_per_second")
 
 
 def quality_limits(data: DataConfig) -> QualityLimits:
     """The limits that a configuration sets for training samples."""
-    return QualityLimits(
-        data.min_chars_per_second, data.max_chars_per_second, data.max_clipped, data.silence_db
-    )
+    return QualityLimits(tuple(data.chars_per_second), data.max_clipped, data.silence_db)
 
 
 def loudness(waveform: npt.NDArray[np.float32]) -> float:
