@@ -249,6 +249,17 @@ def test_bugs_in_workers_are_not_swallowed(corpus, prompt):
         take(make_stream([open_one(path=str(corpus))], prompt, rules=rules, workers=1), 1)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_for_people_stays_one_line_on_its_way_from_a_worker(corpus, prompt, workers):
+    class Refusing(LabelRules):
+        def clean(self, text: str) -> str:
+            raise DataError("mend this")
+
+    stream = make_stream([open_one(path=str(corpus))], prompt, rules=Refusing(), workers=workers)
+    with pytest.raises(DataError, match=r"^mend this$"):
+        take(stream, 1)
+
+
 def test_the_global_random_state_is_left_alone(corpus, prompt):
     stream = make_stream([open_one(path=str(corpus))], prompt, workers=1)
     before = torch.get_rng_state()

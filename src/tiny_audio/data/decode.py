@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tiny_audio.data.prepare import Preparer
 from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.errors import TinyAudioError
 
 Item = Record | Reject
 Result = Utterance | Reject
@@ -33,14 +34,13 @@ def decode(
 
     `workers` 0 decodes here. With workers, some chunks more than were asked for are read ahead.
     """
-    decoder = _Decoder(preparer)
     if workers == 0:
         for item, tag in items:
-            yield decoder[item], tag
+            yield _decoded(item, preparer), tag
         return
     tags: deque[T] = deque()
     loader: DataLoader[Any] = DataLoader(
-        decoder,
+        _Decoder(preparer),
         batch_sampler=_chunks(items, tags),  # runs in this process; its "indices" are the records
         num_workers=workers,
         prefetch_factor=AHEAD,
@@ -50,17 +50,29 @@ def decode(
     )
     for chunk in loader:
         for result in chunk:
+            if isinstance(result, TinyAudioError):
+                raise result
             yield result, tags.popleft()
 
 
-class _Decoder(Dataset[Result]):
-    """Map-style over the records themselves."""
+class _Decoder(Dataset[Result | TinyAudioError]):
+    """Map-style over the records themselves.
+
+    An error for people is a result too: raised here, it would come with the worker's traceback.
+    """
 
     def __init__(self, preparer: Preparer) -> None:
         self._preparer = preparer
 
-    def __getitem__(self, item: Item) -> Result:
-        return item if isinstance(item, Reject) else self._preparer(item)
+    def __getitem__(self, item: Item) -> Result | TinyAudioError:
+        try:
+            return _decoded(item, self._preparer)
+        except TinyAudioError as error:
+            return error
+
+
+def _decoded(item: Item, preparer: Preparer) -> Result:
+    return item if isinstance(item, Reject) else preparer(item)
 
 
 def _chunks(items: Iterable[tuple[Item, T]], tags: deque[T]) -> Iterator[list[Item]]:
@@ -70,7 +82,7 @@ def _chunks(items: Iterable[tuple[Item, T]], tags: deque[T]) -> Iterator[list[It
         yield [item for item, _ in chunk]
 
 
-def _as_it_is(results: list[Result]) -> list[Result]:
+def _as_it_is(results: list[Any]) -> list[Any]:
     return results
 
 
