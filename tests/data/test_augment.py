@@ -26,6 +26,7 @@ from tests.data.helpers import (
     write_manifest,
 )
 from tests.data.test_loader import same
+from tests.train.helpers import rows, run, write_set
 from tiny_audio.compose import compose
 from tiny_audio.config import AugmentConfig, ChangeConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
@@ -180,6 +181,22 @@ def test_evaluation_data_and_labels_stay_as_they_are(tmp_path, prompt, noises, r
         )
     ]
     assert all(texts[0][i] == texts[1][i] for i in texts[0].keys() & texts[1].keys())
+
+
+def test_a_run_evaluates_on_what_was_recorded(tmp_path, noises, rooms):
+    """With weights that stand still only the training loss tells whether clips were changed."""
+    data = write_set(tmp_path / "set")
+    still = ("training.max_steps=2", "training.lr.projector=1e-30", "training.eval_every=2")
+    changes = [f"data.augment.{kind}.p=1" for kind in CHANGES] + ["data.augment.noise_only=0.5"]
+    changes += [f"data.augment.noise.path={noises}", f"data.augment.room.path={rooms}"]
+    losses = {}
+    for name, settings in (("plain", []), ("changed", changes)):
+        run(data, tmp_path / name, *still, *settings)
+        losses[name] = [row["loss"] for row in rows(tmp_path / name)]
+        losses[f"{name} eval"] = [row["eval_loss"] for row in rows(tmp_path / name, "eval")]
+    assert losses["plain eval"] == losses["changed eval"]
+    assert losses["plain"] != losses["changed"]
+    assert np.isfinite(losses["changed"]).all()
 
 
 def test_audio_tokens_follow_the_speed(tmp_path, prompt):
