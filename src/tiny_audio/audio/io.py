@@ -9,7 +9,7 @@ S samples, C channels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
 from tiny_audio.audio.decode import Decoding, Mono, UndecodableError, ffmpeg, libsndfile, to_mono
 from tiny_audio.audio.fetch import can_rewind, opened
+from tiny_audio.audio.stretch import read_stretch
 from tiny_audio.errors import AudioError
 
 AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor
@@ -31,7 +32,12 @@ T = TypeVar("T")
 
 
 def load_audio(
-    source: AudioInput, *, sample_rate: int | None = None, max_seconds: float | None = None
+    source: AudioInput,
+    *,
+    sample_rate: int | None = None,
+    max_seconds: float | None = None,
+    offset: float | None = None,
+    duration: float | None = None,
 ) -> Mono:
     """Read a recording as a mono float32 waveform [S] at 16 kHz.
 
@@ -45,18 +51,74 @@ def load_audio(
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
         max_seconds: refuse what is longer, by the header where there is one to trust, else as
             soon as so much has been decoded.
+        offset, duration: read only this stretch, in seconds, or what the recording holds of it;
+            what comes before it is leapt over where the format allows. Without a duration it goes
+            to the end. `max_seconds` has no meaning then.
 
     Raises:
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
+    """
+    if offset is not None:
+        return _stretch(source, sample_rate, offset, duration)
+    blocks = audio_blocks(source, sample_rate=sample_rate, max_seconds=max_seconds)
+    return np.concatenate(list(blocks))
+
+
+def _stretch(
+    source: AudioInput, sample_rate: int | None, offset: float, duration: float | None
+) -> Mono:
+    start = round(offset * SAMPLE_RATE)
+    stop = None if duration is None else start + round(duration * SAMPLE_RATE)
+    if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
+        with opened(source) as (file, _):
+            found = read_stretch(file, start, stop)
+            if found is not None:
+                return found
+    pieces = [np.zeros(0, np.float32)]
+    place = 0
+    for block in audio_blocks(source, sample_rate=sample_rate):
+        pieces.append(block[max(0, start - place) : None if stop is None else max(0, stop - place)])
+        place += len(block)
+        if stop is not None and place >= stop:
+            break
+    return np.concatenate(pieces)
+
+
+def audio_blocks(
+    source: AudioInput, *, sample_rate: int | None = None, max_seconds: float | None = None
+) -> Iterator[Mono]:
+    """Read a recording block by block; joined, the blocks are what ``load_audio`` returns.
+
+    However long it is, only a few MB of it are in memory. Errors are those of ``load_audio``; of a
+    recording that is damaged or breaks off, what can be read comes before the error.
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         samples, name = _as_samples(source)
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         decoding = Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
         decoding.blocks = (to_mono(whole, channel_axis=0) for whole in [samples])
-        return _collect(decoding, name, max_seconds)
-    return _decoded(source, lambda decoding, name: _collect(decoding, name, max_seconds))
+        yield from _resampled(decoding, name, max_seconds)
+        return
+    given = 0
+    with opened(source) as (file, name):
+        try:
+            with libsndfile(file) as decoding:
+                for block in _resampled(decoding, name, max_seconds):
+                    given += len(block)
+                    yield block
+                return
+        except UndecodableError:
+            file.seek(0)
+        try:
+            with ffmpeg(file) as decoding:  # from the start: what was given already is left out
+                for block in _resampled(decoding, name, max_seconds):
+                    known = min(given, len(block))
+                    given -= known
+                    if known < len(block):
+                        yield block[known:]
+        except UndecodableError as error:
+            raise AudioError(f"{name} {error.finding}", reason=error.reason) from error
 
 
 def probe_duration(source: AudioInput, *, sample_rate: int | None = None) -> float | None:
@@ -93,8 +155,8 @@ def _decoded(
             raise AudioError(f"{name} {error.finding}", reason=error.reason) from error
 
 
-def _collect(decoding: Decoding, name: str, max_seconds: float | None) -> Mono:
-    """Decode, resample and check a recording, never holding more than `max_seconds` of it."""
+def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iterator[Mono]:
+    """Decode, resample and check a recording, block by block, up to `max_seconds` of it."""
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise AudioError(
@@ -110,15 +172,14 @@ def _collect(decoding: Decoding, name: str, max_seconds: float | None) -> Mono:
     resampler = None
     if rate != SAMPLE_RATE:
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    pieces: list[Mono] = []
     found = 0
     for block in decoding.blocks:
         found += len(block)
         if found > limit * rate:
             raise AudioError(f"{name} is longer than the {limit:g} s allowed", reason="too_long")
-        pieces.append(resampler.resample_chunk(block) if resampler else block)
+        yield _finite(resampler.resample_chunk(block) if resampler else block, name)
     if resampler:
-        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        yield _finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True), name)
 
     seconds, declared = found / rate, decoding.declared or 0.0
     if max(decoding.damage, declared - seconds) > decoding.slack:
@@ -128,12 +189,14 @@ def _collect(decoding: Decoding, name: str, max_seconds: float | None) -> Mono:
             "copy or download it again",
             reason="truncated",
         )
-    waveform = np.concatenate([np.zeros(0, np.float32), *pieces])
-    if not waveform.size:
+    if not found:
         raise AudioError(f"{name} holds no samples", reason="empty")
-    if not np.isfinite(waveform).all():
+
+
+def _finite(block: Mono, name: str) -> Mono:
+    if not np.isfinite(block).all():
         raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
-    return waveform
+    return block
 
 
 def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]:

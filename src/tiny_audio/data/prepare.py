@@ -61,12 +61,9 @@ class Preparer:
             self._check_seconds(record.seconds)
         label = self.rules.clean(record.text)
         audio = record.audio() if callable(record.audio) else record.audio
-        whole = record.offset is None
-        waveform = load_audio(audio, max_seconds=self.max_seconds if whole else None)
-        if record.offset is not None:
-            start = round(record.offset * SAMPLE_RATE)
-            stop = None if record.seconds is None else start + round(record.seconds * SAMPLE_RATE)
-            waveform = waveform[start:stop].copy()  # or the long file stays in memory
+        waveform = load_audio(
+            audio, max_seconds=self.max_seconds, offset=record.offset, duration=record.seconds
+        )
         self._check_seconds(len(waveform) / SAMPLE_RATE)
         if self.quality is not None:
             self.quality.check(waveform, label)
