@@ -13,6 +13,7 @@ import soundfile
 
 from tiny_audio.audio.io import load_audio
 from tiny_audio.audio.stretch import read_stretch
+from tiny_audio.errors import AudioError
 
 SECONDS = 40
 STRETCHES = [(0.0, 1.0), (0.3, 0.7), (7.123, 2.0), (20.00001, 0.5), (38.9, 1.1)]
@@ -101,10 +102,10 @@ def test_damage_elsewhere_does_no_harm_but_damage_here_does(tmp_path: Path):
     assert np.array_equal(
         load_audio(path, offset=2.0, duration=1.0), load_audio(data)[32_000:48_000]
     )
-    with pytest.raises(Exception, match="breaks off"):
+    with pytest.raises(AudioError, match="breaks off"):
         load_audio(path, offset=30.0, duration=1.0)
     (tmp_path / "text.wav").write_text("no audio at all")
-    with pytest.raises(Exception, match="not in an audio"):
+    with pytest.raises(AudioError, match="not in an audio"):
         load_audio(tmp_path / "text.wav", offset=1.0, duration=1.0)
 
 

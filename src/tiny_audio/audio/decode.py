@@ -92,7 +92,7 @@ def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
     return mono
 
 
-class SeekableBytes:
+class Seekable:
     """A file as the decoders should see it.
 
     Nameless, so that they look at the bytes and not at the suffix, and calm about the seeks before
@@ -124,7 +124,7 @@ def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     cut = headers.declared_over_held(file)
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(SeekableBytes(file))
+        sound = soundfile.SoundFile(Seekable(file))
     except soundfile.LibsndfileError as error:
         raise UndecodableError("unreadable", "is not readable by libsndfile") from error
     with sound:
@@ -163,9 +163,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     try:
         # A playlist must not make FFmpeg open other files or addresses.
         options = {"protocol_whitelist": "none"}
-        container = av.open(
-            SeekableBytes(file), mode="r", options=options, metadata_errors="replace"
-        )
+        container = av.open(Seekable(file), mode="r", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         if headers.looks_like_audio(head):
             raise UndecodableError(

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE, headers
-from tiny_audio.audio.decode import Mono, SeekableBytes, to_mono
+from tiny_audio.audio.decode import Mono, Seekable, to_mono
 
 _BEFORE = 1.0  # seconds decoded before a stretch: MP3 may need a quarter of one
 _AFTER = 0.25  # and after it, for the resampler
@@ -58,7 +58,7 @@ def _span(start: int, stop: int, rate: int) -> tuple[int, int]:
 
 def _libsndfile(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
     """Mono samples [S], their rate and the number of the first, of WAV, FLAC, Ogg and the like."""
-    with soundfile.SoundFile(SeekableBytes(file)) as sound:
+    with soundfile.SoundFile(Seekable(file)) as sound:
         first, last = _span(start, stop, sound.samplerate)
         if first >= sound.frames or sound.frames >= 2**62:
             return None
@@ -70,9 +70,7 @@ def _libsndfile(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] 
 def _ffmpeg(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
     """The same of what FFmpeg can seek in exactly."""
     options = {"protocol_whitelist": "none"}
-    with av.open(
-        SeekableBytes(file), mode="r", options=options, metadata_errors="replace"
-    ) as container:
+    with av.open(Seekable(file), mode="r", options=options, metadata_errors="replace") as container:
         stream = next(iter(container.streams.audio), None)
         if stream is None or container.format.name not in _EXACT_TIMES or not stream.time_base:
             return None
