@@ -25,7 +25,7 @@ from tiny_audio.data.remote import (
     open_url,
     plain_url,
 )
-from tiny_audio.data.tables import table_columns, table_rows
+from tiny_audio.data.tables import table_columns, table_length, table_rows
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
 from tiny_audio.errors import DataError
 
@@ -111,7 +111,7 @@ class FileShards:
         if self.kind != "parquet" or any(map(is_url, self.places)):
             return None
         try:
-            return sum(pa.parquet.read_metadata(place).num_rows for place in self.places)
+            return sum(table_length(Path(place)) for place in self.places)
         except (OSError, pa.ArrowException):
             return None
 

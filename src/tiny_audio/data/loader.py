@@ -165,7 +165,7 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state.get("losses", []) or [None] * len(self._data["sources"]))
+        self._mixture.restore(state.get("losses"))
         self.heard = Heard.from_dict(state.get("heard", {}))
 
     def __iter__(self) -> Iterator[Batch]:

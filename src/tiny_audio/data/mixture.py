@@ -109,9 +109,9 @@ class Mixture:
         """What each source had to leave out, for `restore`; JSON values."""
         return [source.losses() for source in self._sources]
 
-    def restore(self, losses: Sequence[Any]) -> None:
-        """Leave out what another mixture of the same sources left out."""
-        for source, lost in zip(self._sources, losses, strict=True):
+    def restore(self, losses: Sequence[Any] | None) -> None:
+        """Leave out what another mixture of the same sources left out; None: nothing."""
+        for source, lost in zip(self._sources, losses or [()] * len(self._sources), strict=True):
             source.restore(lost)
 
     def passes(self, position: Position) -> float:

@@ -110,7 +110,7 @@ class ShardSource(Source):
         return self._shards.losses()
 
     def restore(self, losses: Any) -> None:
-        self._shards.restore(losses)
+        self._shards.restore(losses or ())
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         at = Place(**cursor) if cursor else Place()

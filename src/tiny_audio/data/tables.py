@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -18,6 +19,11 @@ def table_columns(file: BinaryIO, kind: str) -> list[str]:
     """Names of the columns."""
     schema = pq.read_schema(file) if kind == "parquet" else _arrow(file).schema
     return list(schema.names)
+
+
+def table_length(path: Path) -> int:
+    """Rows of a parquet file, by its end."""
+    return int(pq.read_metadata(path).num_rows)
 
 
 def table_rows(

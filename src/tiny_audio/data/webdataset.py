@@ -50,7 +50,7 @@ def tar_rows(
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Plain files in their order. A damaged head, which tarfile takes for the end, is an error."""
     while (member := archive.next()) is not None:
-        archive.members = []  # or every head is kept
+        archive.members = []  # type: ignore[attr-defined] # or every head is kept
         if member.isreg() and not _split(member.name)[0].rpartition("/")[2].startswith("."):
             yield member
     assert archive.fileobj is not None
