@@ -15,8 +15,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
 from tiny_audio.data.remote import (
     CORRUPT,
     UNREACHABLE,
@@ -25,7 +23,7 @@ from tiny_audio.data.remote import (
     open_url,
     plain_url,
 )
-from tiny_audio.data.tables import table_columns, table_length, table_rows
+from tiny_audio.data.tables import arrow_errors, table_columns, table_length, table_rows
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
 from tiny_audio.errors import DataError
 
@@ -37,7 +35,6 @@ SUFFIXES = {
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
 _SPREAD = re.compile(r"(\d+)\.\.(\d+)")
-_DAMAGE = (pa.ArrowException, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError)
 
 
 class FileShards:
@@ -112,7 +109,7 @@ class FileShards:
             return None
         try:
             return sum(table_length(Path(place)) for place in self.places)
-        except (OSError, pa.ArrowException):
+        except (OSError, *arrow_errors()):
             return None
 
     @contextmanager
@@ -122,7 +119,14 @@ class FileShards:
                 yield file
         except ShardError:
             raise
-        except (*_DAMAGE, OSError) as error:
+        except (
+            OSError,
+            tarfile.TarError,
+            zlib.error,
+            EOFError,
+            ValueError,
+            *arrow_errors(),
+        ) as error:
             lost = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             line = str(error).strip().splitlines() or [type(error).__name__]
             raise ShardError(line[0], UNREACHABLE if lost else CORRUPT) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tiny_audio.data.remote import CORRUPT, ShardError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ROWS = 64  # that are decoded together
 _ARROW_FILE = b"ARROW1"
@@ -17,13 +17,24 @@ _ARROW_FILE = b"ARROW1"
 
 def table_columns(file: BinaryIO, kind: str) -> list[str]:
     """Names of the columns."""
+    import pyarrow.parquet as pq
+
     schema = pq.read_schema(file) if kind == "parquet" else _arrow(file).schema
     return list(schema.names)
 
 
 def table_length(path: Path) -> int:
     """Rows of a parquet file, by its end."""
+    import pyarrow.parquet as pq
+
     return int(pq.read_metadata(path).num_rows)
+
+
+def arrow_errors() -> tuple[type[Exception], ...]:
+    """What pyarrow raises for a damaged file, beside OSError and ValueError."""
+    import pyarrow as pa
+
+    return (pa.ArrowException, OverflowError)
 
 
 def table_rows(
@@ -34,6 +45,8 @@ def table_rows(
     Raises ShardError for a missing column, and what pyarrow raises for a file that is none.
     """
     if kind == "parquet":
+        import pyarrow.parquet as pq
+
         parquet = pq.ParquetFile(file, pre_buffer=False)
         _check(parquet.schema_arrow.names, columns)
         groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
@@ -62,6 +75,8 @@ def _check(found: Sequence[str], wanted: Sequence[str]) -> None:
 
 def _arrow(file: BinaryIO) -> Any:
     """A reader of the file format, or of the stream format that `datasets` writes."""
+    import pyarrow as pa
+
     is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
     file.seek(0)
     return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
