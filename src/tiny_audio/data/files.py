@@ -23,7 +23,7 @@ from tiny_audio.data.remote import (
     open_url,
     plain_url,
 )
-from tiny_audio.data.tables import arrow_errors, table_columns, table_length, table_rows
+from tiny_audio.data.tables import arrow_error, table_columns, table_length, table_rows
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
 from tiny_audio.errors import DataError
 
@@ -109,7 +109,7 @@ class FileShards:
             return None
         try:
             return sum(table_length(Path(place)) for place in self.places)
-        except (OSError, *arrow_errors()):
+        except damage_errors():
             return None
 
     @contextmanager
@@ -119,14 +119,7 @@ class FileShards:
                 yield file
         except ShardError:
             raise
-        except (
-            OSError,
-            tarfile.TarError,
-            zlib.error,
-            EOFError,
-            ValueError,
-            *arrow_errors(),
-        ) as error:
+        except damage_errors() as error:
             lost = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             line = str(error).strip().splitlines() or [type(error).__name__]
             raise ShardError(line[0], UNREACHABLE if lost else CORRUPT) from error
@@ -149,6 +142,12 @@ class FileShards:
             value["path"] = urllib.parse.urljoin(place, path) if is_url(place) else str(near)
         row[name] = value
         return row
+
+
+def damage_errors() -> tuple[type[Exception], ...]:
+    """What opening or reading a file raises that is damaged, or away."""
+    own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
+    return (*own, arrow_error())
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
