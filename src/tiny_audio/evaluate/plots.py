@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 210  # in the SVG's own units, about pixels
-LEFT, RIGHT, TOP, BOTTOM = 38, 352, 12, 168  # edges of the plotted area
+LEFT, RIGHT, TOP, BOTTOM = 38, 342, 12, 168  # edges of the plotted area
 MOST_LABELS = 8  # of more every second is written
 
 Interval = tuple[float, float]
@@ -69,7 +69,7 @@ def reliability(title: str, x_name: str, series: Sequence[tuple[str, Sequence[Po
     parts = [
         _axis(1.0),
         f'<path class="even" d="M{LEFT} {BOTTOM}L{RIGHT} {TOP}"/>',
-        *(_label(_x(share), f"{100 * share:.0f} %", slanted=False) for share in (0, 0.5, 1)),
+        *(_label(_x(share), f"{100 * share:.0f}%", slanted=False) for share in (0, 0.5, 1)),
     ]
     most = max((p.count for _, points in series for p in points), default=1)
     for s, (name, points) in enumerate(series):

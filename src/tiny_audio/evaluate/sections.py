@@ -33,8 +33,13 @@ class Section:
         )
         for place, column in enumerate(self.columns):
             words = place in self.text
+            longest = max((len(row[place]) for row in self.rows), default=0)
             result.add_column(
-                column, justify="left" if words else "right", overflow="fold", no_wrap=not words
+                column,
+                justify="left" if words else "right",
+                overflow="fold",
+                no_wrap=not words,
+                min_width=min(longest, 14) if words else None,
             )
         for row in self.rows:
             result.add_row(*map(escape, row))

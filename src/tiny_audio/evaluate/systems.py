@@ -45,9 +45,10 @@ def load_systems(paths: Sequence[Path], scoring: str | None) -> list[System]:
         if not evaluation.scored:
             raise DataError(f"{file}: holds no utterance that was scored.")
         parts = evaluation.by(lambda record: record.model or "")
-        base = file.parent.resolve().name if file.name == RESULTS else file.stem
+        folder = file.parent.resolve().name if file.name == RESULTS else file.stem
         for model, part in parts.items():
-            systems.append(System(model if len(parts) > 1 else base, part, file.parent))
+            name = Path(model).name if Path(model).exists() else model
+            systems.append(System(name or folder, part, file.parent))
     names = [system.name for system in systems]
     return [
         system if names.count(system.name) == 1 else System(name, system.evaluation, system.folder)

@@ -94,7 +94,7 @@ def overview(found: Sequence[Comparison], adjusted: Sequence[float]) -> Section:
                 percent(one.a.score.wer),
                 percent(one.b.score.wer),
                 points(one.bootstrap.difference),
-                f"{points(low)} to {points(high)}",
+                f"{points(low)} {points(high)}",
                 p_value(one.bootstrap.p),
                 *([p_value(p)] if len(found) > 1 else []),
                 p_value(one.matched.p),
