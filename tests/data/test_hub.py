@@ -180,3 +180,29 @@ def test_audio_by_path_or_address():
         remote()
     assert error.value.reason == "unreadable"
     assert audio_of({"bytes": None, "path": None}) == (None, "")
+
+
+def test_a_file_that_goes_away_or_is_damaged_is_left_out(tmp_path, caplog):
+    folder = write_parquet(tmp_path, 4)
+    quick = {"retries": 1, "backoff": 0.01}
+    source = open_one(kind="hub", path=str(folder), options=quick)
+    files = sorted(folder.iterdir())
+    files[1].unlink()
+    files[2].write_bytes(b"garbage" * 2_000)
+    drawn = [d.item for d in islice(source.draws(1, 0, 1, None), 80) if d.epoch == 0]
+    lost = [item for item in drawn if isinstance(item, Reject)]
+    assert sorted(item.reason for item in lost) == ["shard_corrupt", "shard_unreachable"]
+    assert {item.id for item in lost} == {f"{folder}, {n} of 4" for n in (2, 3)}
+    kept = {item.text for item in drawn if isinstance(item, Record)}
+    assert kept == {f"word {n}" for n in [*range(15), *range(45, 60)]}
+    said = [record.message for record in caplog.records if record.name.startswith("tiny_audio")]
+    assert any(f"The shard {folder}, 2 of 4 of the data source 'main'" in line for line in said)
+    stopping = open_one(kind="hub", path=str(files[0]), options=quick | {"on_failure": "stop"})
+    files[0].unlink()
+    with pytest.raises(DataError, match="on_failure=stop"):
+        next(stopping.draws(1, 0, 1, None))
+
+
+def test_a_hub_that_cannot_be_reached_says_so_without_long_waits():
+    with pytest.raises(DataError, match=r"The dataset nobody/nothing .* cannot be opened"):
+        open_one(kind="hub", path="nobody/nothing", options={"retries": 1, "backoff": 0.01})
