@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_every_variant_is_computed_once_and_has_its_own_masks(tmp_path: Path) ->
     model.train()
     encoder = cached(model, tmp_path, variants=3)
     batch = batch_of(model, utterances()[:4])
-    passes = [encoder(batch, epoch + 0.5).frames for epoch in range(5)]
+    passes = [encoder(replace(batch, epoch=epoch + 0.5)).frames for epoch in range(5)]
     plain, _ = model.eval().encode(batch.waveform, batch.waveform_lengths)
     assert encoder.computed == 3 * 4
     torch.testing.assert_close(passes[0], plain.bfloat16().float())
@@ -82,7 +83,8 @@ def test_every_variant_is_computed_once_and_has_its_own_masks(tmp_path: Path) ->
     assert torch.equal(passes[4], passes[1])
     # Masks belong to the clip: another batch, another process, the same frames.
     model.train()
-    alone = cached(model, tmp_path / "other", variants=3)(batch_of(model, utterances()[1:2]), 1.5)
+    one = replace(batch_of(model, utterances()[1:2]), epoch=1.5)
+    alone = cached(model, tmp_path / "other", variants=3)(one)
     torch.testing.assert_close(
         alone.frames[0], passes[1][1, : alone.frames.shape[1]], atol=0.05, rtol=0.05
     )
@@ -102,7 +104,7 @@ def test_a_batch_takes_the_variant_of_its_pass() -> None:
 def test_another_encoder_or_setting_finds_nothing(tmp_path: Path) -> None:
     model = tiny()
     batch = batch_of(model, utterances()[:2])
-    cached(model, tmp_path)(batch, 0.5)
+    cached(model, tmp_path)(batch)
     assert len(cached(model, tmp_path).store) == 2
     with torch.no_grad():
         next(model.encoder.parameters()).flatten()[-1] += 1e-3
@@ -113,11 +115,11 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(tmp_path: Path) -> None:
     model = tiny()
     encoder = cached(model, tmp_path)
     batch = batch_of(model, utterances()[:2])
-    encoder(batch_of(model, utterances()[2:4]), 0.5)
+    encoder(batch_of(model, utterances()[2:4]))
     encoder.store._writer.index.unlink()
     encoder.store._writer.index.mkdir()  # cannot be appended to, not even by root
-    frames = encoder(batch, 0.5).frames
-    encoder(batch, 0.5)
+    frames = encoder(batch).frames
+    encoder(batch)
     assert frames is not None
     assert encoder.computed == 2 + 2 + 2
     assert [line for line in encoder.said if "takes no more" in line] == encoder.said[:1]

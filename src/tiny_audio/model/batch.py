@@ -30,6 +30,7 @@ class Batch:
     label_places: Tensor | None = None  # [N] see `label_places` below, which makes it
     frames: Tensor | None = None  # [B, E, D] of the encoder, zero beyond each clip
     frame_lengths: Tensor | None = None  # [B]
+    epoch: float = 0.0  # passes through the training data at its end
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
@@ -75,6 +76,7 @@ class Batch:
             label_places=None if labels is None else label_places(labels),
             frames=frames,
             frame_lengths=frame_lengths,
+            epoch=self.epoch,
             ids=self.ids[part],
             texts=self.texts[part],
         )

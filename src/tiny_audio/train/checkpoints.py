@@ -96,6 +96,14 @@ class CheckpointStore:
         self._thin_out()
         return target
 
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: they will come again."""
+        later = [entry for entry in self.entries if entry.step > step]
+        self.entries = [entry for entry in self.entries if entry.step <= step]
+        if later:
+            self._write_index()
+            self._delete(later)
+
     def _best(self) -> Entry | None:
         scored = [entry for entry in self.entries if entry.loss is not None]
         if not scored:

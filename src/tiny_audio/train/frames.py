@@ -76,33 +76,32 @@ class CachedEncoder:
         self.autocast, self.say = autocast, say
         self.read = self.computed = 0  # clips
 
-    def attach(self, batch: Batch, epoch: float) -> Batch:
+    def attach(self, batch: Batch) -> Batch:
         """The batch with frames where the store has those of every clip, else as it is."""
         if batch.frames is not None:
             return batch
-        found = self.store.read(self._keys(batch, epoch))
+        found = self.store.read(self._keys(batch))
         whole = [frames for frames in found if frames is not None]
         if len(whole) < len(found):
             return batch
         self.read += len(whole)
         return self._with_frames(batch, whole)
 
-    def __call__(self, batch: Batch, epoch: float) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         """The batch with frames, on the model's device; what is missing is computed and kept.
 
         Args:
             batch: on the CPU, unless it has frames.
-            epoch: passes through the data that are behind it.
         """
         device = self.model.device
         if batch.frames is not None:
             return batch.to(device)
-        keys = self._keys(batch, epoch)
+        keys = self._keys(batch)
         found = self.store.read(keys)
         missing = [row for row, frames in enumerate(found) if frames is None]
         self.read += len(found) - len(missing)
         if missing:
-            made = self._compute(batch, missing, [keys[row] for row in missing], epoch)
+            made = self._compute(batch, missing, [keys[row] for row in missing])
             self._write([keys[row] for row in missing], made)
             self.computed += len(missing)
             for row, frames in zip(missing, made, strict=True):
@@ -126,18 +125,16 @@ class CachedEncoder:
             f"{self.store.size / 1e9:.2f} GB in {self.store.folder}"
         )
 
-    def _keys(self, batch: Batch, epoch: float) -> list[bytes]:
-        variant = variant_of(epoch, self.variants)
+    def _keys(self, batch: Batch) -> list[bytes]:
+        variant = variant_of(batch.epoch, self.variants)
         pairs = zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
         clips = [audio_key(clip[:length].numpy()) for clip, length in pairs]
         return [_variant_key(key, variant, self.model.spec_augment) for key in clips]
 
-    def _compute(
-        self, batch: Batch, rows: list[int], keys: list[bytes], epoch: float
-    ) -> list[Tensor]:
+    def _compute(self, batch: Batch, rows: list[int], keys: list[bytes]) -> list[Tensor]:
         """Frames [E, D] bf16 on the CPU of some clips of a batch."""
         model, augment = self.model, self.model.spec_augment
-        masked = variant_of(epoch, self.variants) > 0 and augment is not None
+        masked = variant_of(batch.epoch, self.variants) > 0 and augment is not None
         assert augment is not None or not masked
         lengths = batch.waveform_lengths[rows]
         waveform = batch.waveform[rows, : int(lengths.max())]

@@ -14,6 +14,7 @@ import math
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -72,7 +73,7 @@ class Trainer:
         evaluate: Callable[[], Checkup] | None,
         save: Callable[[Trainer, Checkup | None], None],
         report: Reporter,
-        frames: Callable[[Batch, float], Batch] | None = None,
+        frames: Callable[[Batch], Batch] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.module = module
@@ -104,7 +105,7 @@ class Trainer:
         training_mode(self.model, self.learns)
         self.sharded = is_sharded(self.module)
         batches = iter(self.stream)
-        while self.step < self.pace.max_steps:
+        while self.step < self.pace.max_steps and not self.report.stale:
             going = self._update(batches)  # False: the data has ended
             self.step += going
             last = not going or self.step == self.pace.max_steps
@@ -115,7 +116,7 @@ class Trainer:
             if self.evaluate and not stopping and self._due(self.pace.eval_every, last):
                 checkup = self._checkup(self.evaluate)
             best = checkup is not None and self.report.is_best()
-            if last or stopping or best or self._due(self.pace.save_every):
+            if last or stopping or best or self.report.stale or self._due(self.pace.save_every):
                 self.save(self, checkup)
             if stopping:
                 self.ended_by = stop.received or signal.SIGTERM  # another process was told
@@ -127,7 +128,8 @@ class Trainer:
     def _update(self, batches: Iterator[Batch]) -> bool:
         """Make one update out of the next micro-batches; False where there are none."""
         self.tally.begin_step()
-        window = list(islice(batches, self.pace.accumulation))
+        taken = islice(batches, self.pace.accumulation)
+        window = [replace(batch, epoch=self.stream.epoch) for batch in taken]
         counts = [int((b.labels[:, 1:] != IGNORE).sum()) for b in window if b.labels is not None]
         tokens, ranks = self._total([float(sum(counts)), float(bool(window))])
         if ranks < self.accelerator.num_processes:
@@ -178,10 +180,7 @@ class Trainer:
     def _backward(self, part: Batch, tokens: float, last: bool) -> Tensor:
         """Add the gradient of a part, over the label tokens of the global batch; its sums [3]."""
         processes = self.accelerator.num_processes if self.sharded else 1
-        if self.frames is None:
-            part = part.to(self.accelerator.device)
-        else:
-            part = self.frames(part, self.stream.epoch)
+        part = part.to(self.accelerator.device) if self.frames is None else self.frames(part)
         with nullcontext() if self.sharded and last else self.accelerator.no_sync(self.module):
             with self.accelerator.autocast():
                 sums = self.module(part)

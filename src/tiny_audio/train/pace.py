@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.model.batch import Batch
 
 
@@ -30,3 +31,22 @@ class Stream(Protocol):
     def epoch(self) -> float: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
+
+
+class Data(Stream, Protocol):
+    """A stream that knows where it stands and what it has left out."""
+
+    @property
+    def rejects(self) -> RejectCounts: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
+class Frames(Protocol):
+    """Gives batches the encoder's frames, and brings them to the device."""
+
+    def __call__(self, batch: Batch) -> Batch: ...
+
+    def summary(self) -> str: ...

@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 
 from tiny_audio.config import Config
-from tiny_audio.data.loader import TrainingStream
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import CheckpointStore, find_checkpoint
 from tiny_audio.train.evaluation import Checkup
 from tiny_audio.train.loop import Trainer
+from tiny_audio.train.pace import Data
 from tiny_audio.train.resume import (
     collect_state,
     read_state,
@@ -76,7 +76,7 @@ class Saver:
     store: CheckpointStore
     accelerator: Accelerator
     model: SpeechModel
-    stream: TrainingStream
+    stream: Data
     generators: Mapping[str, torch.Generator]
 
     def save(self, trainer: Trainer, checkup: Checkup | None) -> None:

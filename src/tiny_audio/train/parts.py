@@ -1,0 +1,54 @@
+"""Data and model of a run: what several runs may share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from tiny_audio.config import Config
+from tiny_audio.data.utterance import RejectCounts, Utterance
+from tiny_audio.model.resolve import find_checkpoint as find_weights
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.cache import open_cache
+from tiny_audio.train.pace import Data, Frames
+from tiny_audio.train.progress import LineDisplay, open_display
+from tiny_audio.train.saving import open_store, resume_point
+from tiny_audio.train.setup import find_augmentation, find_data, make_data, make_model
+from tiny_audio.train.stages import apply_learns, checkpoint_decoder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of beside its own settings, optimizer and records."""
+
+    model: SpeechModel
+    stream: Data
+    held_out: list[Utterance]
+    eval_rejects: RejectCounts
+    display: LineDisplay
+    frames: Frames | None  # the encoder's, where they do not come from the model itself
+    resumed: Path | None
+
+
+def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
+    """Open the data and build the model of a run that is alone."""
+    folder = Path(cfg.output_dir)
+    resumed = resume_point(cfg, open_store(cfg, folder), folder)
+    sources, augment = find_data(cfg), find_augmentation(cfg)
+    first = cfg.model.init_from
+    start = resumed or (find_weights(first) if first is not None else None)
+    model = make_model(cfg, accelerator.device, start)
+    apply_learns(model, cfg.training.learns)
+    if cfg.training.gradient_checkpointing:
+        checkpoint_decoder(model.causal_lm)
+    stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
+    display = open_display(live=cfg.training.progress, max_steps=cfg.training.max_steps)
+    say = display.say if accelerator.is_main_process else _say_nothing
+    frames = open_cache(cfg, model, accelerator, sources[0], say)
+    return Parts(model, stream, held_out, rejects, display, frames, resumed)
+
+
+def _say_nothing(text: str) -> None:
+    pass
