@@ -148,6 +148,27 @@ def test_a_resumed_run_leaves_out_the_same(server, kind, at):
     assert again[: first - at] == [d.item.id for d in drawn[at:first]]
 
 
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_batches_after_a_resume_are_those_of_the_first_run(server, prompt, at, mended):
+    faults = {"0002.tar": Fault("cut", at=60_000), "0006.tar": Fault("refuse")}
+    server.faults = dict(faults)
+    first = make_stream([source_of(server, "webdataset")], prompt)
+    batches, states = [], []
+    for batch in islice(first, 10):
+        batches.append(batch.ids)
+        states.append(json.dumps(first.state_dict()))
+    state = json.loads(states[at - 1])
+    # A server that is well again after the checkpoint changes only what was not yet read by then.
+    pools = [json.loads(later)["pool"] for later in states]
+    alike = pools.count(state["pool"]) + sum(pool < state["pool"] for pool in pools)
+    server.faults = {} if mended else faults
+    second = make_stream([source_of(server, "webdataset")], prompt)
+    second.load_state_dict(state)
+    until = alike if mended else 9
+    assert [batch.ids for batch in islice(second, until - at)] == batches[at:until]
+
+
 def test_stopping_at_the_first_loss_is_a_choice(server):
     server.faults = {"0003.tar": Fault("refuse")}
     source = source_of(server, "webdataset", on_failure="stop")
