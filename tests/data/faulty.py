@@ -36,6 +36,7 @@ class Server:
     faults: dict[str, Fault] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     ranges: bool = True
+    lengths: bool = True  # whether it tells how long a file is
     ended: Event = field(default_factory=Event)
 
 
@@ -71,7 +72,8 @@ def serving(folder: Path) -> Iterator[Server]:
             self.send_response(206 if asked and server.ranges else 200)
             if asked and server.ranges:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            self.send_header("Content-Length", str(len(data) - start))
+            if server.lengths:
+                self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             stop = fault.at if fault.kind in ("stall", "cut") else len(data)
             try:

@@ -203,6 +203,18 @@ def test_a_server_without_ranges_will_do(server, kind):
     assert {item.text for item in items if isinstance(item, Record)} == words(*range(SHARDS))
 
 
+def test_a_server_that_does_not_tell_lengths(server, folder):
+    server.ranges = server.lengths = False
+    items = one_pass(source_of(server, "webdataset"))
+    assert {item.text for item in items if isinstance(item, Record)} == words(*range(SHARDS))
+    size = (folder / "0000.tar").stat().st_size
+    with open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file:
+        file.seek(size + 500_000)
+        assert file.read(10) == b""
+    with pytest.raises(DataError, match="does not tell the length"):
+        source_of(server, "parquet")
+
+
 def test_resuming_within_a_shard_reads_none_of_the_others(server):
     drawn = list(islice(source_of(server, "parquet").draws(3, 0, 1, None), 60))
     source = source_of(server, "parquet")

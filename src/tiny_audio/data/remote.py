@@ -171,9 +171,10 @@ class _HttpFile(io.RawIOBase):
             self._ask()
         if not count:
             return b""
-        while self._response_place < self._place:
-            self._receive(min(self._place - self._response_place, _BUFFER))
-        data = self._receive(count)
+        data = b"more"
+        while data and self._response_place < self._place:
+            data = self._receive(min(self._place - self._response_place, _BUFFER))
+        data = data and self._receive(count)
         if not data:
             self._size = self._response_place  # of a server that does not say how long the file is
         return data
