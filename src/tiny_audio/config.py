@@ -236,7 +236,7 @@ class TrainingConfig:
     race: list[str] = field(default_factory=list)  # projectors to train side by side: [mlp,moe]
     requires_init: bool = False  # stage 2 and 3: refuse to start without model.init_from
     max_steps: int = 10_000
-    batch_seconds: float = 120.0  # padded audio in one micro-batch of one process
+    batch_seconds: Any = 120.0  # padded audio in one micro-batch of one process; or `auto`
     max_utterances: int = 64  # cap on one micro-batch
     accumulation: int = 1  # micro-batches to one step
     lr: PerPart = field(default_factory=lambda: PerPart(1e-3, 2e-4, 2e-5))

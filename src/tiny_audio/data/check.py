@@ -101,11 +101,13 @@ def check_set(
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
     preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality_limits(data))
     tally, rejects = Tally(lengths, tests), RejectCounts()
+    seconds = config.training.batch_seconds
+    budget = math.inf if isinstance(seconds, str) else seconds  # auto: chosen in training
     for result, number in decode(reading.items(), preparer, data.workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else None
         if isinstance(result, Utterance):
-            reject = over_budget(result, config.training.batch_seconds) or limits.check(result)
+            reject = over_budget(result, budget) or limits.check(result)
             if reject is None:
                 tally.add(result, number)
         if reject is not None:

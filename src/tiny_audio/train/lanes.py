@@ -59,6 +59,11 @@ class Lane:
         """What was left out."""
         return self.shared.stream.rejects
 
+    @property
+    def heard(self) -> Any:
+        """What was heard of each source."""
+        return self.shared.stream.heard
+
     def state_dict(self) -> dict[str, Any]:
         """Where the shared stream stands."""
         return self.shared.stream.state_dict()

@@ -15,7 +15,13 @@ from tiny_audio.train.cache import open_cache
 from tiny_audio.train.pace import Data, Frames
 from tiny_audio.train.progress import LineDisplay, open_display
 from tiny_audio.train.saving import open_store, resume_point
-from tiny_audio.train.setup import find_augmentation, find_data, make_data, make_model
+from tiny_audio.train.setup import (
+    find_augmentation,
+    find_data,
+    make_data,
+    make_model,
+    settle_budget,
+)
 from tiny_audio.train.stages import apply_learns, checkpoint_decoder
 
 
@@ -43,9 +49,11 @@ def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
     apply_learns(model, cfg.training.learns)
     if cfg.training.gradient_checkpointing:
         checkpoint_decoder(model.causal_lm)
-    stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
     display = open_display(live=cfg.training.progress, max_steps=cfg.training.max_steps)
     say = display.say if accelerator.is_main_process else _say_nothing
+    if said := settle_budget(cfg, model, accelerator, resumed):
+        say(said)
+    stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
     frames = open_cache(cfg, model, accelerator, sources[0], say)
     return Parts(model, stream, held_out, rejects, display, frames, resumed)
 

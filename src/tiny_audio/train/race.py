@@ -26,6 +26,7 @@ from tiny_audio.model.build import with_projector
 from tiny_audio.model.checkpoint import load_weights
 from tiny_audio.model.projectors import PROJECTORS
 from tiny_audio.train.assembly import Run, RunSummary
+from tiny_audio.train.budget import AUTO
 from tiny_audio.train.cache import open_cache
 from tiny_audio.train.checkpoints import find_checkpoint, quality
 from tiny_audio.train.interrupt import StopSignal
@@ -60,6 +61,8 @@ def check_race(cfg: Config) -> None:
             "training.race: only fresh projectors can share a decoder; it goes with "
             "training.learns=[projector] and without model.init_from"
         )
+    if race and cfg.training.batch_seconds == AUTO:
+        raise ConfigError("training.race: give training.batch_seconds a number, not auto")
 
 
 def train_race(cfg: Config, accelerator: Accelerator, argv: Sequence[str] | None) -> RunSummary:

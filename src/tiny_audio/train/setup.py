@@ -25,12 +25,13 @@ from tiny_audio.data.sources import open_data
 from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
-from tiny_audio.model.checkpoint import load_weights, read_info
+from tiny_audio.model.checkpoint import load_weights, read_config, read_info
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules
 from tiny_audio.text.scoring import get_rule
+from tiny_audio.train.budget import AUTO, choose_budget
 
 Sources = tuple[list[Source], list[Source]]  # to learn from, to evaluate on
 
@@ -51,13 +52,17 @@ def check_settings(cfg: Config) -> None:
         if value not in known:
             names = ", ".join("null" if name is None else str(name) for name in known)
             raise ConfigError(f"training.{key}={value}: use one of {names}")
-    for key in ("max_steps", "accumulation", "log_every", "max_utterances", "batch_seconds"):
+    for key in ("max_steps", "accumulation", "log_every", "max_utterances"):
         if getattr(t, key) <= 0:
             raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
     if t.patience is not None and (t.patience < 1 or t.eval_every < 1):
         raise ConfigError(
             f"training.patience={t.patience}: must be 1 or more, with training.eval_every above 0"
         )
+    seconds = t.batch_seconds
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds != AUTO and not (number and seconds > 0):
+        raise ConfigError(f"training.batch_seconds={seconds}: must be a number above 0, or {AUTO}")
     if cfg.data.cache_variants < 1:
         raise ConfigError(f"data.cache_variants={cfg.data.cache_variants}: must be 1 or more")
     if cfg.data.exhausted not in ("repeat", "stop"):
@@ -72,6 +77,8 @@ def check_settings(cfg: Config) -> None:
 
 def open_accelerator(cfg: Config) -> Accelerator:
     """Join the processes that ``accelerate launch`` or ``torchrun`` started, or be the only one."""
+    # Batches of many shapes leave holes in CUDA's memory; read when CUDA is first used.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     device = pick_device(cfg.device)
     precision = cfg.training.precision
     if precision == "auto":
@@ -154,11 +161,24 @@ def find_augmentation(cfg: Config) -> Augmenter | None:
         asdict(cfg.data.augment),
         seed=cfg.seed,
         min_seconds=cfg.data.min_seconds,
-        max_seconds=min(cfg.data.max_seconds, cfg.training.batch_seconds),
+        max_seconds=cfg.data.max_seconds
+        if cfg.training.batch_seconds == AUTO
+        else min(cfg.data.max_seconds, cfg.training.batch_seconds),
     )
     if augment is not None and cfg.data.cache_encoder is not None:
         augment.repeats = cfg.data.cache_variants  # what is never heard again is of no use there
     return augment
+
+
+def settle_budget(
+    cfg: Config, model: SpeechModel, accelerator: Accelerator, resumed: Path | None
+) -> str | None:
+    """Put a number in place of ``auto``: that of the checkpoint, or what fits; what to say."""
+    if cfg.training.batch_seconds == AUTO and resumed is not None:
+        cfg.training.batch_seconds = read_config(resumed).training.batch_seconds
+        return f"training.batch_seconds=auto: {cfg.training.batch_seconds:g} s, as before"
+    cfg.training.batch_seconds, said = choose_budget(cfg, model, accelerator)
+    return said
 
 
 def make_data(
