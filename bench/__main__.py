@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench import agree, check, data, infer, startup, train
+from bench import agree, check, data, infer, passes, startup, train
 from bench.common import PeakMemory, machine, measure_ceiling, print_header
 from bench.load import describe, load_pair
 from bench.profile import profile_step
@@ -64,6 +64,7 @@ def with_pair(args: argparse.Namespace) -> bool:
         if "train" in args.parts:
             benches[kind] = bench = train.Bench.prepare(model, ceiling, memory, kind)
             train.run(bench, "training", bench.rows())
+            passes.run(bench)
             if args.profile:
                 profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
         if "infer" in args.parts:
