@@ -133,4 +133,4 @@ def try_step(cfg: Config, model: SpeechModel, accelerator: Accelerator, budget: 
         batch = collate(members, model.prompt, model.audio_tokens, with_labels=True)
         with accelerator.autocast():
             loss = model.loss(batch.to(accelerator.device))
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
