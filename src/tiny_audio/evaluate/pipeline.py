@@ -125,19 +125,47 @@ class PipelineListener:
             return [text for clip in batch for text in self._texts([clip])]
 
     def _run(self, batch: list[Utterance]) -> list[str]:
+        if self._pipeline.type == "ctc" and len(batch) > 1 and self._masks:
+            return self._run_ctc(batch)
         inputs = [{"raw": clip.waveform, "sampling_rate": SAMPLE_RATE} for clip in batch]
         options = {"generate_kwargs": self._generate} if self._generate else {}
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            answers = self._pipeline(inputs, batch_size=len(batch), **options)
+            size = 1 if self._pipeline.type.startswith("ctc") else len(batch)
+            answers = self._pipeline(inputs, batch_size=size, **options)
         return [str(answer["text"]) for answer in answers]
+
+    @property
+    def _masks(self) -> bool:
+        """Whether a CTC model can be told what is padding; else clips go through it singly."""
+        extractor, model = self._pipeline.feature_extractor, self._pipeline.model
+        takes_samples = model.main_input_name == "input_values"
+        return takes_samples and bool(getattr(extractor, "return_attention_mask", False))
+
+    @torch.inference_mode()
+    def _run_ctc(self, batch: list[Utterance]) -> list[str]:
+        """As the pipeline, which would also spell out the frames of the padding."""
+        extractor, model = self._pipeline.feature_extractor, self._pipeline.model
+        inputs = extractor(
+            [clip.waveform for clip in batch],
+            sampling_rate=SAMPLE_RATE,
+            padding=True,
+            return_tensors="pt",
+        )
+        ids = model(**inputs.to(self.device, dtype=model.dtype)).logits.argmax(dim=-1).cpu()
+        lengths = [self._frames(len(clip.waveform)) for clip in batch]
+        decode = self._pipeline.tokenizer.decode
+        return [str(decode(row[:length])) for row, length in zip(ids, lengths, strict=True)]
 
     def _hears(self, samples: int) -> bool:
         """Whether a clip is long enough for one frame of a convolutional encoder."""
+        convolves = self._pipeline.model.main_input_name == "input_values"
+        return (self._frames(samples) if convolves else samples) > 0
+
+    def _frames(self, samples: int) -> int:
+        """Frames that an encoder which takes samples makes of a clip."""
         lengths = getattr(self._pipeline.model, "_get_feat_extract_output_lengths", None)
-        if lengths is None or self._pipeline.type == "seq2seq_whisper":
-            return samples > 0
-        return int(lengths(torch.tensor(samples))) > 0
+        return samples if lengths is None else int(lengths(torch.tensor(samples)))
 
 
 def _load(name: str, device: torch.device) -> Any:
@@ -145,6 +173,7 @@ def _load(name: str, device: torch.device) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its hints are for programmers, and come with every batch
     try:
         found = pipeline("automatic-speech-recognition", model=name, device=device)
     except Exception as error:  # config, tokenizer, weights and hub errors share no base class
