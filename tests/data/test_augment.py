@@ -29,6 +29,7 @@ from tests.data.test_loader import same
 from tests.train.helpers import rows, run, write_set
 from tiny_audio.compose import compose
 from tiny_audio.config import AugmentConfig, ChangeConfig
+from tiny_audio.data import recordings
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.recordings import Recordings
@@ -303,6 +304,22 @@ def test_one_bad_noise_is_left_out_with_a_warning(tmp_path: Path, caplog):
     stretches = [found.stretch(rng, 1_000) for _ in range(9)]
     assert all(stretch.any() for stretch in stretches)
     assert [text.count("left out") for text in caplog.messages] == [1, 1]
+
+
+def test_a_long_recording_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Read in stretches it gives the same samples as a whole."""
+    soundfile.write(tmp_path / "long.wav", noise(30.0, 0), 16_000)
+    draws = []
+    for seconds in (600.0, 10.0):
+        monkeypatch.setattr(recordings, "_LONG", seconds)
+        found = Recordings(str(tmp_path), "k")
+        found._cache.clear()
+        draws.append([found.stretch(np.random.default_rng(n), 16_000) for n in range(6)])
+        assert bool(found._cache) == (seconds > 30)
+    for whole, part in zip(*draws, strict=True):
+        lag = np.argmax(np.correlate(np.pad(whole, 20), part, mode="valid")) - 20
+        assert abs(lag) <= 1  # the place is rounded otherwise
+        assert np.array_equal(whole[100 + lag : -100 + lag], part[100:-100])
 
 
 def test_manifests_name_recordings(tmp_path: Path):

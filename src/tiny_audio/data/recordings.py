@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.audio.io import load_audio
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.audio.io import load_audio, probe_duration
 from tiny_audio.data.folder import AUDIO_SUFFIXES
 from tiny_audio.errors import AudioError, DataError
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 Wave = npt.NDArray[np.float32]
 
 _CACHE_BYTES = 64 << 20  # of decoded recordings in each process
+_LONG = 600.0  # seconds; of longer recordings only stretches are read
 _TRIES = 20  # recordings in a row that cannot be used
 
 
@@ -68,9 +70,15 @@ class Recordings:
         )
 
     def stretch(self, rng: np.random.Generator, length: int) -> Wave:
-        """A stretch [length] of a recording, both drawn; a short one is repeated."""
-        whole = self.at(int(rng.integers(len(self))))
-        place = rng.random()
+        """A stretch [length] of a recording, both drawn; a short one is repeated.
+
+        Of a recording of many minutes only the stretch is read.
+        """
+        number, place = int(rng.integers(len(self))), rng.random()
+        part = self._part_of_long(self._files[number], place, length)
+        if part is not None:
+            return part
+        whole = self.at(number)
         if len(whole) <= length:
             return np.resize(np.roll(whole, -int(place * len(whole))), length)
         start = int(place * (len(whole) - length + 1))
@@ -79,6 +87,19 @@ class Recordings:
     def one(self, rng: np.random.Generator) -> Wave:
         """A whole recording, drawn."""
         return self.at(int(rng.integers(len(self))))
+
+    def _part_of_long(self, file: Path, place: float, length: int) -> Wave | None:
+        """A stretch of a recording that is too long to be held; None for any other."""
+        wanted = length / SAMPLE_RATE
+        try:
+            if file not in self._seconds:
+                self._seconds[file] = probe_duration(file) or 0.0
+            if self._seconds[file] <= max(_LONG, wanted):
+                return None
+            part = load_audio(file, offset=place * (self._seconds[file] - wanted), duration=wanted)
+        except AudioError:
+            return None  # as a whole it will be tried again, and named
+        return part if len(part) == length and part.any() else None
 
     def _read(self, file: Path) -> Wave | None:
         if file in self._cache:
@@ -104,6 +125,7 @@ class Recordings:
     def _start(self) -> None:
         self._cache: OrderedDict[Path, Wave] = OrderedDict()
         self._unusable: set[Path] = set()
+        self._seconds: dict[Path, float] = {}
         self._held = 0
 
     def __getstate__(self) -> dict[str, object]:
