@@ -38,7 +38,6 @@ app.add_typer(data_commands, name="data")
 app.add_typer(analysis, name="analysis")
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
-Model = Annotated[str, typer.Argument(help=_MODELS)]
 Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
