@@ -124,3 +124,7 @@ def test_without_words_there_is_no_wer_to_be_sure_of() -> None:
     assert drawn.intervals["cer"] is None
     assert drawn.intervals["sentence_error_rate"] is not None
     assert bootstrap(assemble([], [], "basic/1")).intervals["wer"] is None
+
+
+def test_one_utterance_says_nothing_of_how_sure_its_figure_is() -> None:
+    assert set(bootstrap(evaluation([None])).intervals.values()) == {None}

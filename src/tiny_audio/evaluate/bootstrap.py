@@ -108,11 +108,11 @@ def intervals(
 ) -> list[Interval | None]:
     """Intervals of the ratios of sums: above [N, F] over below [N, F].
 
-    None for a figure without a value, which is one whose sum below the line is 0. Resamples in
+    None for a figure without a value, which is one whose sum below the line is 0, and for N below 2. Resamples in
     which a figure has no value do not count for it.
     """
     n, figures = above.shape
-    if n == 0:
+    if n < 2:  # drawn again and again, one unit is always itself
         return [None] * figures
     both = np.concatenate([above, below], axis=1)
     sums = np.concatenate(list(_resampled(both, resamples, rng)))  # [R, 2F]
@@ -176,8 +176,6 @@ def _resampled(
 def _tail(level: float, n: int) -> float:
     """The share to cut off at each end, Hesterberg's: that of a normal distribution beyond
     sqrt(n / (n - 1)) times Student's quantile with n - 1 degrees of freedom."""
-    if n < 2:
-        return (1 - level) / 2
     normal = NormalDist()
     z = normal.inv_cdf((1 + level) / 2)
     v = n - 1
