@@ -108,8 +108,8 @@ def intervals(
 ) -> list[Interval | None]:
     """Intervals of the ratios of sums: above [N, F] over below [N, F].
 
-    None for a figure without a value, which is one whose sum below the line is 0, and for N below 2. Resamples in
-    which a figure has no value do not count for it.
+    None for a figure without a value, which is one whose sum below the line is 0, and for N below
+    2. Resamples in which a figure has no value do not count for it.
     """
     n, figures = above.shape
     if n < 2:  # drawn again and again, one unit is always itself
