@@ -132,7 +132,7 @@ class Generated(IndexedSource):
         return self._count
 
     def read(self, index: int) -> Record:
-        return Record(f"g{index}", self.name, Hiss(index), f"number {index}")
+        return Record(f"g{index}", self.name, Hiss(index), f"n {index % 10}")
 
 
 # ------------------------------------------------------------------------------------- the parts
@@ -256,7 +256,8 @@ def flat(samples: int) -> bool:
     marks = [samples // 10, samples // 2, samples]
     held: list[tuple[float, float]] = []
     seen = 0
-    for batch in stream([Generated(2 * samples)], workers=1, min_seconds=0.1):
+    reading = stream([Generated(2 * samples)], workers=1)
+    for batch in reading:
         seen += len(batch.ids)
         if seen >= marks[len(held)]:
             own, *workers = (p.memory_info().rss for p in _processes())
@@ -265,6 +266,7 @@ def flat(samples: int) -> bool:
             print(line([f"{seen:,}", *shown]), flush=True)
             if len(held) == len(marks):
                 break
+    assert not reading.rejects.total, reading.rejects.summary()
     grown = [last - first for first, last in zip(held[0], held[-1], strict=True)]
     ok = max(grown) < FLAT
     print(f"\nmemory: {'flat' if ok else 'GROWS'} ({max(grown) / 2**20:+.1f} MiB at the most)")
