@@ -58,8 +58,8 @@ def decoder_alone(model: SpeechModel, work: Path, data: Path) -> str:
     found = check(model.causal_lm, turns, 400)
     model.eval()
     return (
-        f"decoder alone: {found['wer_spelt']:.1%} on noisy turns spelt correctly, "
-        f"{found['wer_misspelt']:.1%} partly misspelt"
+        f"decoder alone: {found['wer_spelt']:.1f} % on noisy turns spelt correctly, "
+        f"{found['wer_misspelt']:.1f} % partly misspelt"
     )
 
 
