@@ -15,7 +15,6 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.wer import score
-from tiny_audio.model import quantise as module
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.quantise import (
     Int4Linear,
@@ -27,34 +26,34 @@ from tiny_audio.model.quantise import (
 from tiny_audio.text.scoring import get_rule
 
 
-@pytest.fixture(params=["as it is", "widened"])
-def _compute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's kernels where this CPU has them, and the way without."""
-    if request.param == "widened":
-        monkeypatch.setattr(module, "_compute_dtype", lambda weight: None)
+@pytest.fixture(params=[torch.float32, torch.bfloat16])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Widened weights, and PyTorch's kernels where this CPU has them."""
+    return request.param
 
 
-@pytest.mark.usefixtures("_compute")
 @pytest.mark.parametrize(("kind", "most"), [(Int8Linear, 0.01), (Int4Linear, 0.09)])
 @pytest.mark.parametrize("rows", [1, 200])
-def test_outputs_are_close(kind: type[nn.Module], most: float, rows: int) -> None:
+def test_outputs_are_close(
+    kind: type[nn.Module], most: float, rows: int, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     weight, bias, x = torch.randn(48, 64), torch.randn(48), torch.randn(2, rows, 64)
-    out, exact = kind(weight, bias)(x), linear(x, weight, bias)
+    weight, bias, x = weight.to(dtype), bias.to(dtype), x.to(dtype)
+    out, exact = kind(weight, bias)(x), linear(x.float(), weight.float(), bias.float())
     assert out.shape == exact.shape
-    assert out.dtype == x.dtype
-    assert (out - exact).norm() / exact.norm() < most
+    assert out.dtype == dtype
+    assert (out.float() - exact).norm() / exact.norm() < most
 
 
-@pytest.mark.usefixtures("_compute")
-def test_weights_on_the_grid_are_kept() -> None:
+def test_weights_on_the_grid_are_kept(dtype: torch.dtype) -> None:
     """Integers times a power of two, each group reaching from end to end, lose nothing."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-8, 8, (32, 64), generator=generator).float() / 4
+    weight = torch.randint(-8, 8, (32, 64), generator=generator).to(dtype) / 4
     weight[:, ::32], weight[:, 1::32] = -2.0, 1.75
-    x = torch.randint(-4, 4, (3, 64), generator=generator).float()
+    x = torch.randint(-4, 4, (3, 64), generator=generator).to(dtype)
     assert torch.allclose(Int4Linear(weight, None)(x), linear(x, weight), rtol=0.01, atol=0.2)
-    integers = torch.randint(-127, 128, (32, 64), generator=generator).float()
+    integers = torch.randint(-127, 128, (32, 64), generator=generator).to(dtype)
     integers[:, 0] = 127
     assert torch.equal(Int8Linear(integers, None).weight, integers.to(torch.int8))
 

@@ -78,7 +78,9 @@ class Growing:
 
     def first(self) -> Tensor:
         return self._run(
-            inputs_embeds=self._prefill.inputs_embeds, position_ids=self._prefill.position_ids
+            inputs_embeds=self._prefill.inputs_embeds,
+            position_ids=self._prefill.position_ids,
+            logits_to_keep=_last(self._mask),
         )
 
     def next(self, tokens: Tensor) -> Tensor:
@@ -99,7 +101,6 @@ class Growing:
             attention_mask=self._mask,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
         )
         logits: Tensor = out.logits[:, -1]
         return logits
@@ -141,7 +142,7 @@ class Preallocated:
             attention_mask=self._prefill.attention_mask,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=_last(self._prefill.attention_mask),
         )
         logits: Tensor = out.logits[:, -1]
         return logits
@@ -199,3 +200,12 @@ class Preallocated:
         )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+
+def _last(mask: Tensor) -> Tensor:
+    """The last place of rows [R, C], as an index.
+
+    The slice that ``logits_to_keep=1`` takes is not contiguous: on a CPU its product with the head
+    then goes row by row, in bfloat16 with a copy of the head for each.
+    """
+    return torch.tensor([mask.shape[1] - 1], device=mask.device)

@@ -5,8 +5,10 @@ Weight-only: what flows between the layers stays as it is. 8 bits: one scale for
 squared error. The decoder's embedding table and its head, which most decoders share, take 8 bits
 in both, as 4 cost too much there. A quantised model does not learn and is not saved.
 
-On a CPU that multiplies bfloat16 the layers compute in it, through PyTorch's own kernels for few
-rows; elsewhere the weights are widened as they are used, which saves memory, not time.
+The layers compute in the dtype of the weights that they replace. In float32 the weights are widened
+as they are used, which saves memory, not time, and a clip gets the same text alone and in a batch.
+In bfloat16 on a CPU that multiplies it they go through PyTorch's own kernels, which save time too;
+but how its sums round depends on the batch, so that now and then a near tie falls the other way.
 
 Shapes: R rows, I inputs, O outputs, G groups of inputs.
 """
@@ -24,7 +26,7 @@ from tiny_audio.model.speech import SpeechModel
 
 KINDS = ("int8", "int4")
 _GROUP = 32  # weights that share a scale in 4 bits
-_FEW_ROWS = 32  # up to so many, PyTorch's 8-bit kernel outruns widening and multiplying: measured
+_FEW_ROWS = 16  # up to so many, PyTorch's 8-bit kernel outruns widening and multiplying: measured
 _CLIPPINGS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's range, tried for the least error
 
 
@@ -37,7 +39,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.compute = _compute_dtype(weight)
+        self.kernels = _has_kernels(weight)
         scale = weight.abs().amax(dim=1).float().clamp(min=1e-12) / 127
         self.register_buffer("scale", scale)
         self.register_buffer("weight", _rounded(weight, scale))
@@ -46,13 +48,12 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O], in the dtype of ``x``."""
         rows = x.reshape(-1, x.shape[-1])
-        compute = self.compute or x.dtype
-        scale = self.scale.to(compute)
-        if self.compute is not None and len(rows) <= _FEW_ROWS:
-            out = torch._weight_int8pack_mm(rows.to(compute), self.weight, scale)
+        scale = self.scale.to(x.dtype)
+        if self.kernels and x.dtype is torch.bfloat16 and len(rows) <= _FEW_ROWS:
+            out = torch._weight_int8pack_mm(rows, self.weight, scale)
         else:
-            out = linear(rows.to(compute), self.weight.to(compute)) * scale
-        out = out.to(x.dtype).view(*x.shape[:-1], -1)
+            out = linear(rows, self.weight.to(x.dtype)) * scale
+        out = out.view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
 
@@ -79,30 +80,30 @@ class Int4Linear(nn.Module):
 
     packed: Tensor
     scale: Tensor  # [O, G]
-    middle: Tensor  # [O, G] what the integer 8 stands for
-    grid: Tensor  # [G, O, 2] both, as PyTorch's kernel reads them
+    lowest: Tensor  # [O, G] what the integer 0 stands for
+    grid: Tensor  # [G, O, 2] scale and what 8 stands for, as PyTorch's kernel reads them
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.compute = _compute_dtype(weight)
+        self.kernels = _has_kernels(weight)
         integers, scale, middle = _fit_groups(weight.float())  # [O, G, 32], [O, G], [O, G]
         integers = integers.flatten(1)
-        if self.compute is not None:
+        if self.kernels:
             packed = torch._convert_weight_to_int4pack_for_cpu(integers.int(), 1)
             grid = torch.stack([scale, middle], dim=-1).transpose(0, 1).contiguous()
-            self.register_buffer("grid", grid.to(self.compute))
+            self.register_buffer("grid", grid.to(weight.dtype))
         else:
             packed = integers[:, ::2] << 4 | integers[:, 1::2]
             self.register_buffer("scale", scale.to(weight.dtype))
-            self.register_buffer("middle", middle.to(weight.dtype))
+            self.register_buffer("lowest", (middle - 8 * scale).to(weight.dtype))
         self.register_buffer("packed", packed)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O], in the dtype of ``x``."""
-        if self.compute is not None:
-            rows = x.reshape(-1, x.shape[-1]).to(self.compute).contiguous()
+        if self.kernels:
+            rows = x.reshape(-1, x.shape[-1]).to(self.grid.dtype).contiguous()
             out = torch._weight_int4pack_mm_for_cpu(rows, self.packed, _GROUP, self.grid)
             out = out.to(x.dtype).view(*x.shape[:-1], -1)
         else:
@@ -111,8 +112,8 @@ class Int4Linear(nn.Module):
 
     def _widened(self) -> Tensor:
         integers = torch.stack([self.packed >> 4, self.packed & 15], dim=-1).flatten(1)
-        groups = integers.unflatten(1, (-1, _GROUP)).to(self.scale.dtype) - 8
-        widened: Tensor = groups * self.scale.unsqueeze(-1) + self.middle.unsqueeze(-1)
+        widened = integers.to(self.scale.dtype).unflatten(1, (-1, _GROUP))  # [O, G, 32]
+        widened.mul_(self.scale.unsqueeze(-1)).add_(self.lowest.unsqueeze(-1))
         return widened.flatten(1)
 
 
@@ -170,10 +171,10 @@ def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                 yield owner, name, layer
 
 
-def _compute_dtype(weight: Tensor) -> torch.dtype | None:
-    """bfloat16 on a CPU that multiplies it; None: the dtype of what comes in."""
-    fast = weight.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else None
+def _has_kernels(weight: Tensor) -> bool:
+    """bfloat16 on a CPU that multiplies it: in float32 PyTorch's kernels are slower than none."""
+    on_cpu = weight.device.type == "cpu" and weight.dtype is torch.bfloat16
+    return on_cpu and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _rounded(weight: Tensor, scale: Tensor) -> Tensor:
