@@ -112,9 +112,8 @@ class Int4Linear(nn.Module):
 
     def _widened(self) -> Tensor:
         integers = torch.stack([self.packed >> 4, self.packed & 15], dim=-1).flatten(1)
-        widened = integers.to(self.scale.dtype).unflatten(1, (-1, _GROUP))  # [O, G, 32]
-        widened.mul_(self.scale.unsqueeze(-1)).add_(self.lowest.unsqueeze(-1))
-        return widened.flatten(1)
+        widened: Tensor = integers.to(self.scale.dtype).unflatten(1, (-1, _GROUP))  # [O, G, 32]
+        return widened.mul_(self.scale.unsqueeze(-1)).add_(self.lowest.unsqueeze(-1)).flatten(1)
 
 
 @torch.no_grad()
