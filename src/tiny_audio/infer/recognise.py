@@ -21,7 +21,7 @@ from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.utterance import Utterance
-from tiny_audio.errors import ModelError
+from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.infer.batch_size import AUTO, in_parts, largest_batch, out_of_memory
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
@@ -96,7 +96,15 @@ def recognise(
     with `max_utterances` 0, of what memory allows. A batch that does not fit is halved.
     Spans too short for a single audio token get no segment. `on_audio` is told the seconds of
     every batch that is done.
+
+    Raises:
+        ConfigError: a batch could hold nothing. ModelError: a single span does not fit into memory.
     """
+    if max_utterances < 0 or not batch_seconds > 0:
+        raise ConfigError(
+            f"batches of {max_utterances} utterances and {batch_seconds:g} s cannot be: both must "
+            "be above 0, or the utterances 'auto' for what memory allows"
+        )
     if max_utterances == AUTO:
         batch_seconds, max_utterances = largest_batch(model)
     work = _Work(model, options, batch_seconds, max_utterances, on_audio)

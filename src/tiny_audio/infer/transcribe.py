@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from os import fspath
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, load_audio
 from tiny_audio.config import EvaluationConfig, GenerationConfig
-from tiny_audio.errors import AudioError, ConfigError
+from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import Segment, recognise
 from tiny_audio.infer.stream import stream
@@ -160,10 +160,12 @@ def transcribe_command(
 
     A line a file, preceded by the file's name where there are several; with `as_json` a JSON
     object a line; with `stream` the text as it is written. `-` is standard input. 1 if a file
-    could not be read, otherwise 0.
+    could not be read, otherwise 0. TinyAudioError where the texts cannot be written.
     """
     if stream and (as_json or beams > 1):
         raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
+    if "-" in files and sys.stdin is None:
+        raise ConfigError("standard input is closed: name a file instead of -, or feed one in.")
     recogniser = load(model, device=device, quantise=quantise)
     sources = [sys.stdin.buffer if name == "-" else name for name in files]
     names = [f"{name}: " if len(files) > 1 else "" for name in files]
@@ -182,9 +184,9 @@ def transcribe_command(
             failures += 1
             print(transcript.error, file=sys.stderr)
         if as_json:
-            print(transcript.to_json(), flush=True)
+            write_out(transcript.to_json() + "\n")
         elif transcript.error is None:
-            print(name + transcript.text, flush=True)
+            write_out(name + transcript.text + "\n")
     return 1 if failures else 0
 
 
@@ -195,16 +197,33 @@ def _print_stream(recogniser: Recogniser, name: str, source: AudioInput) -> bool
     except AudioError as error:
         print(error, file=sys.stderr)
         return False
-    print(name, end="", flush=True)
+    write_out(name)
     for piece in pieces:
-        print(piece, end="", flush=True)
-    print(flush=True)
+        write_out(piece)
+    write_out("\n")
     return True
+
+
+def write_out(text: str) -> None:
+    """Write to standard output at once.
+
+    Raises:
+        TinyAudioError: it is closed, or its disk is full. BrokenPipeError: its reader has left.
+    """
+    if sys.stdout is None:
+        raise TinyAudioError("standard output is closed: there is nowhere to write the text.")
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what it holds is lost
+        raise TinyAudioError(f"standard output cannot be written: {error.strerror}.") from None
 
 
 def _load(source: AudioInput, rate: int | None) -> tuple[tuple[str | None, str | None], np.ndarray]:
     """((path, error), waveform [S]); a recording that cannot be read is an empty waveform."""
-    path = fspath(source) if isinstance(source, str | Path) else getattr(source, "name", None)
+    path = os.fspath(source) if isinstance(source, str | Path) else getattr(source, "name", None)
     path = path if isinstance(path, str) else None
     try:
         return (path, None), load_audio(source, sample_rate=rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -70,7 +71,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    advice = f"{name}: is no folder here and no model on the hub that can be reached"
+    near = get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    advice = f"{name}: is no folder here and no model on the hub that can be reached{hint}"
     try:
         folder = Path(snapshot_download(name))
     except HFValidationError:
