@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.infer.helpers import tones, write_wav
-from tiny_audio.errors import CheckpointError, ConfigError
+from tiny_audio.errors import CheckpointError, ConfigError, TinyAudioError
 from tiny_audio.infer.transcribe import Recogniser, Transcript, load, transcribe, transcribe_command
 
 
@@ -159,3 +159,27 @@ def test_command_refuses_what_cannot_be(files: list[str], checkpoint: str) -> No
         command(files, checkpoint, stream=True, beams=4)
     with pytest.raises(CheckpointError):
         command(files, str(Path(files[0]).parent))
+    for change in ({"max_utterances": -1}, {"batch_seconds": 0.0}, {"batch_seconds": math.nan}):
+        with pytest.raises(ConfigError, match="above 0"):
+            command(files, checkpoint, **change)
+
+
+def test_a_closed_standard_input_is_said(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python finds it after `<&-`
+    with pytest.raises(ConfigError, match="standard input is closed"):
+        command(["-"], checkpoint)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("change", [{}, {"as_json": True}, {"stream": True}])
+def test_output_that_cannot_be_written_is_said(
+    files: list[str], checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: dict[str, bool]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(TinyAudioError, match="No space left"):
+            command(files[:1], checkpoint, **change)
+        print("what was held back is not tried again", flush=True)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(TinyAudioError, match="standard output is closed"):
+        command(files[:1], checkpoint, **change)
