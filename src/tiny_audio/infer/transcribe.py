@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
-import numpy as np
-
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, load_audio
 from tiny_audio.config import EvaluationConfig, GenerationConfig
 from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
-from tiny_audio.infer.recognise import Segment, recognise
+from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, Recognition, Segment, recognise
+from tiny_audio.infer.spans import Piece, join_pieces, read_pieces
 from tiny_audio.infer.stream import stream
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.resolve import resolve_model
@@ -89,12 +88,18 @@ class Recogniser:
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
-        The next recordings are read while the model works on these, about one batch ahead.
+        The next recordings are read while the model works on these, about one batch ahead; of a
+        long one no more than that is in memory.
         """
         rate = options.get("sample_rate")
         batch_seconds = options.get("batch_seconds", EvaluationConfig.batch_seconds)
+        window = self.model.window_seconds
         loaded = prefetch(
-            (_load(file, rate) for file in files),
+            (
+                ((_path(file), piece), span)
+                for file in files
+                for piece, span in read_pieces(file, rate, window, MIN_SPAN_SECONDS)
+            ),
             cost=lambda item: len(item[1]) / SAMPLE_RATE,
             budget=batch_seconds,
         )
@@ -106,8 +111,15 @@ class Recogniser:
             max_utterances=options.get("max_utterances", EvaluationConfig.max_utterances),
             on_audio=options.get("on_audio"),
         )
-        for (path, error), found in recognised:
-            yield Transcript(found.text, found.seconds, path, found.logprob, found.segments, error)
+        found: list[tuple[Piece, Recognition]] = []
+        for (path, piece), part in recognised:
+            found.append((piece, part))
+            if piece.last:
+                whole = Recognition([], 0.0, 0.0) if piece.error else join_pieces(found)
+                yield Transcript(
+                    whole.text, whole.seconds, path, whole.logprob, whole.segments, piece.error
+                )
+                found.clear()
 
     def stream(self, file: AudioInput, *, sample_rate: int | None = None) -> Iterator[str]:
         """Pieces of one recording's text as they are written; together they are its text.
@@ -221,11 +233,6 @@ def write_out(text: str) -> None:
         raise TinyAudioError(f"standard output cannot be written: {error.strerror}.") from None
 
 
-def _load(source: AudioInput, rate: int | None) -> tuple[tuple[str | None, str | None], np.ndarray]:
-    """((path, error), waveform [S]); a recording that cannot be read is an empty waveform."""
+def _path(source: AudioInput) -> str | None:
     path = os.fspath(source) if isinstance(source, str | Path) else getattr(source, "name", None)
-    path = path if isinstance(path, str) else None
-    try:
-        return (path, None), load_audio(source, sample_rate=rate)
-    except AudioError as error:
-        return (path, str(error)), np.zeros(0, dtype=np.float32)
+    return path if isinstance(path, str) else None
