@@ -116,6 +116,7 @@ def evaluate(
     beams: Beams = GenerationConfig.beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
+    report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
     if rescore is not None:
@@ -123,7 +124,7 @@ def evaluate(
 
         if models or data:
             raise typer.BadParameter("--rescore takes neither models nor --data")
-        rescore_command(rescore, scoring=scoring, out=out)
+        rescore_command(rescore, scoring=scoring, out=out, report=report)
         return
     if not models or not data:
         raise typer.BadParameter("give MODEL... and --data SET, or --rescore FILE")
@@ -139,6 +140,7 @@ def evaluate(
         options=options,
         limit=limit,
         checkpoint=checkpoint,
+        report=report,
     )
 
 

@@ -211,3 +211,20 @@ def test_the_page_is_in_the_package() -> None:
     folder = files("tiny_audio.evaluate")
     for name in ("page/report.html", "page/report.css", "page/report.js", "homophones.txt"):
         assert folder.joinpath(name).is_file()
+
+
+def test_no_element_hides_what_its_form_can_do(tmp_path: Path) -> None:
+    """A form's element named `reset` or `submit` stands where the form's own method would."""
+    text, _ = page(tmp_path, records(0.1, seed=0))
+    form = Page(text[text.index("<form") : text.index("</form>") + len("</form>")])
+    names = {attrs.get(key) for _, attrs in form.tags[1:] for key in ("id", "name")}
+    assert names.isdisjoint({"reset", "submit", "elements", "length", "action", "method"})
+
+
+def test_scoring_again_writes_the_page_too(tmp_path: Path) -> None:
+    file = write(tmp_path / "system", records(0.1, seed=0))
+    out = tmp_path / "page.html"
+    assert run(["eval", "--rescore", str(file), "--report", str(out)]) == 0
+    assert "<table" in out.read_text()
+    many = ["nano"] * 3
+    assert run(["eval", *many, "--data", str(file), "--report", str(out)]) == 2

@@ -16,6 +16,7 @@ from tiny_audio.config import DataConfig
 from tiny_audio.data.named import open_set
 from tiny_audio.data.records import Source
 from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.evaluate.html import MOST, report_command
 from tiny_audio.evaluate.listener import Listener
 from tiny_audio.evaluate.models import Found, Options, find_model, open_model
 from tiny_audio.evaluate.progress import Progress
@@ -46,6 +47,7 @@ def evaluate_command(
     options: Options,
     limit: int | None = None,
     checkpoint: str = "best",
+    report: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate every model on every set; write results.jsonl and summary.json, show tables.
 
@@ -56,6 +58,7 @@ def evaluate_command(
             there. None: a new one under runs/.
         limit: only the first so many utterances of each set.
         checkpoint: of runs, ``best`` or ``last``.
+        report: HTML page to write, of one model or two.
 
     Returns:
         model -> its evaluation over all sets.
@@ -65,6 +68,8 @@ def evaluate_command(
             evaluation, or every utterance failed.
     """
     rule = get_rule(scoring)
+    if report is not None and len(models) > MOST:
+        raise ConfigError(f"--report shows {MOST} models at most, not {len(models)}.")
     located = [find_model(model, checkpoint) for model in models]
     found = dict(zip(_distinct(models), located, strict=True))
     names = _distinct([_set_name(one) for one in data])
@@ -80,13 +85,18 @@ def evaluate_command(
             evaluations[name] = run.evaluate(name, model, sets, mine, results)
     about = {"data": [one.data for one in sets], "limit": limit, **asdict(options)}
     _finish(out, rule, evaluations, about)
+    if report is not None:
+        report_command([out], out=report, scoring=None)
     return evaluations
 
 
-def rescore_command(file: Path, *, scoring: str, out: Path | None) -> dict[str, Evaluation]:
+def rescore_command(
+    file: Path, *, scoring: str, out: Path | None, report: Path | None = None
+) -> dict[str, Evaluation]:
     """Score a results file, or the one in a folder, again: no model is needed.
 
-    Shows the tables; with `out`, a folder, also writes its summary.json.
+    Shows the tables; with `out`, a folder, also writes its summary.json; with `report`, an HTML
+    page of one model or two.
     """
     file = file / RESULTS if file.is_dir() else file
     whole = rescore(file, get_rule(scoring))
@@ -94,6 +104,8 @@ def rescore_command(file: Path, *, scoring: str, out: Path | None) -> dict[str, 
     if out is not None and (out / SUMMARY).exists():
         raise ConfigError(f"{out} holds a {SUMMARY}: choose another --out.")
     _finish(out, get_rule(scoring), parts, {"results": str(file)})
+    if report is not None:
+        report_command([file], out=report, scoring=scoring)
     return parts
 
 

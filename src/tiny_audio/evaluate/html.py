@@ -32,7 +32,12 @@ _LETTERS = {"equal": "=", "substitute": "s", "delete": "d", "insert": "i"}
 
 
 def report_command(
-    paths: Sequence[Path], *, out: Path, audio: str, audio_mb: float, scoring: str | None
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    audio: str = "embed",
+    audio_mb: float = 50.0,
+    scoring: str | None,
 ) -> Path:
     """`analysis report`: write the page and say where it is.
 

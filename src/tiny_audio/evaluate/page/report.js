@@ -345,7 +345,7 @@
   for (const id of ["show", "set", "sort", "order"]) element(id).addEventListener("change", filter);
   element("size").addEventListener("change", () => { page = 0; draw(); });
   element("filters").addEventListener("submit", (event) => event.preventDefault());
-  element("reset").addEventListener("click", () => {
+  element("clear").addEventListener("click", () => {
     element("filters").reset();
     if (two) element("sort").value = "change";
     chosen = null;
