@@ -30,7 +30,7 @@ def test_unseen_voices_and_sentences_are_mostly_right(nano: Recogniser) -> None:
     texts = [t.text for t in nano.transcribe([u.waveform for u in spoken])]
     words = score([u.text for u in spoken], texts, get_rule("whisper-en")).words
     assert words.rate is not None
-    assert words.rate < 0.30
+    assert words.rate < 0.12
 
 
 def test_silence_has_no_words(nano: Recogniser) -> None:
