@@ -40,6 +40,16 @@ def test_a_plateau_is_explained_with_its_numbers() -> None:
     assert "normal" in text
 
 
+def test_a_cliff_is_not_denied_while_the_loss_has_just_come_down() -> None:
+    """What a quickstart logged: the even start of its drop looked like a slope at step 50."""
+    logged = [3.70, 2.97, 3.17, 2.70, 2.69, 2.59, 2.33, 2.09, 1.69, 1.40, 1.01, 0.92, 0.59, 0.62]
+    logged += [0.43, 0.48, 0.44, 0.42, 0.44, 0.39, 0.50, 0.36, 0.37, 0.37, 0.29, 0.26, 0.30, 0.42]
+    rows = [train(5 * (i + 1), loss) for i, loss in enumerate(logged)]
+    said = [found.text for n in range(1, len(rows)) for found in read_notes(rows[:n], 5.52)]
+    assert any("cliff was passed" in text for text in said)
+    assert not any("no cliff" in text for text in said)
+
+
 def test_overfitting_is_a_rising_evaluation_loss_under_a_falling_training_loss() -> None:
     falling = [train(i, 2.0 - i / 500) for i in range(1, 401)]
     rising = [evaluation(100, 1.5), evaluation(200, 1.2), evaluation(300, 1.3)]

@@ -66,6 +66,8 @@ def _cliff_note(cliff: Cliff, row: Row, guess_loss: float, n_rows: int) -> Note 
     elif cliff.phase is Phase.PASSED and cliff.sudden:
         text = f"The cliff was passed at step {cliff.step}: {loss}. From here it improves slowly."
     elif cliff.phase is Phase.PASSED:
+        if cliff.step is not None and row["step"] < 2 * cliff.step:
+            return None  # what has just come down may turn out to have been a cliff
         text = (
             f"The decoder hears since step {cliff.step}: {loss}. The loss came down without a "
             "plateau, so there was no cliff to wait for."
