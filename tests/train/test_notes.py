@@ -42,8 +42,32 @@ def test_a_plateau_is_explained_with_its_numbers() -> None:
 
 def test_a_cliff_is_not_denied_while_the_loss_has_just_come_down() -> None:
     """What a quickstart logged: the even start of its drop looked like a slope at step 50."""
-    logged = [3.70, 2.97, 3.17, 2.70, 2.69, 2.59, 2.33, 2.09, 1.69, 1.40, 1.01, 0.92, 0.59, 0.62]
-    logged += [0.43, 0.48, 0.44, 0.42, 0.44, 0.39, 0.50, 0.36, 0.37, 0.37, 0.29, 0.26, 0.30, 0.42]
+    logged = [
+        3.941,
+        3.019,
+        3.262,
+        2.75,
+        2.654,
+        2.547,
+        2.212,
+        1.869,
+        1.435,
+        1.116,
+        0.726,
+        0.695,
+        0.44,
+        0.48,
+        0.441,
+        0.457,
+        0.425,
+        0.402,
+        0.437,
+        0.346,
+        0.467,
+        0.374,
+        0.355,
+        0.351,
+    ]
     rows = [train(5 * (i + 1), loss) for i, loss in enumerate(logged)]
     said = [found.text for n in range(1, len(rows)) for found in read_notes(rows[:n], 5.52)]
     assert any("cliff was passed" in text for text in said)
