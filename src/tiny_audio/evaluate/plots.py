@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 360, 210  # in the SVG's own units, about pixels
+WIDTH, HEIGHT = 360, 232  # in the SVG's own units, about pixels
 LEFT, RIGHT, TOP, BOTTOM = 38, 342, 12, 168  # edges of the plotted area
 MOST_LABELS = 8  # of more every second is written
 
