@@ -23,7 +23,13 @@ from recipes.nano.turns import Turns, soft_audio
 from tiny_audio.config import Config
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.setup import find_data, make_data, make_model, open_accelerator
+from tiny_audio.train.setup import (
+    find_augmentation,
+    find_data,
+    make_data,
+    make_model,
+    open_accelerator,
+)
 from tiny_audio.train.stages import apply_learns
 
 TURNS = {"rows": 8, "everyday": 60_000, "most": 150_000}  # noisy turns a step, and phrases of them
@@ -45,7 +51,7 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
     accelerator = open_accelerator(cfg)
     model = make_model(cfg, device, start)
     apply_learns(model, ["projector", "decoder"])
-    stream = make_data(cfg, find_data(cfg), model, accelerator)[0]
+    stream = make_data(cfg, find_data(cfg), find_augmentation(cfg), model, accelerator, None)[0]
     vocabulary = Vocabulary(ASSETS / "nano" / "decoder")
     turns, judge = make_turns(work, vocabulary, TURNS["everyday"], TURNS["most"], device)
     parts = {"projector": model.projector, "decoder": model.causal_lm}

@@ -11,7 +11,6 @@ from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
-
 # ---------------------------------------------------------------------------------- the model
 
 
@@ -248,6 +247,7 @@ class TrainingConfig:
     precision: str = "auto"  # auto | bf16 | fp32: autocast; auto is bf16 on CUDA
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     gradient_checkpointing: bool = False
+    compile: bool = False  # the layers of encoder and decoder, by torch.compile
     log_every: int = 10
     eval_every: int = 500
     eval_utterances: int = 64  # for WER in training; the loss uses all held-out utterances

@@ -16,6 +16,7 @@ from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.wer import Score
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import ScoringRule
+from tiny_audio.train.compiling import eagerly
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class CheckupPlan:
         """Evaluate the model; leaves it in eval mode and the random states as they were."""
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         part = slice(accelerator.process_index, None, accelerator.num_processes)
-        with torch.random.fork_rng(devices), accelerator.autocast():
+        with torch.random.fork_rng(devices), accelerator.autocast(), eagerly(model):
             ce_sum, tokens = loss_sums(
                 model,
                 self.utterances[part],

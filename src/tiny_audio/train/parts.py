@@ -12,6 +12,7 @@ from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.cache import open_cache
+from tiny_audio.train.compiling import compile_layers
 from tiny_audio.train.pace import Data, Frames
 from tiny_audio.train.progress import LineDisplay, open_display
 from tiny_audio.train.saving import open_store, resume_point
@@ -51,6 +52,8 @@ def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
         checkpoint_decoder(model.causal_lm)
     display = open_display(live=cfg.training.progress, max_steps=cfg.training.max_steps)
     say = display.say if accelerator.is_main_process else _say_nothing
+    if cfg.training.compile:
+        compile_layers(model, say)
     if said := settle_budget(cfg, model, accelerator, resumed):
         say(said)
     stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
