@@ -51,4 +51,5 @@ def eagerly(model: SpeechModel) -> AbstractContextManager[Any]:
     """A context in which compiled layers run as if they were not."""
     if all(layer._compiled_call_impl is None for layer in stack(model)):
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
