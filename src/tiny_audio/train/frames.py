@@ -76,17 +76,6 @@ class CachedEncoder:
         self.autocast, self.say = autocast, say
         self.read = self.computed = 0  # clips
 
-    def attach(self, batch: Batch) -> Batch:
-        """The batch with frames where the store has those of every clip, else as it is."""
-        if batch.frames is not None:
-            return batch
-        found = self.store.read(self._keys(batch))
-        whole = [frames for frames in found if frames is not None]
-        if len(whole) < len(found):
-            return batch
-        self.read += len(whole)
-        return self._with_frames(batch, whole)
-
     def __call__(self, batch: Batch) -> Batch:
         """The batch with frames, on the model's device; what is missing is computed and kept.
 
