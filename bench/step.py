@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from bench.load import Load
 from bench.plain import Plain
 from tiny_audio.model.batch import label_places
+from tiny_audio.model.packing import PACKED
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -29,6 +30,8 @@ class Variant:
     cudnn: bool = True  # PyTorch's choice on Hopper and Blackwell: cuDNN's attention first
     autocast: bool = True  # around everything; False: each part in its own dtype
     padding_mask: bool = True  # for the decoder
+    own_loss: bool = False  # the model's own, which makes logits in pieces
+    packed: bool = False  # model.attention=packed
     compiled: str = ""  # layers of: encoder | both
 
 
@@ -38,6 +41,7 @@ class Step:
     def __init__(self, model: SpeechModel, variant: Variant) -> None:
         self.model, self.variant = model, variant
         torch.backends.cuda.enable_cudnn_sdp(variant.cudnn)
+        set_attention(model, PACKED if variant.packed else "sdpa")
         self.plain = Plain(model) if variant.plain else None
         self.cuda = model.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
@@ -59,6 +63,9 @@ class Step:
             return self.plain.loss(load)
         model, batch = self.model, load.batch
         assert batch.labels is not None
+        if self.variant.own_loss:
+            loss = model.loss(batch)
+            return loss.total / loss.n_tokens
         if load.features is None:
             tokens, _ = model.embed_audio(batch.waveform, batch.waveform_lengths)
         else:
@@ -80,3 +87,12 @@ class Step:
         places = label_places(batch.labels)
         logits = model.label_logits(prefill, places, masked=self.variant.padding_mask)
         return cross_entropy(logits.float(), batch.labels.flatten()[places + 1])
+
+
+def set_attention(model: SpeechModel, kind: str) -> None:
+    """What ``model.attention`` sets when a model is built."""
+    encoder: Any = model.encoder
+    before = encoder.tower.config._attn_implementation
+    encoder.tower.config._attn_implementation = before.removesuffix(encoder.attention) + kind
+    encoder.attention = kind
+    model.causal_lm.set_attn_implementation(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decode
 from tiny_audio.model.device import pick_dtype
 from tiny_audio.model.encoder import AudioEncoder
 from tiny_audio.model.encoder_loading import load_encoder, random_encoder
+from tiny_audio.model.packing import PACKED, can_pack
 from tiny_audio.model.plain_encoder import PlainEncoder
 from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.random_init import random_module
@@ -27,10 +29,13 @@ from tiny_audio.text.prompt import Prompt
 if TYPE_CHECKING:
     from tiny_audio.audio.augment import SpecAugment
 
+logger = logging.getLogger(__name__)
+
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
 _RANDOM_SEED = 0  # of random bases: they must be the same in the process that loads a checkpoint
-_ATTENTION = ("sdpa", "eager", "flash_attention_2")
+_UNPACKED = "model.attention=packed: %s gives other numbers so; it keeps its batches padded."
+_ATTENTION = ("sdpa", "eager", "flash_attention_2", PACKED)
 
 
 def build_model(
@@ -56,9 +61,14 @@ def build_model(
         raise ConfigError(
             f"model.attention: '{cfg.attention}' is unknown; use one of {list(_ATTENTION)}"
         )
+    if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
+        torch.backends.cuda.enable_cudnn_sdp(False)
     dtype = pick_dtype(cfg.dtype, device)
     encoder = _encoder(cfg, dtype, device)
     lm, tokenizer = _decoder(cfg, dtype, device)
+    if cfg.attention == PACKED and not can_pack(lm):
+        lm.set_attn_implementation("sdpa")
+        logger.warning(_UNPACKED, cfg.decoder.id)
     n_mels = cfg.features.n_mels
     if isinstance(encoder, AudioEncoder) and encoder.n_mels != n_mels:
         raise ModelError(

@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.glmasr.modeling_glmasr import eager_attention_forward
 
 from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.model.packing import PACKED, Packing
 
 Length = TypeVar("Length", int, Tensor)
 
@@ -39,6 +40,8 @@ class AudioEncoder(nn.Module):
         tower: transformers' ``GlmAsrEncoder`` or ``WhisperEncoder``.
         padding: ``tight`` or ``native``, see the module's text.
     """
+
+    _mask_word = "attention_mask"  # the name under which layers take a key padding mask
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
@@ -89,11 +92,17 @@ class AudioEncoder(nn.Module):
         x = x.transpose(1, 2)  # [B, E, D]
         self._check_positions(x.shape[1])
         kept = _inside(out_lengths, x.shape[1])  # [B, E]
-        mask = self._attention_mask(kept, x.dtype) if tight else None
-        x = self._layers(x * kept.unsqueeze(-1) if tight else x, mask)
+        if tight and self.attention == PACKED:
+            packing = Packing.of(out_lengths.tolist(), x.shape[1], x.device)
+            x = self._layers(packing.pack(x), packing.position_ids, {"packing": packing})
+            return packing.unpack(x), out_lengths
+        places = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+        words = {self._mask_word: self._attention_mask(kept, x.dtype)} if tight else {}
+        x = self._layers(x * kept.unsqueeze(-1) if tight else x, places, words)
         return x * kept.unsqueeze(-1), out_lengths
 
-    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
+        """Frames [B, E, D] at ``places`` [1, E] through the layers, which are given ``words``."""
         raise NotImplementedError
 
     def _attention_mask(self, kept: Tensor, dtype: torch.dtype) -> Tensor:
@@ -156,15 +165,16 @@ class GlmEncoder(AudioEncoder):
     a name of its own, to an attention function of ours that hands it to transformers' own.
     """
 
+    _mask_word = "key_mask"
+
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)
         tower.config._attn_implementation = _OURS + self.attention
 
-    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        places = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
         rotary = self.tower.rotary_emb(x, position_ids=places)
         for layer in self.tower.layers:
-            x = layer(x, position_embeddings=rotary, key_mask=mask)
+            x = layer(x, position_embeddings=rotary, **words)
         out: Tensor = self.tower.norm(x)
         return out
 
@@ -176,10 +186,10 @@ class WhisperStyleEncoder(AudioEncoder):
     def max_frames(self) -> int | None:
         return int(self.tower.embed_positions.num_embeddings)
 
-    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.tower.embed_positions.weight[: x.shape[1]]
+    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
+        x = x + self.tower.embed_positions.weight[places]
         for layer in self.tower.layers:
-            x = layer(x, attention_mask=mask)
+            x = layer(x, **{"attention_mask": None, **words})
         out: Tensor = self.tower.layer_norm(x)
         return out
 
@@ -211,5 +221,5 @@ def _taking_key_mask(kind: str) -> Callable[..., Any]:
     return attend
 
 
-for _kind in ("sdpa", "eager", "flash_attention_2"):
+for _kind in ("sdpa", "eager", "flash_attention_2", PACKED):
     AttentionInterface.register(_OURS + _kind, _taking_key_mask(_kind))

@@ -23,9 +23,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, label_places
-from tiny_audio.model.decoder import embedding_table
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Hypothesis, generate, stream
+from tiny_audio.model.label_loss import (
+    decoder_inputs,
+    head_is_plain,
+    hidden_at,
+    summed_cross_entropy,
+)
+from tiny_audio.model.packing import PACKED, Packing
 from tiny_audio.model.plain_encoder import PlainEncoder
 from tiny_audio.model.projectors.base import Projector
 from tiny_audio.text.prompt import Prompt
@@ -188,15 +194,21 @@ class SpeechModel(nn.Module):
         The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
         words the logits of a whole batch would be the largest tensor of the step. The decoder gets
         no padding mask: padding is on the right, where causal attention never looks, and without
-        a mask the fastest attention kernels apply.
+        a mask the fastest attention kernels apply. Packed, it gets no padding either.
         """
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         places = batch.label_places
         places = label_places(batch.labels) if places is None else places
-        logits = self.label_logits(self.prefill(batch), places, masked=False)  # [N, V]
         targets = batch.labels.flatten().index_select(0, places + 1)  # [N]
-        ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
+        packing = self._packing(batch.attention_mask)  # before the encoder: it waits for lengths
+        prefill, lm = self.prefill(batch), self.causal_lm
+        if self._head_is_plain:
+            hidden = hidden_at(lm, prefill, places, masked=False, packing=packing)
+            ce_sum = summed_cross_entropy(hidden, lm.get_output_embeddings(), targets)
+        else:
+            logits = self.label_logits(prefill, places, masked=False)
+            ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
         n_tokens = ce_sum.new_tensor(len(places), dtype=torch.long)
         aux = self.projector.aux_loss
         aux = ce_sum.new_zeros(()) if aux is None else aux
@@ -207,17 +219,18 @@ class SpeechModel(nn.Module):
 
         ``masked=False`` leaves out mask and positions, for rows that are padded on the right.
         """
-        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
-        if masked:
-            inputs |= {
-                "attention_mask": prefill.attention_mask,
-                "position_ids": prefill.position_ids,
-            }
         lm = self.causal_lm
-        if not self._head_is_plain:
-            return cast(Tensor, lm(**inputs).logits.flatten(0, 1).index_select(0, places))
-        hidden = lm.base_model(**inputs).last_hidden_state  # [B, T, W]
-        return cast(Tensor, lm.get_output_embeddings()(hidden.flatten(0, 1)[places]))
+        if self._head_is_plain:
+            hidden = hidden_at(lm, prefill, places, masked=masked)
+            return cast(Tensor, lm.get_output_embeddings()(hidden))
+        logits = lm(**decoder_inputs(prefill, masked)).logits
+        return cast(Tensor, logits.flatten(0, 1).index_select(0, places))
+
+    def _packing(self, mask: Tensor) -> Packing | None:
+        """Of the rows of an attention mask [B, T] padded on the right; None: side by side."""
+        if self.causal_lm.config._attn_implementation != PACKED or not self._head_is_plain:
+            return None
+        return Packing.of(mask.sum(dim=1).tolist(), mask.shape[1], mask.device)
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
@@ -228,21 +241,3 @@ class SpeechModel(nn.Module):
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
         """Transcribe a batch of one, yielding the text piece by piece as it is decoded."""
         yield from stream(self, batch, options)
-
-
-@torch.no_grad()
-def head_is_plain(lm: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the last hidden state and nothing more.
-
-    Some families scale or cap their logits (Gemma 2, Granite); for those the loss must go
-    through the whole model. Checked by running both on four tokens.
-    """
-    device = embedding_table(lm).device
-    if device.type == "meta":
-        return True  # a model without numbers
-    ids = torch.arange(4, device=device).unsqueeze(0)
-    hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    head = lm.get_output_embeddings()
-    return head is not None and torch.allclose(
-        head(hidden).float(), lm(input_ids=ids, use_cache=False).logits.float(), atol=1e-3
-    )
