@@ -69,13 +69,17 @@ def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
             another kind, or one that learns, is called as a whole.
         targets: [N] ids.
     """
-    plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-    if not plain:
+    if type(head) is not nn.Linear or head.weight.requires_grad or _has_bias(head):
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
-    weight = cast(Tensor, head.weight)
+    weight = head.weight
     room = _ROOM.get(hidden.device.type, _ROOM_ELSEWHERE)
     rows = max(1, room // (4 * len(weight)))
-    return cast(Tensor, _Pieces.apply(hidden.to(weight.dtype), weight, targets, rows))
+    pieces: Any = _Pieces.apply
+    return cast(Tensor, pieces(hidden.to(weight.dtype), weight, targets, rows))
+
+
+def _has_bias(head: Any) -> bool:
+    return head.bias is not None
 
 
 class _Pieces(torch.autograd.Function):

@@ -25,9 +25,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 except ImportError:  # a build without it
-    varlen_attn = None
+    varlen = None  # type: ignore[assignment]
 
 PACKED = "packed"  # the name of the implementation
 
@@ -71,7 +71,8 @@ class Packing:
 
     def find(self, places: Tensor) -> Tensor:
         """Positions side by side [n], each inside its clip, to positions among the N."""
-        return self.starts[places // self.width] + places % self.width
+        found: Tensor = self.starts[places // self.width] + places % self.width
+        return found
 
 
 def _attend(
@@ -98,12 +99,13 @@ def _by_kernel(
 ) -> Tensor:
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, d]
     options: dict[str, Any] = {}
+    kernel: Any = varlen.varlen_attn
     if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        if "enable_gqa" in inspect.signature(kernel).parameters:
             options["enable_gqa"] = True
         else:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    out: Tensor = varlen_attn(
+    out: Tensor = kernel(
         q.contiguous(),
         k.contiguous(),
         v.contiguous(),
@@ -118,13 +120,15 @@ def _by_kernel(
     return out.unsqueeze(0)  # [1, N, H, d]
 
 
-@torch.compiler.disable  # a program for each batch's lengths would be compiled
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # else a program for each batch
 def _clip_by_clip(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, causal: bool, scale: float | None
 ) -> Tensor:
     outs = [
         scaled_dot_product_attention(
-            *(x[:, :, first:last] for x in (query, key, value)),
+            query[:, :, first:last],
+            key[:, :, first:last],
+            value[:, :, first:last],
             is_causal=causal,
             scale=scale,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -139,7 +143,7 @@ def _clip_by_clip(
 def _has_kernel(value: Tensor) -> bool:
     """Whether PyTorch's variable-length kernel takes such tensors."""
     return (
-        varlen_attn is not None
+        varlen is not None
         and value.is_cuda
         and value.dtype in (torch.bfloat16, torch.float16)
         and value.shape[-1] % 8 == 0
