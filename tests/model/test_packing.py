@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.model.helpers import CPU, WHISPER, make_batch, model_config, noise, tiny_model
 from tiny_audio.config import GenerationConfig, LoraConfig
 from tiny_audio.model.build import build_model
+from tiny_audio.model.kv_cache import can_preallocate
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.packing import Packing, _clip_by_clip, can_pack
 from tiny_audio.model.speech import SpeechModel
@@ -84,6 +85,7 @@ def test_adapters_learn_the_same() -> None:
 
 def test_text_stays() -> None:
     usual, packed = tiny_model(), tiny_model(attention="packed")
+    assert can_preallocate(packed.causal_lm)
     options = GenerationConfig(tokens_per_second=6)
     batch = make_batch(usual, noise(SECONDS))
     for one, two in zip(

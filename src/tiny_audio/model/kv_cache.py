@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from tiny_audio.model.cuda_graph import Run, capture_cuda
 from tiny_audio.model.kv_buffers import ROOM, Buffers
+from tiny_audio.model.packing import PACKED
 
 if TYPE_CHECKING:
     from tiny_audio.model.speech import Prefill
@@ -62,7 +63,7 @@ def can_preallocate(lm: PreTrainedModel) -> bool:
     """Whether every layer attends to all that came before, through a kernel that takes a mask."""
     layers = DynamicCache(config=lm.config).layers
     return (
-        lm.config._attn_implementation in ("sdpa", "eager")
+        lm.config._attn_implementation in ("sdpa", "eager", PACKED)
         and len(layers) > 0
         and all(type(layer) is DynamicLayer for layer in layers)
     )

@@ -66,12 +66,14 @@ class Packing:
 
     def unpack(self, x: Tensor) -> Tensor:
         """[1, N, W] to [B, T, W], zero beyond each clip."""
-        out = x.new_zeros((len(self.bounds) - 1) * self.width, x.shape[-1])
-        return out.index_copy(0, self.places, x[0]).unflatten(0, (-1, self.width))
+        clips = len(self.bounds) - 1
+        out = x.new_zeros(clips * self.width, x.shape[-1]).index_copy(0, self.places, x[0])
+        return out.view(clips, self.width, -1)
 
     def find(self, places: Tensor) -> Tensor:
         """Positions side by side [n], each inside its clip, to positions among the N."""
-        found: Tensor = self.starts[places // self.width] + places % self.width
+        rows = torch.div(places, self.width, rounding_mode="floor")
+        found: Tensor = self.starts.index_select(0, rows) + places - rows * self.width
         return found
 
 
