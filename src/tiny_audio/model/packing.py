@@ -68,7 +68,7 @@ class Packing:
         """[1, N, W] to [B, T, W], zero beyond each clip."""
         clips = len(self.bounds) - 1
         out = x.new_zeros(clips * self.width, x.shape[-1]).index_copy(0, self.places, x[0])
-        return out.view(clips, self.width, -1)
+        return out.view(clips, self.width, x.shape[-1])
 
     def find(self, places: Tensor) -> Tensor:
         """Positions side by side [n], each inside its clip, to positions among the N."""
