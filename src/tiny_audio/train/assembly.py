@@ -18,6 +18,7 @@ from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
+from tiny_audio.train.ahead import Ahead
 from tiny_audio.train.evaluation import Checkup, CheckupPlan
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.messages import beginning, ending, interruption
@@ -154,18 +155,19 @@ class Run:
             eval_every=t.eval_every,
             save_every=t.save_every,
         )
+        stream = self.stream
         return Trainer(
             accelerator=self.accelerator,
             module=module,
             model=self.model,
             learns=t.learns,
             optimizer=optimizer,
-            stream=self.stream,
+            stream=stream,
             pace=pace,
             evaluate=self._evaluate if self.held_out else None,
             save=self.saver.save,
             report=self.report,
-            frames=self.frames,
+            bring=self.frames or (stream.on_device if isinstance(stream, Ahead) else None),
         )
 
     def _evaluate(self) -> Checkup:

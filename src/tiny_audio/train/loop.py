@@ -3,6 +3,7 @@
 while steps are left:
     take the micro-batches of one step, count their label tokens over all processes
     for each micro-batch: loss / tokens, backward; in parts where memory runs out
+    fetch the next micro-batches while the device computes
     clip, stop if anything is not finite, set the rate, update
     now and then: log, evaluate, save
     asked to stop, or no data left: save and leave
@@ -26,11 +27,12 @@ from torch import Tensor, nn
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.ahead import Ahead
 from tiny_audio.train.evaluation import Checkup
 from tiny_audio.train.interrupt import Asked, StopSignal
 from tiny_audio.train.messages import not_finite, out_of_memory
 from tiny_audio.train.oom import MemoryGuard
-from tiny_audio.train.optim import lr_multiplier, set_lr
+from tiny_audio.train.optim import set_lr
 from tiny_audio.train.pace import Pace, Stream
 from tiny_audio.train.report import Reporter
 from tiny_audio.train.sharding import is_sharded, sum_gradients, total, whole_tensor
@@ -56,8 +58,8 @@ class Trainer:
         evaluate: scores the model on the held-out set; None where there is none.
         save: writes a checkpoint of the trainer, scored where it was just evaluated.
         report: metrics, notes and display.
-        frames: gives a batch its encoder frames and brings it to the device, see frames.py; None:
-            the model's own encoder runs with the rest.
+        bring: brings a batch, or a part of one, to the device (and gives it encoder frames, see
+            frames.py); None: it is copied there.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Trainer:
         evaluate: Callable[[], Checkup] | None,
         save: Callable[[Trainer, Checkup | None], None],
         report: Reporter,
-        frames: Callable[[Batch], Batch] | None = None,
+        bring: Callable[[Batch], Batch] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.module = module
@@ -85,7 +87,7 @@ class Trainer:
         self.evaluate = evaluate
         self.save = save
         self.report = report
-        self.frames = frames
+        self.bring = bring or (lambda batch: batch.to(accelerator.device))
         self.guard = MemoryGuard()
         self.sharded = False  # by FSDP
         self.ended_by: int | None = None  # a signal
@@ -143,17 +145,13 @@ class Trainer:
             lambda: self.optimizer.zero_grad(set_to_none=True),
             recover=not self.sharded,
         )
+        if isinstance(self.stream, Ahead) and self.step + 1 < self.pace.max_steps:
+            self.stream.fetch(self.pace.accumulation)  # while the device computes
         sum_gradients(self.module, self.accelerator)
         norm = self._clip()
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
         self._check_finite(norm, [whole for whole, _, _ in values], window)
-        multiplier = lr_multiplier(
-            self.step,
-            warmup_steps=self.pace.warmup_steps,
-            max_steps=self.pace.max_steps,
-            min_ratio=self.pace.min_lr_ratio,
-        )
-        self.rates = set_lr(self.optimizer, multiplier)
+        self.rates = set_lr(self.optimizer, self.pace.multiplier(self.step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         audio = sum(batch.audio_seconds for batch in window)
@@ -180,7 +178,7 @@ class Trainer:
     def _backward(self, part: Batch, tokens: float, last: bool) -> Tensor:
         """Add the gradient of a part, over the label tokens of the global batch; its sums [3]."""
         processes = self.accelerator.num_processes if self.sharded else 1
-        part = part.to(self.accelerator.device) if self.frames is None else self.frames(part)
+        part = self.bring(part)
         with nullcontext() if self.sharded and last else self.accelerator.no_sync(self.module):
             with self.accelerator.autocast():
                 sums = self.module(part)

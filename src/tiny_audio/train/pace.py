@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.model.batch import Batch
+from tiny_audio.train.optim import lr_multiplier
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class Pace:
     log_every: int
     eval_every: int
     save_every: int
+
+    def multiplier(self, step: int) -> float:
+        """Of the learning rate in a step, the first being 0."""
+        return lr_multiplier(
+            step,
+            warmup_steps=self.warmup_steps,
+            max_steps=self.max_steps,
+            min_ratio=self.min_lr_ratio,
+        )
 
 
 class Stream(Protocol):

@@ -11,6 +11,7 @@ from tiny_audio.config import Config
 from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.ahead import Ahead
 from tiny_audio.train.cache import open_cache
 from tiny_audio.train.compiling import compile_layers
 from tiny_audio.train.pace import Data, Frames
@@ -58,7 +59,8 @@ def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
         say(said)
     stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
     frames = open_cache(cfg, model, accelerator, sources[0], say)
-    return Parts(model, stream, held_out, rejects, display, frames, resumed)
+    ahead = Ahead(stream, accelerator.device, upload=frames is None)
+    return Parts(model, ahead, held_out, rejects, display, frames, resumed)
 
 
 def _say_nothing(text: str) -> None:
