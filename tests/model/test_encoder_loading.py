@@ -145,14 +145,14 @@ def test_cut_off_file_is_said_to_be_cut(
     file = tmp_path / "model.safetensors"
     header = int.from_bytes(file.read_bytes()[:8], "little")
     file.write_bytes(file.read_bytes()[: 8 + header + 100])
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="damaged"):
         load(tmp_path)
 
 
 def test_rubbish_is_not_safetensors(glm: GlmAsrForConditionalGeneration, tmp_path: Path) -> None:
     glm.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"<html>not found</html>" * 10)
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError, match="no safetensors file"):
         load(tmp_path)
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
 from tiny_audio.model.device import pick_dtype
 from tiny_audio.model.encoder import AudioEncoder
@@ -48,12 +49,14 @@ def build_model(
     """Load the frozen encoder and decoder of a pair and join them with a fresh projector.
 
     Args:
-        cfg: the model's settings.
+        cfg: the model's settings. The revisions of parts from the hub become the commits that
+            were loaded, so that a checkpoint with these settings always finds the same ones.
         device: where everything goes.
         spec_augment: masks for training.
         seed: of the projector's first weights.
 
     Raises:
+        HubError: a part cannot be fetched.
         ModelError: a part cannot be loaded or does not fit.
         ConfigError: a setting has no such value.
     """
@@ -64,6 +67,10 @@ def build_model(
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
     dtype = pick_dtype(cfg.dtype, device)
+    if not cfg.random_weights:
+        for part in (cfg.encoder, cfg.decoder):
+            folder = snapshot(resolve_id(part.id), part.revision, files=SMALL_FILES)
+            part.revision = commit_of(folder) or part.revision
     encoder = _encoder(cfg, dtype, device)
     lm, tokenizer = _decoder(cfg, dtype, device)
     if cfg.attention == PACKED and not can_pack(lm):

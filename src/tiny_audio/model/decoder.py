@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -17,6 +18,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from tiny_audio.errors import ModelError
+from tiny_audio.hub import MODEL_FILES, snapshot
 from tiny_audio.model.byte_tokenizer import byte_tokenizer
 from tiny_audio.model.random_init import random_module
 
@@ -32,17 +34,22 @@ def load_decoder(
     """Load a causal LM and its tokenizer, frozen, in the compute dtype.
 
     Raises:
-        ModelError: not a causal LM, or not reachable.
+        HubError: it cannot be fetched.
+        ModelError: not a causal LM, or damaged.
     """
     hf_logging.disable_progress_bar()  # of reading files; that of downloading stays
+    folder = snapshot(source, revision, files=MODEL_FILES)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         lm: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attention
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{source}: cannot be loaded as a decoder: {first}") from None
+        raise ModelError(
+            f"{source}: cannot be loaded as a decoder from {folder}: {first}; if a file is "
+            "damaged, delete the folder and run again"
+        ) from None
     return _frozen(lm.to(device)), tokenizer
 
 
