@@ -107,11 +107,11 @@ def _after(key: str, marker: str) -> str:
 
 def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Path) -> None:
     """Download the tensors under ``marker`` into one file, or the rest where a part is there."""
-    from huggingface_hub import utils
+    import huggingface_hub.utils
 
-    bar_of: Any = utils.tqdm  # its look, and off where the hub's bars are off
+    client: Any = huggingface_hub.utils
 
-    with utils.WeakFileLock(target.with_suffix(".lock")):
+    with client.WeakFileLock(target.with_suffix(".lock")):
         if target.is_file():  # by another process, in the meantime
             return
         header, ranges = _plan(repo_id, commit, names, marker)
@@ -124,7 +124,9 @@ def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Pat
             blocks = list(_blocks(ranges, done))
             total = done + sum(stop - start for _url, start, stop in blocks)
             title = f"{repo_id} ({marker})"
-            with bar_of(desc=title, total=total, initial=done, unit="B", unit_scale=True) as bar:
+            with client.tqdm(
+                desc=title, total=total, initial=done, unit="B", unit_scale=True
+            ) as bar:
                 for data in pool.map(_read, blocks):
                     file.write(data)
                     bar.update(len(data))
