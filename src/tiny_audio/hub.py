@@ -56,7 +56,9 @@ def snapshot(
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
-    if (pinned or HF_HUB_OFFLINE) and (found := _cached(repo_id, revision, files, repo_type)):
+    if (pinned or HF_HUB_OFFLINE) and (
+        found := cached(repo_id, revision, files=files, repo_type=repo_type)
+    ):
         return found
     failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     if not HF_HUB_OFFLINE:
@@ -73,7 +75,7 @@ def snapshot(
         except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
             failure = error
         wrong = isinstance(failure, RevisionNotFoundError)
-        if not wrong and (found := _cached(repo_id, revision, files, repo_type)):
+        if not wrong and (found := cached(repo_id, revision, files=files, repo_type=repo_type)):
             why = "be reached" if is_unreachable(failure) else "be asked"
             logger.warning(
                 "The hub cannot %s (%s): %s comes from the cache, commit %s",
@@ -81,6 +83,32 @@ def snapshot(
             )
             return found
     fail(failure, repo_id, revision, repo_type)
+
+
+def cached(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    files: Sequence[str] | None = None,
+    repo_type: str = "model",
+) -> Path | None:
+    """Return what ``snapshot`` would, from the cache alone; None where a file is missing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            repo_id,
+            revision=revision,
+            repo_type=repo_type,
+            allow_patterns=_list(files),
+            local_files_only=True,
+        )
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    # Of files that came one by one, the client does not know whether they are all.
+    incomplete = files == MODEL_FILES and not has_weights(Path(found))
+    return None if incomplete else Path(found)
 
 
 def is_hub_id(name: str) -> bool:
@@ -97,7 +125,7 @@ def is_unreachable(error: BaseException) -> bool:
     """Whether the network or the server failed, as opposed to the server having said no."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             return status == 429 or status >= 500
@@ -132,7 +160,7 @@ def explain(
         if get_token()
         else "then log in with 'hf auth login' or set HF_TOKEN"
     )
-    for cause in _causes(error):
+    for cause in causes(error):
         match cause:
             case errors.GatedRepoError():
                 return f"{repo_id}: is gated: accept its terms on {page}, {login}"
@@ -160,7 +188,8 @@ def explain(
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, the newest first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -179,28 +208,6 @@ def has_weights(folder: Path) -> bool:
     return all((folder / name).is_file() for name in weight_names(folder))
 
 
-def _cached(
-    repo_id: str, revision: str | None, files: Sequence[str] | None, repo_type: str
-) -> Path | None:
-    """The folder in the hub's cache, where the files are there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            repo_id,
-            revision=revision,
-            repo_type=repo_type,
-            allow_patterns=_list(files),
-            local_files_only=True,
-        )
-    except (HFValidationError, LocalEntryNotFoundError):
-        return None
-    # Of files that came one by one, the client does not know whether they are all.
-    incomplete = files == MODEL_FILES and not has_weights(Path(found))
-    return None if incomplete else Path(found)
-
-
 def _list(files: Sequence[str] | None) -> list[str] | None:
     return None if files is None else list(files)
 
@@ -210,15 +217,16 @@ def _not_cached(
 ) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
-    options = [f"--repo-type {repo_type}"] * (repo_type != "model")
-    options += [f"--revision {revision}"] * (revision is not None)
+    options = [f"--revision {revision}"] * (revision is not None)
+    where = "--repo-type dataset" if repo_type == "dataset" else ""
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
     if not HF_HUB_OFFLINE and error is not None:
         why += f" ({_first_line(error)})"
+    command = " ".join(filter(None, ["hf download", repo_id, where, *options]))
     other = "; model=nano needs no download" if repo_type == "model" else ""
     return (
-        f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: fetch it once with "
-        f"'{' '.join(['hf download', repo_id, *options])}'{other}"
+        f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "
+        f"it with '{command}'{other}"
     )
 
 

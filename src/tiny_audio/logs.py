@@ -16,7 +16,8 @@ FILE = "run.log"
 
 # They log to the terminal by themselves from when they are imported.
 _LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "transformers")
-_QUIET = ("py.warnings",)  # Python's warnings are for programmers: to the file
+# Python's warnings are for programmers, and of requests that are made again we say so ourselves.
+_QUIET = ("py.warnings", "huggingface_hub.utils._http")
 
 
 class _Terminal(logging.Handler):

@@ -85,6 +85,17 @@ def read_config(folder: Path) -> schema.Config:
     return config
 
 
+def take_revisions(cfg: schema.ModelConfig, folder: Path) -> None:
+    """Let a model have the very encoder and decoder that a checkpoint was trained with.
+
+    Parts of another id, and revisions that are set, stay as they are.
+    """
+    theirs = read_config(folder).model
+    for mine, other in ((cfg.encoder, theirs.encoder), (cfg.decoder, theirs.decoder)):
+        if mine.id == other.id and mine.revision is None:
+            mine.revision = other.revision
+
+
 def load_checkpoint(
     folder: Path | str,
     *,

@@ -25,7 +25,12 @@ from tiny_audio.data.sources import open_data
 from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
-from tiny_audio.model.checkpoint import load_weights, read_config, read_info
+from tiny_audio.model.checkpoint import (
+    load_weights,
+    read_config,
+    read_info,
+    take_revisions,
+)
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
@@ -123,6 +128,8 @@ def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechM
         CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
     """
     spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
+    if start is not None:
+        take_revisions(cfg.model, start)
     model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
     model.augment_generator = torch.Generator(device)
     lora = "lora" in cfg.training.learns
