@@ -37,6 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Hub() as hub:
         work = Path(name)
         hub.create(REPO, {"config.json": b"{}", "model.safetensors": _weights(work / "weights")})
+        assert hub.repo(REPO).branches["main"].files["model.safetensors"].blob.sha256  # once
         hub.latency = options.latency
         for rate in options.rates:
             hub.bandwidth_total = rate * 1e6 or None

@@ -65,9 +65,7 @@ def commands(env: dict[str, str], cwd: Path, *lines: Sequence[str]) -> list[Resu
     streams = [re.split(r"\n#### (.*)\n", text)[:-1] for text in (done.stdout, done.stderr)]
     out, err = streams
     assert len(out) == len(err) == 2 * len(lines), done.stderr
-    return [
-        Result(int(out[i + 1]), out[i].strip(), err[i].strip()) for i in range(0, len(out), 2)
-    ]
+    return [Result(int(out[i + 1]), out[i].strip(), err[i].strip()) for i in range(0, len(out), 2)]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +170,9 @@ def test_with_the_hub_gone_what_is_cached_works(
     finally:
         stocked_hub.start()
     assert trained.status == transcribed.status == 0, (trained, transcribed)
-    assert [line.split(":")[0] for line in trained.err.splitlines()] == ["The hub cannot be reached"] * 2
+    assert [line.split(":")[0] for line in trained.err.splitlines()] == [
+        "The hub cannot be reached"
+    ] * 2
     assert transcribed.err == ""  # its commits are pinned: the hub is not even asked
     assert streamed.status == 2
     *_, retry, end = streamed.err.splitlines()
