@@ -25,7 +25,7 @@ def load_decoder(
     source: str,
     *,
     revision: str | None,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -38,7 +38,7 @@ def load_decoder(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         lm: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation=attention
+            source, revision=revision, dtype=dtype, attn_implementation=attn_implementation
         )
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
@@ -49,7 +49,7 @@ def load_decoder(
 def random_decoder(
     architecture: Mapping[str, Any],
     *,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
@@ -63,7 +63,7 @@ def random_decoder(
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     lm = random_module(
         lambda: AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention
+            config, dtype=dtype, attn_implementation=attn_implementation
         ),
         seed,
         dtype,
