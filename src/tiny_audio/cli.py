@@ -125,7 +125,7 @@ def evaluate(
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
     report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
@@ -165,7 +165,7 @@ def transcribe(
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     quantise: Quantise = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""

@@ -49,7 +49,7 @@ def load(folder: Path) -> AudioEncoder | PlainEncoder:
         str(folder),
         revision=None,
         padding="native",
-        attention="sdpa",
+        attn_implementation="sdpa",
         dtype=torch.float32,
         device=CPU,
     )
@@ -104,7 +104,7 @@ import resource, sys, torch
 from pathlib import Path
 from tiny_audio.model.encoder_loading import load_encoder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-load_encoder(sys.argv[1], revision=None, padding="tight", attention="sdpa",
+load_encoder(sys.argv[1], revision=None, padding="tight", attn_implementation="sdpa",
              dtype=torch.float32, device=torch.device("cpu"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -204,7 +204,7 @@ def test_rotary_frequencies_stay_in_fp32(
         str(tmp_path),
         revision=None,
         padding="tight",
-        attention="sdpa",
+        attn_implementation="sdpa",
         dtype=torch.bfloat16,
         device=CPU,
     )

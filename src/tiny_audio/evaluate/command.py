@@ -156,7 +156,7 @@ class _Run:
             samples = read_samples(
                 test_set.sources,
                 limit=self.limit,
-                workers=0 if on_cpu else DataConfig().workers,
+                num_workers=0 if on_cpu else DataConfig().num_workers,
                 ahead_seconds=self.options.batch_seconds,
                 start=before,
             )

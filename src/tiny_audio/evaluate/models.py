@@ -66,7 +66,7 @@ def open_model(found: Found, options: Options) -> Listener:
             raise ConfigError(f"{found.name}: takes no --language.")
         return SpeechListener(
             quantise(resolve_model(found.path, device=options.device), options.quantise),
-            GenerationConfig(beams=options.beams),
+            GenerationConfig(num_beams=options.beams),
             options.batch_seconds,
             options.max_utterances,
         )

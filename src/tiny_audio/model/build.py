@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
 _RANDOM_SEED = 0  # of random bases: they must be the same in the process that loads a checkpoint
-_UNPACKED = "model.attention=packed: %s gives other numbers so; it keeps its batches padded."
+_UNPACKED = (
+    "model.attn_implementation=packed: %s gives other numbers so; it keeps its batches padded."
+)
 _ATTENTION = ("sdpa", "eager", "flash_attention_2", PACKED)
 
 
@@ -60,9 +62,10 @@ def build_model(
         ModelError: a part cannot be loaded or does not fit.
         ConfigError: a setting has no such value.
     """
-    if cfg.attention not in _ATTENTION:
+    if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
-            f"model.attention: '{cfg.attention}' is unknown; use one of {list(_ATTENTION)}"
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
+            f"{list(_ATTENTION)}"
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -73,7 +76,7 @@ def build_model(
             part.revision = commit_of(folder) or part.revision
     encoder = _encoder(cfg, dtype, device)
     lm, tokenizer = _decoder(cfg, dtype, device)
-    if cfg.attention == PACKED and not can_pack(lm):
+    if cfg.attn_implementation == PACKED and not can_pack(lm):
         lm.set_attn_implementation("sdpa")
         logger.warning(_UNPACKED, cfg.decoder.id)
     n_mels = cfg.features.n_mels
@@ -153,7 +156,7 @@ def _encoder(
     part = cfg.encoder
     common: dict[str, Any] = {
         "padding": part.padding,
-        "attention": cfg.attention,
+        "attn_implementation": cfg.attn_implementation,
         "dtype": dtype,
         "device": device,
     }
@@ -167,7 +170,11 @@ def _decoder(
     cfg: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     part = cfg.decoder
-    common: dict[str, Any] = {"attention": cfg.attention, "dtype": dtype, "device": device}
+    common: dict[str, Any] = {
+        "attn_implementation": cfg.attn_implementation,
+        "dtype": dtype,
+        "device": device,
+    }
     if cfg.random_weights:
         _need_architecture("decoder", part.architecture)
         return random_decoder(part.architecture, seed=_RANDOM_SEED, **common)

@@ -101,7 +101,7 @@ def load_checkpoint(
     *,
     device: str | torch.device = "auto",
     dtype: str | None = None,
-    attention: str | None = None,
+    attn_implementation: str | None = None,
 ) -> SpeechModel:
     """Build the pair that a checkpoint belongs to and give it what was learned.
 
@@ -109,7 +109,7 @@ def load_checkpoint(
         folder: the checkpoint.
         device: where the model goes.
         dtype: of the frozen weights; None: as in training.
-        attention: None: as in training.
+        attn_implementation: None: as in training.
 
     Raises:
         CheckpointError: damaged, incomplete, or the bases are not those it was trained with.
@@ -118,7 +118,7 @@ def load_checkpoint(
     read_info(folder)  # first, for the clearer message
     cfg = read_config(folder).model
     cfg.dtype = dtype or cfg.dtype
-    cfg.attention = attention or cfg.attention
+    cfg.attn_implementation = attn_implementation or cfg.attn_implementation
     where = device if isinstance(device, torch.device) else pick_device(device)
     model = build_model(cfg, device=where)
     load_weights(model, folder)

@@ -27,7 +27,7 @@ def load_decoder(
     source: str,
     *,
     revision: str | None,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -42,7 +42,7 @@ def load_decoder(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         lm: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attn_implementation
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
@@ -56,7 +56,7 @@ def load_decoder(
 def random_decoder(
     architecture: Mapping[str, Any],
     *,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
@@ -70,7 +70,7 @@ def random_decoder(
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     lm = random_module(
         lambda: AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention
+            config, dtype=dtype, attn_implementation=attn_implementation
         ),
         seed,
         dtype,

@@ -30,7 +30,7 @@ def load_encoder(
     *,
     revision: str | None,
     padding: str,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> AudioEncoder | PlainEncoder:
@@ -40,7 +40,7 @@ def load_encoder(
         source: hub id or folder.
         revision: commit or tag on the hub.
         padding: ``tight`` or ``native``.
-        attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
 
     Raises:
         ModelError: not a checkpoint, tensors missing or of another shape.
@@ -52,7 +52,7 @@ def load_encoder(
         folder = snapshot(source, revision, files=MODEL_FILES)
         return PlainEncoder.load(folder, source, dtype=dtype, device=device)
     config = _encoder_config(raw)
-    config._attn_implementation = attention
+    config._attn_implementation = attn_implementation
     with torch.device("meta"):
         tower: Any = _tower_class(kind)(config)
     marker = _MARKERS[kind]
@@ -66,14 +66,14 @@ def random_encoder(
     architecture: Mapping[str, Any],
     *,
     padding: str,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
 ) -> AudioEncoder:
     """Build an encoder with random weights, the same for the same seed; downloads nothing."""
     config = _encoder_config(dict(architecture))
-    config._attn_implementation = attention
+    config._attn_implementation = attn_implementation
     make = _tower_class(config.model_type)
     tower = random_module(lambda: make(config), seed, dtype, device)
     return _wrap(tower, padding)

@@ -23,7 +23,7 @@ def resolve_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | None = None,
-    attention: str | None = None,
+    attn_implementation: str | None = None,
 ) -> SpeechModel:
     """Load the recogniser called ``name``, ready to transcribe.
 
@@ -32,12 +32,14 @@ def resolve_model(
             id of a checkpoint on the Hugging Face Hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: of the frozen weights; None: as in training.
-        attention: None: as in training.
+        attn_implementation: None: as in training.
 
     Raises:
         HubError, ModelError, CheckpointError: there is no such model, or it does not load.
     """
-    return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype, attention=attention)
+    return load_checkpoint(
+        find_checkpoint(name), device=device, dtype=dtype, attn_implementation=attn_implementation
+    )
 
 
 def find_checkpoint(name: str, which: str = "best") -> Path:
