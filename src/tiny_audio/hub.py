@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import re
-import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tiny_audio.errors import HubError
 
@@ -63,15 +63,19 @@ def snapshot(
     failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     if not HF_HUB_OFFLINE:
         try:
-            if not pinned:  # snapshot_download asks too, but would not tell that it had no answer
-                HfApi().repo_info(
+            if not pinned:
+                info = HfApi().repo_info(
                     repo_id, repo_type=repo_type, revision=revision, timeout=_ASK_SECONDS
                 )
-            return Path(
-                snapshot_download(
-                    repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
+                found = cached(repo_id, revision, files=files, repo_type=repo_type)
+                if found is not None and found.name == info.sha:
+                    return found
+            with _bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
+                return Path(
+                    snapshot_download(
+                        repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
+                    )
                 )
-            )
         except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
             failure = error
         wrong = isinstance(failure, RevisionNotFoundError)
@@ -83,6 +87,23 @@ def snapshot(
             )
             return found
     fail(failure, repo_id, revision, repo_type)
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Let the client show progress or not; a user's HF_HUB_DISABLE_PROGRESS_BARS counts more."""
+    import huggingface_hub.utils
+
+    client: Any = huggingface_hub.utils
+    off = shown or client.are_progress_bars_disabled()
+    if off:
+        yield
+        return
+    client.disable_progress_bars()
+    try:
+        yield
+    finally:
+        client.enable_progress_bars()
 
 
 def cached(
@@ -232,17 +253,3 @@ def _not_cached(
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space on the disk of a folder, which need not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def cache_folder() -> Path:
-    """Where the hub's files are kept."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(os.path.expanduser(HF_HUB_CACHE))
