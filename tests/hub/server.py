@@ -99,7 +99,10 @@ class Hub:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.stop()
         shutil.rmtree(self.uploads, ignore_errors=True)
@@ -148,7 +151,9 @@ class Hub:
             repo.branches[branch] = made
             return made.sha
 
-    def tag(self, repo_id: str, name: str, revision: str = "main", repo_type: str = "model") -> None:
+    def tag(
+        self, repo_id: str, name: str, revision: str = "main", repo_type: str = "model"
+    ) -> None:
         """Tag a revision."""
         with self.lock:
             repo = self.repo(repo_id, repo_type)

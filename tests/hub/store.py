@@ -170,7 +170,9 @@ class Repo:
     tags: dict[str, Commit] = field(default_factory=dict)
     pulls: dict[int, Commit] = field(default_factory=dict)
     granted: set[str] = field(default_factory=set)
-    objects: dict[str, Blob] = field(default_factory=dict)  # sha256 -> uploaded, perhaps in no commit
+    objects: dict[str, Blob] = field(
+        default_factory=dict
+    )  # sha256 -> uploaded, perhaps in no commit
 
     @property
     def owner(self) -> str:

@@ -80,7 +80,7 @@ def _create(call: Call) -> Answer:
     owner = wanted.get("organization") or user
     repo_id = f"{owner}/{wanted['name']}"
     if owner != user:
-        message = f"You don't have the rights to create a {kind} under the namespace \"{owner}\""
+        message = f'You don\'t have the rights to create a {kind} under the namespace "{owner}"'
         raise HubError(403, message)
     url = f"{call.hub.url}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
     with call.hub.lock:
