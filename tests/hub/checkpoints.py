@@ -43,7 +43,7 @@ _GLM_TEMPLATE = (
 
 
 def glm_asr(folder: Path, nested: bool, shards: bool = False) -> None:
-    """GLM-ASR-Nano-2512: the audio tower under `model.audio_tower.` (`nested`) or `audio_tower.`."""
+    """GLM-ASR-Nano-2512: its tower under `model.audio_tower.` (`nested`) or `audio_tower.`."""
     tokenizer = byte_tokenizer(_GLM_SPECIAL, eos="<|endoftext|>", pad="<|endoftext|>")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     audio = {**sizes, "num_attention_heads": 4, "num_mel_bins": MELS}
@@ -65,7 +65,7 @@ def glm_asr(folder: Path, nested: bool, shards: bool = False) -> None:
 
 
 def qwen3(folder: Path, tokenizer: Path) -> None:
-    """Qwen3-0.6B with its own tokenizer (a folder of shared data) and its whole vocabulary, 5 MB."""
+    """Qwen3-0.6B, with its own tokenizer (a folder of the shared data) and whole vocabulary."""
     config = Qwen3Config(
         vocab_size=151_936,
         hidden_size=16,
@@ -102,7 +102,7 @@ def qwen3(folder: Path, tokenizer: Path) -> None:
 
 
 def whisper(folder: Path) -> None:
-    """whisper-large-v3-turbo, with the same weights in the other formats that Whisper has beside them.
+    """whisper-large-v3-turbo, with the weights in the other formats that lie beside them, too.
 
     None of `model.fp32-*`, `pytorch_model.bin` and `flax_model.msgpack` is ever to be downloaded.
     """

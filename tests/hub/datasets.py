@@ -142,8 +142,10 @@ def librispeech() -> dict[str, bytes]:
     splits = {
         "clean": ["train.100", "train.360", "validation", "test"],
         "other": ["train.500", "validation", "test"],
-        "all": ["train.clean.100", "train.clean.360", "train.other.500", "validation.clean"]
-        + ["validation.other", "test.clean", "test.other"],
+        "all": [
+            *("train.clean.100", "train.clean.360", "train.other.500"),
+            *("validation.clean", "validation.other", "test.clean", "test.other"),
+        ],
     }
     configs = {c: {s: f"{c}/{s}/{{}}.parquet" for s in names} for c, names in splits.items()}
     return build(configs, features, row, card={"license": "cc-by-4.0", "language": ["en"]})
@@ -214,7 +216,7 @@ def ami() -> dict[str, bytes]:
 
 
 def esb() -> dict[str, bytes]:
-    """hf-audio/esb-datasets-test-only-sorted: the Open ASR Leaderboard's test sets, longest first."""
+    """hf-audio/esb-datasets-test-only-sorted: the Open ASR Leaderboard's, longest first."""
 
     def row(config: str, split: str, n: int) -> dict[str, Any]:
         name, n = f"{config}-{split}-{n}", ROWS - 1 - n
