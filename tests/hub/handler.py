@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
                 body.unlink(missing_ok=True)
         self._send(found, record, fault)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = serve
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = serve  # noqa: N815
 
     # ------------------------------------------------------------------------------- bodies
 

@@ -1,12 +1,12 @@
 """A hub in a box: one loopback server that the Hugging Face clients talk to through HF_ENDPOINT.
 
     with Hub() as hub:
-        hub.create("me/model", {"config.json": b"{}", "model.safetensors": Path("large.safetensors")})
+        hub.create("me/model", {"config.json": b"{}", "model.safetensors": Path("large")})
         subprocess.run([...], env=hub.environ(tmp_path / "home"))
         assert hub.requests[0].path == "/api/models/me/model"
 
 It answers what huggingface_hub, transformers and datasets ask for, with the hub's own status codes
-and headers (`answers.py`); large files are redirected to another origin, as the hub does to its CDN.
+and headers (`answers.py`); large files are redirected to another origin, as to its CDN.
 There is no Xet.
 """
 
@@ -119,7 +119,7 @@ class Hub:
         gated: bool | str = False,
         author: str | None = None,
     ) -> str:
-        """Make a repository; the sha of its newest commit. Files given as paths stay where they are."""
+        """Make a repository; its newest commit's sha. Files given as paths stay where they are."""
         with self.lock:
             assert (repo_type, repo_id) not in self.repos, f"{repo_id} is there already"
             repo = Repo(repo_id, repo_type, private, "manual" if gated is True else gated)
