@@ -70,7 +70,7 @@ def snapshot(
                 found = cached(repo_id, revision, files=files, repo_type=repo_type)
                 if found is not None and found.name == info.sha:
                     return found
-            with _bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
+            with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
                 return Path(
                     snapshot_download(
                         repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
@@ -90,7 +90,7 @@ def snapshot(
 
 
 @contextmanager
-def _bars(shown: bool) -> Iterator[None]:
+def bars(shown: bool) -> Iterator[None]:
     """Let the client show progress or not; a user's HF_HUB_DISABLE_PROGRESS_BARS counts more."""
     import huggingface_hub.utils
 
@@ -204,6 +204,8 @@ def explain(
             case errors.HfHubHTTPError():
                 status = f"{cause.response.status_code} {cause.response.reason_phrase}".strip()
                 return f"{repo_id}: the hub answers {status}: try again later"
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):  # httpx's
+            return _not_cached(repo_id, revision, repo_type, cause)
     if is_unreachable(error):
         return f"{repo_id}: the download broke off ({_first_line(error)}); run again to go on"
     return None

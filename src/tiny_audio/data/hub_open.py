@@ -77,7 +77,8 @@ def open_dataset(
     failures = 0
     while True:
         try:
-            dataset = datasets.load_dataset(builder, split=split, streaming=True, **arguments)
+            with hub.bars(shown=False):  # of the README: the set itself is streamed
+                dataset = datasets.load_dataset(builder, split=split, streaming=True, **arguments)
             return dataset if dataset.column_names else dataset._resolve_features()
         except Exception as error:  # hub, network, parser and builder errors share no base class
             failures += 1
