@@ -294,3 +294,43 @@ class Config:
     output_dir: str = MISSING
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | mps
+
+
+# --------------------------------------------------------------------------------- former names
+
+# What settings were called in earlier versions, by section: read from old checkpoints, and
+# explained on the command line. A value that held several is a table of its parts.
+RENAMED: dict[str, dict[str, str | dict[str, str]]] = {
+    "training": {
+        "lr": {
+            "projector": "learning_rate",
+            "lora": "lora_learning_rate",
+            "decoder": "decoder_learning_rate",
+        },
+        "weight_decay": {
+            "projector": "weight_decay",
+            "lora": "lora_weight_decay",
+            "decoder": "decoder_weight_decay",
+        },
+        "betas": {"0": "adam_beta1", "1": "adam_beta2"},
+        "accumulation": "gradient_accumulation_steps",
+        "min_lr_ratio": "min_lr_rate",
+        "compile": "torch_compile",
+        "log_every": "logging_steps",
+        "eval_every": "eval_steps",
+        "save_every": "save_steps",
+        "keep_checkpoints": "save_total_limit",
+        "metric_for_best": "metric_for_best_model",
+        "patience": "early_stopping_patience",
+        "tracker": "report_to",
+    },
+    "data": {"workers": "num_workers"},
+    "model": {"attention": "attn_implementation"},
+    "model.lora": {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "targets": "target_modules",
+    },
+    "evaluation.generation": {"beams": "num_beams", "sample": "do_sample"},
+}

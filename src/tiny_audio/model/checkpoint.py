@@ -74,7 +74,9 @@ def read_config(folder: Path) -> schema.Config:
     """The configuration that a checkpoint was made with, checked against today's settings."""
     path = folder / CONFIG
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.load(path))
+        stored = OmegaConf.load(path)
+        _rename(stored)
+        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), stored)
         config = OmegaConf.to_object(merged)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {CONFIG}") from None
@@ -94,6 +96,21 @@ def take_revisions(cfg: schema.ModelConfig, folder: Path) -> None:
     for mine, other in ((cfg.encoder, theirs.encoder), (cfg.decoder, theirs.decoder)):
         if mine.id == other.id and mine.revision is None:
             mine.revision = other.revision
+
+
+def _rename(stored: Any) -> None:
+    """Give the settings of an earlier version's configuration today's names, in place."""
+    for path, names in schema.RENAMED.items():
+        section = OmegaConf.select(stored, path)
+        for old, new in names.items():
+            if not OmegaConf.is_dict(section) or old not in section:
+                continue
+            if isinstance(new, str):
+                section[new] = section.pop(old)
+            elif OmegaConf.is_config(section[old]):  # else the name still is one, of a number
+                parts = section.pop(old)
+                for part, name in new.items():
+                    section[name] = OmegaConf.select(parts, part)
 
 
 def load_checkpoint(
