@@ -131,7 +131,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (speech / f"{name}.txt").write_text(f"word {name}")
     done = shell(
         *("train", "+experiments=transcription", "model=tiny", "data=folder", "data.holdout=1"),
-        *(f"data.path={speech}", "output_dir=run", "training.max_steps=2", "data.workers=0"),
+        *(f"data.path={speech}", "output_dir=run", "training.max_steps=2", "data.num_workers=0"),
         *("training.progress=false", "training.warmup_steps=1", "device=cpu"),
         cwd=folder,
     )

@@ -39,12 +39,14 @@ def runs(*arguments: str) -> list[Config]:
 
 
 def test_the_result_is_typed_all_the_way_down() -> None:
-    config = compose(["model=tiny", "data=manifest", "data.path=a.jsonl", "training.lr.lora=1e-3"])
+    config = compose(
+        ["model=tiny", "data=manifest", "data.path=a.jsonl", "training.lora_learning_rate=1e-3"]
+    )
     assert isinstance(config, Config)
     source = config.data.train["main"]
     assert isinstance(source, SourceConfig)
     assert (source.path, source.kind) == ("a.jsonl", "manifest")
-    assert config.training.lr.lora == 1e-3
+    assert config.training.lora_learning_rate == 1e-3
     assert config.model.name == "tiny"
     assert config.model.encoder.architecture["num_hidden_layers"] == 2
 
@@ -90,8 +92,8 @@ def test_a_source_can_be_added() -> None:
     [
         ("training.max_step=5", "did you mean training.max_steps?"),
         ("max_steps=5", "did you mean training.max_steps?"),
-        ("lr=3", "did you mean training.lr?"),
-        ("training.rank=4", "did you mean model.lora.rank?"),
+        ("learning_rate=3", "did you mean training.learning_rate?"),
+        ("training.lora_alpha=4", "did you mean model.lora.lora_alpha?"),
         ("modl=tiny", "did you mean model?"),
         ("training.nonsense=1", "there is no setting training.nonsense"),
         ("+training.max_step=5", "did you mean training.max_steps?"),
@@ -107,9 +109,9 @@ def test_a_source_can_be_added() -> None:
         ("training.max_steps=abc", "training.max_steps takes a whole number"),
         ("training.max_grad_norm=abc", "takes a number"),
         ("training.progress=maybe", "takes true or false"),
-        ("training.betas=[0.9,x]", "training.betas[1]"),
+        ("data.chars_per_second=[0.9,x]", "data.chars_per_second[1]"),
         ("seed=null", "seed takes a whole number"),
-        ("training.lr=0.1", "set training.lr.projector, training.lr.lora, training.lr.decoder"),
+        ("training.spec_augment=1", "set training.spec_augment.freq_masks, "),
         ("model.projector=mosa", "set model.projector.type"),
         ("training.max_steps=1,2", "--multirun"),
         ("transcription", "settings are written key=value"),

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tiny_audio import logs
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import TinyAudioError
@@ -50,6 +51,9 @@ Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greed
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries log, too.")
+    ] = False,
 ) -> None:
     if version:
         from tiny_audio import __version__
@@ -73,6 +77,14 @@ def quickstart(
 
     done = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
     raise typer.Exit(done.run.exit_code)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, what will work on it and what will not."""
+    from tiny_audio.doctor import doctor_command
+
+    raise typer.Exit(doctor_command())
 
 
 @app.command(
@@ -113,7 +125,7 @@ def evaluate(
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
     report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
@@ -153,7 +165,7 @@ def transcribe(
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     quantise: Quantise = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
@@ -230,8 +242,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    quiet = [item for item in arguments if item not in ("-v", "--verbose")]  # wherever it stands
+    logs.start(verbose=len(quiet) < len(arguments))
     try:
-        status = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        status = app(args=quiet, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except TinyAudioError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ def test_adapters_and_a_changed_decoder_travel_along(tmp_path: Path) -> None:
         model.causal_lm.base_model.norm.weight.mul_(1.5)
     model.decoder_changed = True
     model.decoder = add_lora(
-        model.decoder, rank=2, alpha=4, dropout=0.0, targets=["q_proj", "down_proj"]
+        model.decoder, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj", "down_proj"]
     )
     with torch.no_grad():
         for name, weight in model.decoder.named_parameters():

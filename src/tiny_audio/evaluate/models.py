@@ -9,6 +9,7 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.evaluate.listener import Listener, SpeechListener
 from tiny_audio.evaluate.pipeline import PipelineListener, is_transformers_folder
+from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.model.checkpoint import INFO
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
@@ -18,7 +19,7 @@ CHECKPOINTS = ("best", "last")
 
 @dataclass(frozen=True)
 class Found:
-    """A model that is there: `path` is a folder, or a hub id where it was not fetched yet."""
+    """A model that is there, in the folder `path`."""
 
     name: str
     path: str
@@ -43,17 +44,18 @@ def find_model(name: str, checkpoint: str) -> Found:
     Args:
         checkpoint: ``best`` or ``last``, of a run.
 
-    Raises ModelError or CheckpointError where it is none of these.
+    Raises HubError, ModelError or CheckpointError where it is none of these.
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {checkpoint}: use {' or '.join(CHECKPOINTS)}.")
+    if name in BUNDLED:
+        return Found(name, str(find_checkpoint(name, checkpoint)), True)
     folder = Path(name).expanduser()
-    if name not in BUNDLED and folder.is_dir():
-        foreign = is_transformers_folder(folder) and not (folder / INFO).is_file()
-        if foreign:
-            return Found(name, str(folder), False)
-    elif name not in BUNDLED and _foreign_on_hub(name):
-        return Found(name, name, False)
+    if not folder.exists() and is_hub_id(name):
+        ours = (snapshot(name, files=SMALL_FILES) / INFO).is_file()
+        folder = snapshot(name, files=None if ours else MODEL_FILES)
+    if is_transformers_folder(folder) and not (folder / INFO).is_file():
+        return Found(name, str(folder), False)
     return Found(name, str(find_checkpoint(str(folder), checkpoint)), True)
 
 
@@ -64,7 +66,7 @@ def open_model(found: Found, options: Options) -> Listener:
             raise ConfigError(f"{found.name}: takes no --language.")
         return SpeechListener(
             quantise(resolve_model(found.path, device=options.device), options.quantise),
-            GenerationConfig(beams=options.beams),
+            GenerationConfig(num_beams=options.beams),
             options.batch_seconds,
             options.max_utterances,
         )
@@ -78,17 +80,3 @@ def open_model(found: Found, options: Options) -> Listener:
         beams=options.beams,
         language=options.language,
     )
-
-
-def _foreign_on_hub(name: str) -> bool:
-    """Whether the hub, or what was fetched of it, has this model and it is none of ours."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    def has(file: str) -> bool:
-        try:
-            return bool(hf_hub_download(name, file))
-        except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-            return False  # not there, or out of reach: `find_checkpoint` says it in a line
-
-    return not has(INFO) and has("config.json")

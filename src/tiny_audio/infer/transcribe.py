@@ -109,7 +109,7 @@ class Recogniser:
         recognised = recognise(
             self.model,
             loaded,
-            options=GenerationConfig(beams=options.get("beams", GenerationConfig.beams)),
+            options=GenerationConfig(num_beams=options.get("beams", GenerationConfig.num_beams)),
             batch_seconds=batch_seconds,
             max_utterances=options.get("max_utterances", EvaluationConfig.max_utterances),
             on_audio=options.get("on_audio"),

@@ -89,7 +89,7 @@ def _unstable(train: Sequence[Row]) -> Note | None:
     return Note(
         "unstable",
         f"Unstable: the gradient norm reached {norm:.0f} (below 10 is steady, above "
-        f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.lr or lengthen "
+        f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.learning_rate or lengthen "
         "training.warmup_steps.",
     )
 
@@ -135,7 +135,7 @@ def _scale(row: Row) -> Note | None:
         "scale",
         f"The audio tokens are {factor:.0f} times {way} than the decoder's own embeddings "
         f"({output:.2g} against {embedding:.2g}): they are unlike anything it has read. A lower "
-        "training.lr.projector keeps them near.",
+        "training.learning_rate keeps them near.",
     )
 
 
