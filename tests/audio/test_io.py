@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny_audio.audio.io import SAMPLE_RATE, load_audio, probe_duration
+from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
 from tiny_audio.errors import AudioError
 
 LOSSLESS = [
@@ -171,6 +171,55 @@ class OneWay(io.RawIOBase):
 
     def readinto(self, buffer) -> int:  # a few bytes at a time
         return self.inner.readinto(memoryview(buffer)[:1_000])
+
+
+def noise(seconds: float) -> np.ndarray:
+    """Samples [S, 1] at 48 kHz that no codec makes small."""
+    samples = np.random.default_rng(0).normal(0, 0.1, (round(seconds * 48_000), 1))
+    return samples.astype(np.float32)
+
+
+SEEKING = ("CAF", "ipod", "mov", "mp4")  # may keep at the end what is needed first
+
+
+@pytest.mark.parametrize(("container", "codec"), LOSSLESS + LOSSY)
+def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str, encode: Encode) -> None:
+    data = encode(noise(6.0), 48_000, container, codec)
+    pipe = OneWay(data)
+    blocks = audio_blocks(pipe, live=True)
+    first = next(blocks)
+    if container not in SEEKING:
+        assert pipe.inner.tell() < 0.8 * len(data)
+    waveform = np.concatenate([first, *blocks])
+    expected = load_audio(data)
+    assert len(waveform) == pytest.approx(len(expected), abs=1_200)  # of MP3: the padding
+    if len(waveform) == len(expected):
+        np.testing.assert_allclose(waveform, expected, atol=1e-3 if codec != "OPUS" else 0.05)
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "OGG"])
+def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str, encode: Encode) -> None:
+    codec = "VORBIS" if container == "OGG" else "PCM_16"
+    data = encode(noise(4.0), 48_000, container, codec)
+    found = 0
+    with pytest.raises(AudioError, match="breaks off") as caught:
+        for block in audio_blocks(OneWay(data[: len(data) * 3 // 4]), live=True):
+            found += len(block)
+    assert caught.value.reason == "truncated"
+    assert found > 2 * SAMPLE_RATE
+
+
+def test_a_pipe_that_cannot_be_read_on_is_one_line(encode: Encode, sine: Sine) -> None:
+    class Broken(OneWay):
+        def readinto(self, buffer) -> int:
+            if self.inner.tell() > 100_000:
+                raise OSError("the cable is out")
+            return super().readinto(buffer)
+
+    data = encode(sine(440, 5.0, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
+    for live in (False, True):
+        with pytest.raises(AudioError, match="the cable is out"):
+            list(audio_blocks(Broken(data), live=live))
 
 
 @pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("ipod", "aac")])
