@@ -24,7 +24,6 @@ from urllib.parse import quote
 import numpy as np
 import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.decode import Mono
@@ -122,8 +121,8 @@ def render(
             audio_note=clips.note(),
             data={"systems": names, "media": MEDIA_TYPE, "utterances": utterances},
             clips=clips.embedded,
-            style=Markup(style),
-            script=Markup(script),
+            style=style,
+            script=script,
         )
     )
     return page, clips.note()

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -63,7 +62,7 @@ class Plot:
 
     title: str
     systems: Sequence[str]
-    svg: Markup
+    svg: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -134,7 +133,7 @@ def _axes() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> Markup:
+def _svg(figure: Figure, title: str) -> str:
     """A drawing as an element of the page: plain attributes, no ids, nothing referred to."""
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none"}):
@@ -159,4 +158,4 @@ def _svg(figure: Figure, title: str) -> Markup:
         "role": "img",
         "aria-label": f"{title}; values in the table below",
     }
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    return ElementTree.tostring(root, encoding="unicode")
