@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.train.helpers import rows, run
+from tests.train.test_patience import reporter
 from tests.train.test_resume import untimed
+from tiny_audio.train.evaluation import Checkup
 
 SHORT = ("training.eval_every=2", "training.eval_utterances=2", "training.max_steps=4")
 
@@ -45,7 +47,19 @@ def test_a_run_that_only_gets_worse_says_that_the_start_is_best(
     assert "Worse than at the start: " in said
     assert "lower training.lr" in said
     assert f"No checkpoint is better than {first.last} (eval loss " in said
-    assert f"Best checkpoint: {done.best} (worse than the start)" in said
+    assert f"Best checkpoint: {done.best} (no better than the start)" in said
     patient = ("training.patience=1", "training.max_steps=9")
     ended = run(data, tmp_path / "p", *SHORT, *worse, *patient, f"model.init_from={first.last}")
     assert ended.steps == 2
+
+
+def test_the_best_of_what_was_learned_is_kept_though_the_start_was_better(tmp_path: Path) -> None:
+    report = reporter(tmp_path, "wer", patience=None)
+    best = []
+    for step, wer in enumerate((0.3, 0.5, 0.6, 0.4)):
+        report.evaluated(step, Checkup(1.0, wer, None, ()))
+        best.append(report.is_best())
+    assert best[1:] == [True, False, True]
+    assert report.unbeaten_start("nano") == "nano (eval loss 1.0000, WER 30.0% at step 0)"
+    report.evaluated(4, Checkup(1.0, 0.2, None, ()))
+    assert report.unbeaten_start("nano") is None
