@@ -159,6 +159,7 @@ class _Run:
                 num_workers=0 if on_cpu else DataConfig().num_workers,
                 ahead_seconds=self.options.batch_seconds,
                 start=before,
+                max_bytes=self.options.max_bytes,
             )
             with Progress(f"{name} on {test_set.name}", total, before) as progress:
                 for chunk in chunks(samples, self.chunk_seconds):
@@ -221,6 +222,7 @@ def _settings(
         "beams": options.beams,
         "language": options.language,
         "quantise": options.quantise,
+        "dtype": options.dtype,
     }
 
 

@@ -36,6 +36,8 @@ class Options:
     beams: int
     language: str | None
     quantise: str | None = None  # int8 or int4, of ours
+    dtype: str | None = None  # None: as in training, or as the other model's files say
+    max_bytes: int | None = None  # of a recording at an address, see `load_audio`
 
 
 def find_model(name: str, checkpoint: str) -> Found:
@@ -64,8 +66,9 @@ def open_model(found: Found, options: Options) -> Listener:
     if found.ours:
         if options.language is not None:
             raise ConfigError(f"{found.name}: takes no --language.")
+        model = resolve_model(found.path, device=options.device, dtype=options.dtype)
         return SpeechListener(
-            quantise(resolve_model(found.path, device=options.device), options.quantise),
+            quantise(model, options.quantise),
             GenerationConfig(num_beams=options.beams),
             options.batch_seconds,
             options.max_utterances,
@@ -79,4 +82,5 @@ def open_model(found: Found, options: Options) -> Listener:
         max_utterances=options.max_utterances,
         beams=options.beams,
         language=options.language,
+        dtype=options.dtype,
     )

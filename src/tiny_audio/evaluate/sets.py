@@ -51,6 +51,7 @@ def read_samples(
     num_workers: int,
     ahead_seconds: float,
     start: int = 0,
+    max_bytes: int | None = None,
 ) -> Iterator[Sample]:
     """Every utterance once, in a fixed order, those that cannot be used as rejects.
 
@@ -58,7 +59,8 @@ def read_samples(
     scoring rule's business. Stretches that their corpus marks as not transcribed are rejected. No
     length is refused. Audio is read on a background thread, which keeps about `ahead_seconds`
     ready, and decoded in `num_workers` processes (0: on that thread). The first `start` utterances
-    are passed over; `limit` counts them too.
+    are passed over; `limit` counts them too. `max_bytes`: of a recording at an address, see
+    `load_audio`.
 
     Raises DataError for a source without end, unless there is a limit.
     """
@@ -70,7 +72,7 @@ def read_samples(
     items = chain.from_iterable(source.records() for source in sources)
     decoded = decode(
         ((item, _place(item)) for item in islice(items, start, limit)),
-        Preparer(rules, min_seconds=0.0, max_seconds=math.inf),
+        Preparer(rules, min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes),
         num_workers,
     )
     samples = (_sample(item, *place) for item, place in decoded)

@@ -145,12 +145,13 @@ def load(
     name_or_dir: str = "nano",
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | None = "auto",
     quantise: str | None = None,
 ) -> Recogniser:
     """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
 
-    quantise: `int8` or `int4` for smaller weights, see docs/speed.md.
+    dtype: of the frozen weights, None: as in training. quantise: `int8` or `int4` for smaller
+    weights, see docs/speed.md.
     """
     model = resolve_model(name_or_dir, device=device, dtype=dtype)
     return Recogniser(quantise_weights(model, quantise))
@@ -178,7 +179,7 @@ def transcribe_command(
     max_utterances: int,
     beams: int,
     quantise: str | None = None,
-    dtype: str = "auto",
+    dtype: str | None = "auto",
     max_bytes: int | None = None,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
