@@ -15,6 +15,8 @@ from tiny_audio.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)
 
+_OPENING_RETRIES = 2  # the hub's own client makes five attempts each time, in about 25 s
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -74,6 +76,7 @@ def open_dataset(
             raise DataError(f"{path} is no {' / '.join(kinds)} file: set {key}.path or {key}.kind.")
         builder = kinds[Path(path).suffix]
         arguments["data_files"] = {split: path}
+    retries = min(_OPENING_RETRIES, patience.retries)
     failures = 0
     while True:
         try:
@@ -83,7 +86,7 @@ def open_dataset(
         except Exception as error:  # hub, network, parser and builder errors share no base class
             failures += 1
             away = builder == path and not Path(path).exists() and hub.is_unreachable(error)
-            if not away or offline or failures > patience.retries:
+            if not away or offline or failures > retries:
                 # What 'hf download' has fetched serves as well; its README tells the subsets.
                 there = hub.cached(path, revision, files=("README.md",), repo_type="dataset")
                 if not away or there is None:
@@ -96,7 +99,7 @@ def open_dataset(
             if failures == 1:
                 logger.warning(
                     "The hub cannot be reached (%s): trying again, up to %d times",
-                    *(failure_of(error)[1], patience.retries),
+                    *(failure_of(error)[1], retries),
                 )
         patience.wait(failures, Event())
 
