@@ -244,3 +244,13 @@ def check_key(key: str, added: bool) -> None:
         type_of(key)
     except KeyError:
         raise unknown_key(key) from None
+
+
+def check_rates(overrides: Sequence[str], learns: Sequence[str]) -> None:
+    """Refuse a learning rate that was typed for a part that does not learn."""
+    prefix = {"projector": "", "lora": "lora_", "decoder": "decoder_"}
+    names = {part: f"training.{prefix[part]}learning_rate" for part in prefix}
+    for part, name in names.items():
+        if part not in learns and any(item.startswith(f"{name}=") for item in overrides):
+            right = " or ".join(names[one] for one in learns if one in names)
+            raise ConfigError(f"{name}: the {part} does not learn in this stage; set {right}")
