@@ -247,10 +247,8 @@ def check_key(key: str, added: bool) -> None:
 
 
 def check_rates(overrides: Sequence[str], learns: Sequence[str]) -> None:
-    """Refuse a learning rate that was typed for a part that does not learn."""
-    prefix = {"projector": "", "lora": "lora_", "decoder": "decoder_"}
-    names = {part: f"training.{prefix[part]}learning_rate" for part in prefix}
-    for part, name in names.items():
-        if part not in learns and any(item.startswith(f"{name}=") for item in overrides):
-            right = " or ".join(names[one] for one in learns if one in names)
-            raise ConfigError(f"{name}: the {part} does not learn in this stage; set {right}")
+    """Refuse ``training.learning_rate``, the projector's, where the projector does not learn."""
+    name = "training.learning_rate"
+    if "projector" not in learns and any(item.startswith(f"{name}=") for item in overrides):
+        right = " or ".join(f"training.{part}_learning_rate" for part in learns)
+        raise ConfigError(f"{name} is the projector's, which is frozen in this stage: set {right}")
