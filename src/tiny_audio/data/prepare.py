@@ -61,7 +61,7 @@ class Preparer:
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
             self._check_seconds(record.seconds)
-        label = self.rules.clean(record.text)
+        label = self.rules.clean(record.text, record.source)
         audio = record.audio() if callable(record.audio) else record.audio
         waveform = load_audio(
             audio,
