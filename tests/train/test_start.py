@@ -46,6 +46,6 @@ def test_a_run_that_only_gets_worse_says_that_the_start_is_best(
     assert "lower the learning rate" in said
     assert f"No checkpoint is better than {first.last} (eval loss " in said
     assert f"Best checkpoint: {done.best} (worse than the start)" in said
-    patient = ("training.patience=1", "training.max_steps=9")
+    patient = ("training.early_stopping_patience=1", "training.max_steps=9")
     ended = run(data, tmp_path / "p", *SHORT, *worse, *patient, f"model.init_from={first.last}")
     assert ended.steps == 2
