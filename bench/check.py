@@ -113,12 +113,9 @@ def step(model: SpeechModel, kind: str) -> Result:
     lm, kept, device = model.causal_lm, model.projector, model.device
     width, wide = kept.d_encoder, embedding_table(lm).shape[1]
     options = asdict(getattr(ProjectorConfig(), kind))
-    lora = LoraConfig()
     try:
         model.projector = build_projector(kind, width, wide, embedding_rms(lm), options).to(device)
-        model.decoder = add_lora(
-            lm, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets
-        )
+        model.decoder = add_lora(lm, **asdict(LoraConfig()))
         counts = apply_learns(model, ["projector", "lora"])
         loss, peak = _train_once(model, [12.0] * 8)
         with_grad = {n for n, p in model.named_parameters() if p.grad is not None}

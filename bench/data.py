@@ -185,7 +185,7 @@ def _steps(
             yield made.seconds
 
     def batches(workers: int, augment: Augmenter | None = None) -> Iterator[float]:
-        for batch in stream(_open(manifest), workers=workers, augment=augment):
+        for batch in stream(_open(manifest), num_workers=workers, augment=augment):
             yield float(batch.waveform_lengths.sum()) / RATE
 
     yield "decode", decoded
@@ -209,7 +209,7 @@ def stream(sources: list[Source], **changes: Any) -> TrainingStream:
         "min_seconds": data.min_seconds,
         "max_seconds": data.max_seconds,
         "max_label_tokens": data.max_label_tokens,
-        "workers": data.workers,
+        "num_workers": data.num_workers,
         "quality": quality_limits(data),
         "seed": 0,
         "rank": 0,
@@ -256,7 +256,7 @@ def flat(samples: int) -> bool:
     marks = [samples // 10, samples // 2, samples]
     held: list[tuple[float, float]] = []
     seen = 0
-    reading = stream([Generated(2 * samples)], workers=1)
+    reading = stream([Generated(2 * samples)], num_workers=1)
     for batch in reading:
         seen += len(batch.ids)
         if seen >= marks[len(held)]:

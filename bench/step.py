@@ -31,7 +31,7 @@ class Variant:
     autocast: bool = True  # around everything; False: each part in its own dtype
     padding_mask: bool = True  # for the decoder
     own_loss: bool = False  # the model's own, which makes logits in pieces
-    packed: bool = False  # model.attention=packed
+    packed: bool = False  # model.attn_implementation=packed
     compiled: str = ""  # layers of: encoder | both
 
 
@@ -90,9 +90,11 @@ class Step:
 
 
 def set_attention(model: SpeechModel, kind: str) -> None:
-    """What ``model.attention`` sets when a model is built."""
+    """What ``model.attn_implementation`` sets when a model is built."""
     encoder: Any = model.encoder
     before = encoder.tower.config._attn_implementation
-    encoder.tower.config._attn_implementation = before.removesuffix(encoder.attention) + kind
-    encoder.attention = kind
+    encoder.tower.config._attn_implementation = (
+        before.removesuffix(encoder.attn_implementation) + kind
+    )
+    encoder.attn_implementation = kind
     model.causal_lm.set_attn_implementation(kind)

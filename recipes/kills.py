@@ -67,15 +67,15 @@ def command(data: Path, out: Path, *, steps: int, workers: int, resume: bool) ->
     settings = [
         "model=tiny", "device=cpu", "data=manifest", f"data.path={data}/manifest/manifest.jsonl",
         "data.train.main.weight=3", f"+data.train={{{folder}, {other}}}",
-        "data.holdout=4", "data.pool=16", f"data.workers={workers}",
+        "data.holdout=4", "data.pool=16", f"data.num_workers={workers}",
         "data.augment.noise_only=0.1", f"data.augment.noise.path={data}/noise",
         f"data.augment.room.path={data}/room",
         *(f"data.augment.{kind}.p=0.5" for kind in ("speed", "noise", "gain", "band")),
         *(f"data.augment.{kind}.p=0.3" for kind in ("room", "telephone")),
         f"training.max_steps={steps}", "training.warmup_steps=5", "training.batch_seconds=8",
-        "training.log_every=1", "training.save_every=7", "training.eval_every=20",
-        "training.eval_utterances=2", "training.keep_checkpoints=2", "training.progress=false",
-        "training.accumulation=2", "model.projector.type=moe", f"output_dir={out}",
+        "training.logging_steps=1", "training.save_steps=7", "training.eval_steps=20",
+        "training.eval_utterances=2", "training.save_total_limit=2", "training.progress=false",
+        "training.gradient_accumulation_steps=2", "model.projector.type=moe", f"output_dir={out}",
     ]  # fmt: skip
     if resume:
         settings.append("training.resume_from_checkpoint=last")

@@ -33,7 +33,7 @@ COLUMNS = ("dtype", "weights", "MB", "WER synthetic", "WER speech_test", "audio 
 def sets(data: Path, sentences: int) -> list[list[Utterance]]:
     """Both test sets, in memory."""
     manifest = str(data / "speech_test" / "manifest.jsonl")
-    real = read_set(open_set(manifest), limit=None, workers=0, ahead_seconds=60.0)
+    real = read_set(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
     return [
         list(synthetic_utterances("test", SEED, count=sentences)),
         [one for one in real if isinstance(one, Utterance)],

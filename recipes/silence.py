@@ -74,8 +74,8 @@ def main() -> None:
     rows = []
     for seed in given.seeds:
         for name, extra in (("none", []), ("half of the clips, 5 % alone", noisy)):
-            steps = [f"{key}={given.steps}" for key in ("training.max_steps", "training.eval_every",
-                                                        "training.save_every")]  # fmt: skip
+            steps = [f"{key}={given.steps}" for key in ("training.max_steps", "training.eval_steps",
+                                                        "training.save_steps")]  # fmt: skip
             folder = given.out / f"{'noisy' if extra else 'clean'}-{seed}"
             run = train(folder, ["+experiments=quickstart", f"seed={seed}", *steps, *extra])
             found = nonspeech(run, test)

@@ -50,7 +50,7 @@ WEIGHTS = {
     "silence": 0.05,
 }
 COPIES = {"books": 1, "real": 2}  # altered ones of every clip
-ALONE = ("training.learns=[projector]", "training.lr.projector=0.0005", "training.warmup_steps=20")
+ALONE = ("training.learns=[projector]", "training.learning_rate=0.0005", "training.warmup_steps=20")
 
 
 def write_manifest(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -131,8 +131,8 @@ def settings(
             "data.labels.allow_empty=true",
             f"data.train.synthetic.weight={WEIGHTS['synthetic']}",
             f"training.max_steps={steps}",
-            f"training.eval_every={max(1, steps // 5)}",
-            f"training.save_every={max(1, steps // 5)}",
+            f"training.eval_steps={max(1, steps // 5)}",
+            f"training.save_steps={max(1, steps // 5)}",
             "training.eval_utterances=300",
             "training.batch_seconds=40",
             "training.spec_augment.freq_masks=1",

@@ -72,7 +72,7 @@ PLANS = {
         decoder={"rows": 8, "peak": 1.5e-3, "everyday": 2000, "most": 4000, "judged": 4,
                  "every": 1000},
         hours=0.02,
-        recogniser=("training.eval_utterances=4", "training.eval_every=4", "data.workers=0"),
+        recogniser=("training.eval_utterances=4", "training.eval_steps=4", "data.num_workers=0"),
         shard_s=60, pool_hours=1,
     ),
 }  # fmt: skip

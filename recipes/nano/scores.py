@@ -44,7 +44,7 @@ def synthetic() -> list[Utterance]:
 
 def manifest(path: Path, seconds: float) -> list[Utterance | Reject]:
     """A set on disk, in memory."""
-    return list(read_set(open_set(str(path)), limit=None, workers=0, ahead_seconds=seconds))
+    return list(read_set(open_set(str(path)), limit=None, num_workers=0, ahead_seconds=seconds))
 
 
 def decoder_alone(model: SpeechModel, work: Path, data: Path) -> str:

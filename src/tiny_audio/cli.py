@@ -7,6 +7,7 @@ Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in sta
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tiny_audio import logs
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
-from tiny_audio.errors import TinyAudioError
+from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
 
 PROGRAM = "tiny-audio"
@@ -43,6 +45,28 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
 _size: Any = {"parser": lambda text: 0 if str(text) == "auto" else int(text), "metavar": "N|auto"}
 Size = Annotated[int, typer.Option(help="utterances in one batch; auto: what fits", **_size)]
+
+
+def _dtype(text: str) -> str:
+    if text not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"--dtype {text}: use auto, float32 or bfloat16.")
+    return text
+
+
+def _bytes(text: str) -> int:
+    """Bytes of a size such as 500MB or 1.5G, in powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", text.upper())
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise ConfigError(f"--max-download {text}: give a size such as 500MB or 2GB.")
+    return size
+
+
+_formats: Any = {"parser": _dtype, "metavar": "auto|float32|bfloat16"}
+Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_formats)]
+_sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
+_MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
+MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
@@ -50,6 +74,9 @@ Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greed
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries log, too.")
+    ] = False,
 ) -> None:
     if version:
         from tiny_audio import __version__
@@ -73,6 +100,14 @@ def quickstart(
 
     done = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
     raise typer.Exit(done.run.exit_code)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, what will work on it and what will not."""
+    from tiny_audio.doctor import doctor_command
+
+    raise typer.Exit(doctor_command())
 
 
 @app.command(
@@ -113,9 +148,11 @@ def evaluate(
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many")] = None,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
+    dtype: Dtype = None,
+    max_download: MaxDownload = None,
     report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
@@ -131,7 +168,9 @@ def evaluate(
     from tiny_audio.evaluate.command import evaluate_command
     from tiny_audio.evaluate.models import Options
 
-    options = Options(device, batch_seconds, batch_size, beams, language, quantise)
+    options = Options(
+        device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download
+    )
     evaluate_command(
         models,
         data,
@@ -153,8 +192,10 @@ def transcribe(
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
-    beams: Beams = GenerationConfig.beams,
+    beams: Beams = GenerationConfig.num_beams,
     quantise: Quantise = None,
+    dtype: Dtype = "auto",
+    max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
     from tiny_audio.infer.transcribe import transcribe_command
@@ -169,6 +210,8 @@ def transcribe(
         max_utterances=batch_size,
         beams=beams,
         quantise=quantise,
+        dtype=dtype,
+        max_bytes=max_download,
     )
     raise typer.Exit(code)
 
@@ -230,8 +273,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    quiet = [item for item in arguments if item not in ("-v", "--verbose")]  # wherever it stands
+    logs.start(verbose=len(quiet) < len(arguments))
     try:
-        status = app(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        status = app(args=quiet, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except TinyAudioError as error:
         print(f"error: {error}", file=sys.stderr)

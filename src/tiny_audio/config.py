@@ -101,12 +101,12 @@ class ProjectorConfig:
 
 @dataclass
 class LoraConfig:
-    """Adapters on the decoder, used when training.learns holds `lora`."""
+    """Adapters on the decoder, used when training.learns holds `lora`. The names are PEFT's."""
 
-    rank: int = 8
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # module names, PEFT's way
+    r: int = 8  # rank
+    lora_alpha: int = 32  # the update is scaled by lora_alpha / r
+    lora_dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
 
 
 @dataclass
@@ -121,7 +121,7 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     init_from: str | None = None  # checkpoint whose weights a later stage starts from
     random_weights: bool = False  # build the architecture with random weights, download nothing
-    attention: str = "sdpa"  # sdpa | eager | flash_attention_2 | packed: see packing.py
+    attn_implementation: str = "sdpa"  # sdpa | eager | flash_attention_2 | packed: see packing.py
     dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
 
 
@@ -197,7 +197,7 @@ class DataConfig:
     chars_per_second: list[float] = field(default_factory=lambda: [0.3, 40.0])  # of a label
     max_clipped: float = 0.02  # share of samples at full scale
     silence_db: float = -60.0  # dBFS; a clip is silent that is nowhere louder
-    workers: int = 2  # processes that decode audio
+    num_workers: int = 2  # processes that decode audio
     pool: int = 512  # utterances that are shuffled and sorted by length together
     cache_encoder: str | None = None  # folder that keeps the encoder's frames, for later passes
     cache_variants: int = 1  # of each clip in it: the first without SpecAugment, others with
@@ -206,15 +206,6 @@ class DataConfig:
 
 
 # ------------------------------------------------------------------------------- the training
-
-
-@dataclass
-class PerPart:
-    """One value for each part that can learn."""
-
-    projector: float = 0.0
-    lora: float = 0.0
-    decoder: float = 0.0
 
 
 @dataclass
@@ -230,7 +221,7 @@ class SpecAugmentConfig:
 
 @dataclass
 class TrainingConfig:
-    """The recipe."""
+    """The recipe. What transformers' TrainingArguments also has is named as there."""
 
     learns: list[str] = field(default_factory=lambda: ["projector"])  # projector, lora, decoder
     race: list[str] = field(default_factory=list)  # projectors to train side by side: [mlp,moe]
@@ -238,27 +229,32 @@ class TrainingConfig:
     max_steps: int = 10_000
     batch_seconds: Any = 120.0  # padded audio in one micro-batch of one process; or `auto`
     max_utterances: int = 64  # cap on one micro-batch
-    accumulation: int = 1  # micro-batches to one step
-    lr: PerPart = field(default_factory=lambda: PerPart(1e-3, 2e-4, 2e-5))
-    weight_decay: PerPart = field(default_factory=lambda: PerPart(0.0, 0.0, 0.01))
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    gradient_accumulation_steps: int = 1  # micro-batches to one step
+    learning_rate: float = 1e-3  # of the projector, at its peak; as the next two
+    lora_learning_rate: float = 2e-4
+    decoder_learning_rate: float = 2e-5
+    weight_decay: float = 0.0  # of the projector
+    lora_weight_decay: float = 0.0
+    decoder_weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
     warmup_steps: int = 500
-    min_lr_ratio: float = 0.1  # of the peak, at the end of the cosine
+    min_lr_rate: float = 0.1  # of the peak, at the end of the cosine
     max_grad_norm: float = 1.0
     precision: str = "auto"  # auto | bf16 | fp32: autocast; auto is bf16 on CUDA
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     gradient_checkpointing: bool = False
-    compile: bool = False  # the layers of encoder and decoder, by torch.compile
-    log_every: int = 10
-    eval_every: int = 500
+    torch_compile: bool = False  # the layers of encoder and decoder, by torch.compile
+    logging_steps: int = 10
+    eval_steps: int = 500
     eval_utterances: int = 64  # for WER in training; the loss uses all held-out utterances
     show_examples: int = 3
-    save_every: int = 500
-    keep_checkpoints: int = 3
-    metric_for_best: str = "wer"  # wer | loss
-    patience: int | None = None  # end after so many evaluations that are no better; null: never
+    save_steps: int = 500
+    save_total_limit: int = 3
+    metric_for_best_model: str = "wer"  # wer | loss
+    early_stopping_patience: int | None = None  # end after so many evaluations, none better
     resume_from_checkpoint: str | None = None  # a folder, or `last`
-    tracker: str | None = None  # wandb | tensorboard
+    report_to: str | None = None  # wandb | tensorboard
     progress: bool = True  # live display; off prints plain lines
 
 
@@ -267,10 +263,10 @@ class TrainingConfig:
 
 @dataclass
 class GenerationConfig:
-    """How text is decoded."""
+    """How text is decoded; the names are transformers'."""
 
-    beams: int = 1
-    sample: bool = False
+    num_beams: int = 1
+    do_sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
     tokens_per_second: float = 10.0  # cap on new tokens in proportion to the audio,
@@ -299,3 +295,43 @@ class Config:
     output_dir: str = MISSING
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | mps
+
+
+# --------------------------------------------------------------------------------- former names
+
+# What settings were called in earlier versions, by section: read from old checkpoints, and
+# explained on the command line. A value that held several is a table of its parts.
+RENAMED: dict[str, dict[str, str | dict[str, str]]] = {
+    "training": {
+        "lr": {
+            "projector": "learning_rate",
+            "lora": "lora_learning_rate",
+            "decoder": "decoder_learning_rate",
+        },
+        "weight_decay": {
+            "projector": "weight_decay",
+            "lora": "lora_weight_decay",
+            "decoder": "decoder_weight_decay",
+        },
+        "betas": {"0": "adam_beta1", "1": "adam_beta2"},
+        "accumulation": "gradient_accumulation_steps",
+        "min_lr_ratio": "min_lr_rate",
+        "compile": "torch_compile",
+        "log_every": "logging_steps",
+        "eval_every": "eval_steps",
+        "save_every": "save_steps",
+        "keep_checkpoints": "save_total_limit",
+        "metric_for_best": "metric_for_best_model",
+        "patience": "early_stopping_patience",
+        "tracker": "report_to",
+    },
+    "data": {"workers": "num_workers"},
+    "model": {"attention": "attn_implementation"},
+    "model.lora": {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "targets": "target_modules",
+    },
+    "evaluation.generation": {"beams": "num_beams", "sample": "do_sample"},
+}

@@ -15,6 +15,10 @@ class ConfigError(TinyAudioError):
     """A setting is unknown, missing or contradicts another."""
 
 
+class HubError(TinyAudioError):
+    """Files of the Hugging Face Hub cannot be had: not there, not allowed, no network, no space."""
+
+
 class ModelError(TinyAudioError):
     """An encoder, decoder, tokenizer or projector is not what the model needs."""
 

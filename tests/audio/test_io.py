@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny_audio.audio.io import SAMPLE_RATE, load_audio, probe_duration
+from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
 from tiny_audio.errors import AudioError
 
 LOSSLESS = [
@@ -173,6 +175,55 @@ class OneWay(io.RawIOBase):
         return self.inner.readinto(memoryview(buffer)[:1_000])
 
 
+def noise(seconds: float) -> np.ndarray:
+    """Samples [S, 1] at 48 kHz that no codec makes small."""
+    samples = np.random.default_rng(0).normal(0, 0.1, (round(seconds * 48_000), 1))
+    return samples.astype(np.float32)
+
+
+SEEKING = ("CAF", "ipod", "mov", "mp4")  # may keep at the end what is needed first
+
+
+@pytest.mark.parametrize(("container", "codec"), LOSSLESS + LOSSY)
+def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str, encode: Encode) -> None:
+    data = encode(noise(6.0), 48_000, container, codec)
+    pipe = OneWay(data)
+    blocks = audio_blocks(pipe, live=True)
+    first = next(blocks)
+    if container not in SEEKING:
+        assert pipe.inner.tell() < 0.8 * len(data)
+    waveform = np.concatenate([first, *blocks])
+    expected = load_audio(data)
+    assert len(waveform) == pytest.approx(len(expected), abs=1_200)  # of MP3: the padding
+    if len(waveform) == len(expected):
+        np.testing.assert_allclose(waveform, expected, atol=1e-3 if codec != "OPUS" else 0.05)
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "OGG"])
+def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str, encode: Encode) -> None:
+    codec = "VORBIS" if container == "OGG" else "PCM_16"
+    data = encode(noise(4.0), 48_000, container, codec)
+    found: list[int] = []
+    blocks = audio_blocks(OneWay(data[: len(data) * 3 // 4]), live=True)
+    with pytest.raises(AudioError, match="breaks off") as caught:
+        found.extend(map(len, blocks))
+    assert caught.value.reason == "truncated"
+    assert sum(found) > 2 * SAMPLE_RATE
+
+
+def test_a_pipe_that_cannot_be_read_on_is_one_line(encode: Encode, sine: Sine) -> None:
+    class Broken(OneWay):
+        def readinto(self, buffer) -> int:
+            if self.inner.tell() > 100_000:
+                raise OSError("the cable is out")
+            return super().readinto(buffer)
+
+    data = encode(sine(440, 5.0, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
+    for live in (False, True):
+        with pytest.raises(AudioError, match="the cable is out"):
+            list(audio_blocks(Broken(data), live=live))
+
+
 @pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("ipod", "aac")])
 def test_places_agree(
     container: str, codec: str, encode: Encode, sine: Sine, tmp_path: Path
@@ -214,14 +265,30 @@ def test_a_named_pipe(encode: Encode, sine: Sine, tmp_path: Path) -> None:
     writer.join()
 
 
+sent: list[int] = []  # bytes of /endless
+
+
 @pytest.fixture
 def server(encode: Encode, sine: Sine) -> Iterator[str]:
-    """A web server of this machine: /tone.flac, /page, /short (breaks off), 404 elsewhere."""
+    """A web server of this machine: /tone.flac, /page, /short (breaks off), /endless (sends 64 MB
+    at most), /huge (declares a TB and sends nothing), 404 elsewhere."""
     data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            if path in ("/endless", "/huge"):
+                self.send_response(200)
+                if path == "/huge":
+                    self.send_header("Content-Length", str(1 << 40))
+                self.end_headers()
+                self.wfile.flush()
+                with contextlib.suppress(OSError):  # the reader leaves
+                    for _ in range(64 if path == "/endless" else 0):
+                        self.wfile.write(bytes(1 << 20))
+                        sent.append(1 << 20)
+                    self.rfile.read(1)  # until it has left
+                return
             body = {"/tone.flac": data, "/page": b"<html>hello</html>", "/short": data[:3_000]}
             self.send_response(200 if path in body else 404)
             self.send_header(
@@ -244,10 +311,21 @@ def test_addresses(server: str) -> None:
     assert probe_duration(f"{server}/tone.flac") is None
     for path, reason in (("/page", "not_audio"), ("/short", "truncated"), ("/x", "unreadable")):
         with pytest.raises(AudioError) as caught:
-            load_audio(f"{server}{path}?signature=secret")
+            load_audio(f"{server}{path}?signature=secret", max_bytes=1 << 20)
         assert caught.value.reason == reason
         assert path in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+def test_what_is_too_large_is_not_read(server: str) -> None:
+    sent.clear()
+    for path, limit in (("/huge", None), ("/endless", 3 << 20), ("/tone.flac", 1_000)):
+        start = time.perf_counter()
+        with pytest.raises(AudioError, match="--max-download") as caught:
+            load_audio(f"{server}{path}", max_bytes=limit)
+        assert caught.value.reason == "too_long"
+        assert time.perf_counter() - start < 10.0  # /huge would be waited for 15 s
+    assert sum(sent) < 32 << 20  # what the sockets hold beyond the limit
 
 
 def test_a_server_that_does_not_answer() -> None:

@@ -71,7 +71,7 @@ def make_stream(sources: Sequence[Source], prompt: Prompt, **changes: Any) -> Tr
         "min_seconds": 0.2,
         "max_seconds": 30.0,
         "max_label_tokens": 64,
-        "workers": 0,
+        "num_workers": 0,
         "seed": 5,
         "rank": 0,
         "world_size": 1,

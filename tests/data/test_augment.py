@@ -103,11 +103,11 @@ def test_bit_for_bit_with_any_number_of_workers_and_after_a_resume(mixed, prompt
     pytest.importorskip("audiomentations")
     change = everything(noises, rooms, transforms=[{"name": "TanhDistortion", "p": 0.5}])
     whole = take(stream_of(mixed, prompt, change), 16)
-    assert same(whole, take(stream_of(mixed, prompt, change, workers=2), 16))
+    assert same(whole, take(stream_of(mixed, prompt, change, num_workers=2), 16))
     for stop, workers in ((3, 0), (8, 2)):
-        stopped = stream_of(mixed, prompt, change, workers=workers)
+        stopped = stream_of(mixed, prompt, change, num_workers=workers)
         first = take(stopped, stop)
-        again = stream_of(mixed, prompt, change, workers=2 - workers)
+        again = stream_of(mixed, prompt, change, num_workers=2 - workers)
         again.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
         assert same(whole, first + take(again, 16 - stop))
     plain = make_stream([open_one(path=mixed[0]["path"])], prompt)
@@ -187,7 +187,7 @@ def test_evaluation_data_and_labels_stay_as_they_are(tmp_path, prompt, noises, r
 def test_a_run_evaluates_on_what_was_recorded(tmp_path, noises, rooms):
     """With weights that stand still only the training loss tells whether clips were changed."""
     data = write_set(tmp_path / "set")
-    still = ("training.max_steps=2", "training.lr.projector=1e-30", "training.eval_every=2")
+    still = ("training.max_steps=2", "training.learning_rate=1e-30", "training.eval_steps=2")
     changes = [f"data.augment.{kind}.p=1" for kind in CHANGES] + ["data.augment.noise_only=0.5"]
     changes += [f"data.augment.noise.path={noises}", f"data.augment.room.path={rooms}"]
     losses = {}

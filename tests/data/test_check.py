@@ -19,7 +19,7 @@ from tiny_audio.data.check_plot import rebin
 from tiny_audio.data.check_tally import Histogram
 from tiny_audio.errors import ConfigError, DataError
 
-INLINE = ["data.workers=0"]
+INLINE = ["data.num_workers=0"]
 
 
 def check(data: Path | str, *settings: str, **changes: Any) -> dict[str, Any]:

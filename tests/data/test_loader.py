@@ -74,7 +74,7 @@ def resumed(stream: TrainingStream, fresh: TrainingStream) -> TrainingStream:
 
 
 def test_the_order_does_not_depend_on_the_workers(mixed, prompt):
-    streams = [make_stream(opened(mixed), prompt, workers=workers) for workers in (0, 1, 2)]
+    streams = [make_stream(opened(mixed), prompt, num_workers=workers) for workers in (0, 1, 2)]
     batches = [take(stream, 12) for stream in streams]
     assert same(batches[0], batches[1])
     assert same(batches[0], batches[2])
@@ -87,9 +87,9 @@ def test_the_order_does_not_depend_on_the_workers(mixed, prompt):
 @pytest.mark.parametrize(("stop", "workers"), [(1, 0), (2, 0), (5, 0), (9, 0), (14, 0), (7, 2)])
 def test_a_resumed_stream_equals_one_that_never_stopped(mixed, prompt, stop, workers):
     whole = take(make_stream(opened(mixed), prompt), 20)
-    stopped = make_stream(opened(mixed), prompt, workers=workers)
+    stopped = make_stream(opened(mixed), prompt, num_workers=workers)
     first = take(stopped, stop)
-    again = resumed(stopped, make_stream(opened(mixed), prompt, workers=workers))
+    again = resumed(stopped, make_stream(opened(mixed), prompt, num_workers=workers))
     assert same(whole, first + take(again, 20 - stop))
 
 
@@ -208,7 +208,7 @@ REASONS = {
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_samples_are_counted_once_and_the_rest_is_learned(tmp_path, prompt, workers):
     source = open_one(path=str(damaged_corpus(tmp_path)))
-    stream = make_stream([source], prompt, workers=workers)
+    stream = make_stream([source], prompt, num_workers=workers)
     seen: set[str] = set()
     for batch in stream:
         seen.update(batch.ids)
@@ -246,7 +246,7 @@ def test_bugs_in_workers_are_not_swallowed(corpus, prompt):
     rules = LabelRules()
     del rules.punctuation
     with pytest.raises(RuntimeError, match=r"record 'u\d+\.wav' of source 'main' failed"):
-        take(make_stream([open_one(path=str(corpus))], prompt, rules=rules, workers=1), 1)
+        take(make_stream([open_one(path=str(corpus))], prompt, rules=rules, num_workers=1), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -255,13 +255,15 @@ def test_an_error_for_people_stays_one_line_on_its_way_from_a_worker(corpus, pro
         def clean(self, text: str, source: str = "") -> str:
             raise DataError("mend this")
 
-    stream = make_stream([open_one(path=str(corpus))], prompt, rules=Refusing(), workers=workers)
+    stream = make_stream(
+        [open_one(path=str(corpus))], prompt, rules=Refusing(), num_workers=workers
+    )
     with pytest.raises(DataError, match=r"^mend this$"):
         take(stream, 1)
 
 
 def test_the_global_random_state_is_left_alone(corpus, prompt):
-    stream = make_stream([open_one(path=str(corpus))], prompt, workers=1)
+    stream = make_stream([open_one(path=str(corpus))], prompt, num_workers=1)
     before = torch.get_rng_state()
     take(stream, 2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -276,7 +278,7 @@ def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int 
         min_seconds=0.2,
         max_seconds=6.0,
         max_label_tokens=64,
-        workers=workers,
+        num_workers=workers,
         rejects=counts,
         **share,
     )
@@ -340,7 +342,7 @@ def test_synthetic_speech_streams_alike_from_any_number_of_workers_and_resumes(p
 
     def make(workers: int) -> TrainingStream:
         source = open_one(kind="synthetic")
-        return make_stream([source], prompt, pool=8, batch_seconds=60.0, workers=workers)
+        return make_stream([source], prompt, pool=8, batch_seconds=60.0, num_workers=workers)
 
     streams = [make(workers) for workers in (0, 1, 2)]
     batches = [take(stream, 3) for stream in streams]

@@ -78,7 +78,7 @@ def test_ranks_end_within_one_draw_of_each_other(pair):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_without_repetition_ends(pair, prompt, workers):
-    stream = make_stream(pair, prompt, repeat=False, workers=workers)
+    stream = make_stream(pair, prompt, repeat=False, num_workers=workers)
     batches = list(stream)
     assert sum(map(len, ids(batches))) == 55
     assert stream.heard.utterances == {"large": 40, "small": 15}

@@ -58,7 +58,7 @@ def pass_over(stream: TrainingStream, passes: float) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_is_there_once_after_several_passes(spoilt, prompt, tmp_path, workers):
-    stream = stream_of(spoilt, prompt, tmp_path, workers=workers)
+    stream = stream_of(spoilt, prompt, tmp_path, num_workers=workers)
     pass_over(stream, 2.2)
     found = lines(tmp_path)
     assert sorted(row["id"] for row in found) == sorted(reject_ids())
@@ -76,7 +76,7 @@ def test_a_resume_writes_none_twice_and_loses_none(spoilt, prompt, tmp_path, sto
     """Killed after reading further than the last checkpoint, in the middle of a line."""
     whole = stream_of(spoilt, prompt, tmp_path / "whole")
     take(whole, 14)
-    stopped = stream_of(spoilt, prompt, tmp_path / "parts", workers=2)
+    stopped = stream_of(spoilt, prompt, tmp_path / "parts", num_workers=2)
     take(stopped, stop)
     saved = json.loads(json.dumps(stopped.state_dict()))
     take(stopped, 3)
@@ -116,8 +116,8 @@ def test_a_run_writes_them_and_goes_on_with_them_elsewhere(tmp_path):
     for name in ("bad1", "bad2"):
         (data / f"{name}.wav").write_bytes(b"")
         (data / f"{name}.txt").write_text("words")
-    short = ("training.eval_every=0", "training.warmup_steps=0", "data.holdout=0")
-    short = (*short, "data.eval_path=null", "training.save_every=2")
+    short = ("training.eval_steps=0", "training.warmup_steps=0", "data.holdout=0")
+    short = (*short, "data.eval_path=null", "training.save_steps=2")
     first = run(data, tmp_path / "a", *short, "training.max_steps=4")
     found = lines(tmp_path / "a")
     assert sorted(row["id"] for row in found) == ["bad1.wav", "bad2.wav"]

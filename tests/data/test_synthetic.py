@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import subprocess
@@ -15,7 +16,14 @@ import pytest
 import soxr
 
 from tiny_audio.data import synthetic
-from tiny_audio.data.everyday import is_test_text, number_words, ordinal_words, sentences
+from tiny_audio.data.everyday import (
+    is_test_text,
+    number_words,
+    ordinal_words,
+    past,
+    plural,
+    sentences,
+)
 from tiny_audio.data.synthetic import (
     SAMPLE_RATE,
     Synthesiser,
@@ -77,6 +85,22 @@ def test_another_process_gives_the_same_samples(spoken):
     for u in spoken["test"]:
         here.update(u.text.encode() + u.voice.encode() + u.waveform.tobytes())
     assert run.stdout.strip() == here.hexdigest()
+
+
+def test_a_worker_that_is_killed_leaves_no_file_behind(tmp_path):
+    """Atexit hooks run neither in worker processes nor after a kill."""
+    pytest.importorskip("espeakng_loader")
+    code = (
+        "import os\n"
+        "from tiny_audio.data.synthetic import Synthesiser, Voice\n"
+        "speak = Synthesiser()\n"
+        f"assert len(speak('hello', {VOICE!r}))\n"
+        "os._exit(9)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert run.returncode == 9
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_do_not_disturb_each_other():
@@ -213,6 +237,35 @@ def test_texts_are_lower_case_words_and_apostrophes():
         assert len(text.split()) <= 30
         words.update(text.split())
     assert len(words) >= 2_000
+
+
+def test_sentences_have_the_forms_of_english():
+    """Plurals, articles, participles, no "one litres", no date that no calendar has."""
+    wrong = re.compile(
+        r"\b(\w+(?:x|ch|sh)s|\w+[^aeiou ]ys|(?:potato|tomato)s"  # peachs, cherrys, potatos
+        r"|a [aeio]\w*|an (?:[^aeiouh]|useful|useless)\w*"
+        r"|(?:about|for|costs|that) one (?:metres|minutes|days|pounds|degrees|\w+s) "
+        r"|thirt(?:y first|ieth) of february|thirty first of (?:april|june|september|november)"
+        r"|had \w+ (?:took|broke|forgot|wrote|saw|knew|gave|drew|threw|chose|hid)"
+        r"|(?:did|didn't want to|could you) \w*(?:took|found|bought|lost)"
+        r"|would you like (?:some )?(\w+) with your \2)\b"
+    )
+    texts = list(islice(sentences(11), 6_000))
+    assert not [text for text in texts if wrong.search(text)]
+
+
+@pytest.mark.parametrize(
+    ("make", "forms"),
+    [
+        (plural, "peach/peaches cherry/cherries potato/potatoes sandwich/sandwiches egg/eggs"),
+        (plural, "day/days bus/buses box/boxes piano/pianos"),
+        (past, "carry/carried move/moved fix/fixed enjoy/enjoyed wash/washed study/studied"),
+    ],
+)
+def test_regular_forms_follow_the_rule(make, forms: str):
+    for form in forms.split():
+        word, wanted = form.split("/")
+        assert make(word) == wanted
 
 
 def test_sentences_are_many():

@@ -10,7 +10,7 @@ import torch
 
 from tests.evaluate.foreign import save_ctc, save_whisper
 from tests.infer.helpers import tones, write_wav
-from tiny_audio.errors import CheckpointError, ConfigError, ModelError
+from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
 from tiny_audio.evaluate.command import evaluate_command
 from tiny_audio.evaluate.models import Options, find_model, open_model
 from tiny_audio.evaluate.pipeline import MODEL_FAILED, PipelineListener
@@ -90,7 +90,7 @@ def test_ours_and_foreign_models_are_told_apart(
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="empty"):
         find_model(str(tmp_path / "empty"), "best")
-    with pytest.raises(ModelError, match="somebody/something"):
+    with pytest.raises(HubError, match="somebody/something"):
         find_model("somebody/something", "best")
     with pytest.raises(ConfigError, match="best or last"):
         find_model("nano", "newest")

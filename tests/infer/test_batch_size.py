@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -38,9 +38,12 @@ def test_every_item_is_done_once_and_in_order(batches: list[list[int]], room: in
             raise full()
         done.extend(batch)
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        limit = in_parts(batches, float, run, math.inf)
+    said: list[logging.LogRecord] = []
+    log, handler = logging.getLogger("tiny_audio.infer.batch_size"), logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    log.addHandler(handler)
+    limit = in_parts(batches, float, run, math.inf)
+    log.removeHandler(handler)
     assert done == [length for batch in batches for length in batch]
     assert len(said) == min(failures, 1)
     assert limit == math.inf or limit >= room / 2
@@ -59,7 +62,10 @@ def test_what_is_no_lack_of_memory_is_raised() -> None:
     "error", [full(), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 def test_recognition_goes_on_in_halves(
-    recogniser: Recogniser, error: Exception, monkeypatch: pytest.MonkeyPatch
+    recogniser: Recogniser,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The device is made small: anything above six seconds is refused."""
     clips = tones([1.0, 3.0, 2.0, 0.5, 2.5, 1.5])
@@ -74,11 +80,10 @@ def test_recognition_goes_on_in_halves(
         return generate(batch, options)
 
     monkeypatch.setattr(recogniser.model, "generate", small)
-    with pytest.warns(UserWarning, match="does not fit into memory") as said:
-        found = [f.text for _, f in recognise(recogniser.model, enumerate(clips), **options)]
+    found = [f.text for _, f in recognise(recogniser.model, enumerate(clips), **options)]
     assert found == expected
     assert refused == [6, 3]
-    assert len(said) == 1
+    assert [line.count("does not fit into memory") for line in caplog.messages] == [1]
     long = [(0, np.zeros(7 * 16_000, np.float32))]
     with pytest.raises(ModelError, match="A single clip does not fit"):
         list(recognise(recogniser.model, long, **options))

@@ -86,7 +86,7 @@ def test_too_short_and_nothing_have_no_segments(recogniser: Recogniser) -> None:
 
 
 def test_beam_search_has_texts_but_no_logprob(recogniser: Recogniser) -> None:
-    options = GenerationConfig(beams=2, tokens_per_second=4.0, min_tokens=6)
+    options = GenerationConfig(num_beams=2, tokens_per_second=4.0, min_tokens=6)
     clips = tones([1.0, 2.0])
     alone = [run(recogniser, [clip], options=options)[0].text for clip in clips]
     together = run(recogniser, clips, options=options)

@@ -1,12 +1,21 @@
-"""Pieces of text put together equal whole texts put together."""
+"""Text as it is written: it comes while a recording is being read, and is the same text."""
 
 from __future__ import annotations
 
+import io
+import os
+import threading
+
+import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.infer.helpers import tones
+from tiny_audio.errors import AudioError
 from tiny_audio.infer.recognise import join_texts
 from tiny_audio.infer.stream import join_pieces
+from tiny_audio.infer.transcribe import Recogniser
 
 PIECES = st.lists(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=5), max_size=5)
 
@@ -15,3 +24,47 @@ PIECES = st.lists(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=5), m
 def test_joined_pieces_are_the_joined_texts(spans: list[list[str]]) -> None:
     whole = join_texts("".join(pieces) for pieces in spans)
     assert "".join(join_pieces(spans)) == whole
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_words_come_while_the_pipe_is_still_open(recogniser: Recogniser, container: str) -> None:
+    (clip,) = tones([70.0])
+    file = io.BytesIO()
+    soundfile.write(file, clip, 16_000, format=container, subtype="PCM_16")
+    data = file.getvalue()
+    reading, writing = os.pipe()
+    half = len(data) * 6 // 10  # more than a window
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb") as writer:
+        pieces = recogniser.stream(pipe)
+        fed = threading.Thread(target=lambda: (writer.write(data[:half]), writer.flush()))
+        fed.start()
+        first = next(pieces)  # would wait for ever for the end of the pipe
+        assert first
+        fed.join()
+        rest = threading.Thread(target=lambda: (writer.write(data[half:]), writer.close()))
+        rest.start()
+        text = first + "".join(pieces)
+        rest.join()
+    assert text == recogniser.transcribe(data).text
+
+
+def test_a_long_file_is_read_as_words_are_written(recogniser: Recogniser) -> None:
+    (clip,) = tones([600.0])
+    file = io.BytesIO()
+    soundfile.write(file, clip, 16_000, format="WAV", subtype="PCM_16")
+    pieces = recogniser.stream(file)
+    next(pieces)
+    assert file.tell() < 0.6 * len(file.getvalue())
+
+
+def test_what_was_heard_of_a_recording_that_breaks_off_comes_before_the_error(
+    recogniser: Recogniser,
+) -> None:
+    (clip,) = tones([70.0])
+    file = io.BytesIO()
+    soundfile.write(file, clip, 16_000, format="WAV", subtype="PCM_16")
+    heard: list[str] = []
+    with pytest.raises(AudioError, match="breaks off"):
+        heard.extend(recogniser.stream(file.getvalue()[: 50 * 32_000]))
+    assert heard
+    assert recogniser.transcribe(file.getvalue()).text.startswith("".join(heard)[:20])

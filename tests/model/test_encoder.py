@@ -16,9 +16,16 @@ GLM = model_config().encoder.architecture
 BIG_GLM = model_config("glm_qwen3").encoder.architecture
 
 
-def build(architecture: dict, padding: str = "tight", attention: str = "sdpa") -> AudioEncoder:
+def build(
+    architecture: dict, padding: str = "tight", attn_implementation: str = "sdpa"
+) -> AudioEncoder:
     return random_encoder(
-        architecture, padding=padding, attention=attention, dtype=torch.float32, device=CPU, seed=0
+        architecture,
+        padding=padding,
+        attn_implementation=attn_implementation,
+        dtype=torch.float32,
+        device=CPU,
+        seed=0,
     )
 
 
@@ -30,11 +37,13 @@ def ragged(n_mels: int, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor
     )
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", [GLM, WHISPER], ids=["glm", "whisper"])
 @pytest.mark.parametrize("lengths", [[101, 40, 7, 1], [200, 199, 198], [64, 64], [3000, 12]])
-def test_alone_equals_in_any_batch(architecture: dict, attention: str, lengths: list[int]) -> None:
-    encoder = build(architecture, attention=attention)
+def test_alone_equals_in_any_batch(
+    architecture: dict, attn_implementation: str, lengths: list[int]
+) -> None:
+    encoder = build(architecture, attn_implementation=attn_implementation)
     mel, sizes = ragged(80, lengths)
     frames, out = encoder(mel, sizes)
     for i, n in enumerate(lengths):

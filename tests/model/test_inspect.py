@@ -33,7 +33,9 @@ def build(kind: str, folder: Path | None = None, *, lora: bool = False) -> Speec
     config.projector.type = kind
     model = build_model(config, device=torch.device("cpu"))
     if lora:
-        model.decoder = add_lora(model.decoder, rank=2, alpha=4, dropout=0.0, targets=["q_proj"])
+        model.decoder = add_lora(
+            model.decoder, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"]
+        )
     if folder is not None:
         save_checkpoint(model, folder, config=Config(model=config, output_dir="-"), metadata={})
     return model

@@ -23,7 +23,7 @@ SECONDS = [2.0, 1.1, 0.5, 3.3]
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request: pytest.FixtureRequest) -> SpeechModel:
-    built = tiny_model(attention=request.param)
+    built = tiny_model(attn_implementation=request.param)
     with torch.no_grad():
         for weight in built.projector.parameters():
             weight.mul_(3.0)

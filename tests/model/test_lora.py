@@ -19,7 +19,7 @@ from tiny_audio.model.lora import add_lora, load_adapter, save_adapter
 from tiny_audio.model.lora_report import lora_report
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
 IDS = torch.arange(12)[None]
 
 
@@ -148,7 +148,7 @@ def test_load_into_adapters_that_are_there(trained, decoder, tmp_path):
     model = add_lora(decoder(), **LORA)
     assert load_adapter(model, tmp_path, trainable=True) is model
     assert torch.equal(logits(model), logits(trained))
-    for field, change in (("r=4", {"rank": 2}), ("lora_alpha=8", {"alpha": 4})):
+    for field, change in (("r=4", {"r": 2}), ("lora_alpha=8", {"lora_alpha": 4})):
         other = add_lora(decoder(), **(LORA | change))
         with pytest.raises(CheckpointError, match=field):
             load_adapter(other, tmp_path, trainable=True)
@@ -192,18 +192,18 @@ def test_another_base_is_an_error_and_stays_untouched(trained, decoder, tmp_path
 
 
 def test_chosen_targets_only(decoder):
-    model = add_lora(decoder(), **(LORA | {"targets": ["q_proj", "v_proj"]}))
+    model = add_lora(decoder(), **(LORA | {"target_modules": ["q_proj", "v_proj"]}))
     assert {row.module.rsplit(".", 1)[1] for row in lora_report(model)} == {"q_proj", "v_proj"}
 
 
 def test_impossible_settings_are_errors(decoder):
     for change, match in (
-        ({"targets": ["lm_head"]}, "output embedding"),
-        ({"targets": ["no_such_proj"]}, "no_such_proj"),
-        ({"targets": []}, "not empty"),
-        ({"targets": ["all-linear", "q_proj"]}, "nothing beside it"),
-        ({"rank": 0}, "rank 0"),
-        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"target_modules": ["lm_head"]}, "output embedding"),
+        ({"target_modules": ["no_such_proj"]}, "no_such_proj"),
+        ({"target_modules": []}, "not empty"),
+        ({"target_modules": ["all-linear", "q_proj"]}, "nothing beside it"),
+        ({"r": 0}, "r=0"),
+        ({"lora_dropout": 1.0}, "lora_dropout=1.0"),
     ):
         with pytest.raises(ConfigError, match=match):
             add_lora(decoder(), **(LORA | change))

@@ -23,7 +23,9 @@ def adapted(tmp_path: Path) -> tuple[SpeechModel, Path]:
     """A tiny model whose adapters do something, and its checkpoint."""
     model = tiny_model()
     torch.manual_seed(0)
-    model.decoder = add_lora(model.decoder, rank=4, alpha=16, dropout=0.0, targets=["all-linear"])
+    model.decoder = add_lora(
+        model.decoder, r=4, lora_alpha=16, lora_dropout=0.0, target_modules=["all-linear"]
+    )
     for name, parameter in model.decoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)

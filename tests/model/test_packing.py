@@ -1,4 +1,4 @@
-"""model.attention=packed: nothing is computed on padding, and nothing changes."""
+"""model.attn_implementation=packed: nothing is computed on padding, and nothing changes."""
 
 from __future__ import annotations
 
@@ -45,17 +45,19 @@ def gradients(model: SpeechModel) -> tuple[float, torch.Tensor]:
     return float(loss.total.detach()), torch.cat(grads)
 
 
-def whisper(attention: str) -> SpeechModel:
+def whisper(attn_implementation: str) -> SpeechModel:
     config = model_config()
-    config.attention = attention
+    config.attn_implementation = attn_implementation
     config.encoder.architecture = OmegaConf.create(WHISPER)  # type: ignore[assignment]
     config.features.n_mels = 80
     return build_model(config, device=CPU)
 
 
-@pytest.mark.parametrize("build", [tiny_model, lambda attention: whisper(attention)])
+@pytest.mark.parametrize(
+    "build", [tiny_model, lambda attn_implementation: whisper(attn_implementation)]
+)
 def test_loss_gradients_and_frames_stay(build: Any) -> None:
-    usual, packed = build(attention="sdpa"), build(attention="packed")
+    usual, packed = build(attn_implementation="sdpa"), build(attn_implementation="packed")
     for one, two in zip(usual.parameters(), packed.parameters(), strict=True):
         assert torch.equal(one, two)
     (loss, gradient), (other, others) = gradients(usual), gradients(packed)
@@ -70,11 +72,13 @@ def test_loss_gradients_and_frames_stay(build: Any) -> None:
 
 def test_adapters_learn_the_same() -> None:
     found = []
-    for attention in ("sdpa", "packed"):
-        model = tiny_model(attention=attention)
+    for attn_implementation in ("sdpa", "packed"):
+        model = tiny_model(attn_implementation=attn_implementation)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model.decoder = add_lora(model.causal_lm, **{**asdict(LoraConfig()), "dropout": 0.0})
+            model.decoder = add_lora(
+                model.causal_lm, **{**asdict(LoraConfig()), "lora_dropout": 0.0}
+            )
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator())
@@ -85,7 +89,7 @@ def test_adapters_learn_the_same() -> None:
 
 
 def test_text_stays() -> None:
-    usual, packed = tiny_model(), tiny_model(attention="packed")
+    usual, packed = tiny_model(), tiny_model(attn_implementation="packed")
     assert can_preallocate(packed.causal_lm)
     options = GenerationConfig(tokens_per_second=6)
     batch = make_batch(usual, noise(SECONDS))
@@ -96,9 +100,9 @@ def test_text_stays() -> None:
 
 
 def test_checkpointing_and_compiling_go_with_it() -> None:
-    model = tiny_model(attention="packed")
+    model = tiny_model(attn_implementation="packed")
     _, eager = gradients(model)
-    other = tiny_model(attention="packed")
+    other = tiny_model(attn_implementation="packed")
     checkpoint_decoder(other.causal_lm)
     _, checkpointed = gradients(other)
     torch.testing.assert_close(checkpointed, eager)
@@ -153,12 +157,12 @@ def test_a_decoder_that_cannot_is_found_out() -> None:
     config = AutoConfig.for_model("mistral", vocab_size=50, **SLIDING)
     sliding = AutoModelForCausalLM.from_config(config, attn_implementation="packed").eval()
     assert not can_pack(sliding)
-    assert can_pack(tiny_model(attention="packed").causal_lm)
+    assert can_pack(tiny_model(attn_implementation="packed").causal_lm)
 
 
 def test_such_a_decoder_keeps_its_padding(caplog: pytest.LogCaptureFixture) -> None:
     config = model_config()
-    config.attention = "packed"
+    config.attn_implementation = "packed"
     config.decoder.architecture = OmegaConf.create(  # type: ignore[assignment]
         {**SLIDING, "vocab_size": 300, "model_type": "mistral"}
     )

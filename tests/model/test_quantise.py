@@ -63,7 +63,9 @@ def test_every_large_layer_is_smaller_and_adapters_are_left_alone(kind: str) -> 
     model = tiny_model()
     before, ids = weight_bytes(model), torch.arange(9)
     table = model.causal_lm.get_input_embeddings()(ids)
-    model.decoder = add_lora(model.causal_lm, rank=2, alpha=4, dropout=0.0, targets=["all-linear"])
+    model.decoder = add_lora(
+        model.causal_lm, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["all-linear"]
+    )
     adapters = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lora_" in n]
     quantise(model.eval(), kind)
     left = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}

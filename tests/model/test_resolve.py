@@ -9,7 +9,7 @@ import pytest
 
 from tests.model.helpers import model_config, tiny_model
 from tiny_audio.config import Config
-from tiny_audio.errors import CheckpointError, ConfigError, ModelError
+from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
 from tiny_audio.model.describe import describe_command, parts
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.resolve import find_checkpoint, resolve_model
@@ -56,7 +56,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder/here", "someone/no-such-model"])
 def test_an_unknown_name_is_one_clear_line(name: str) -> None:
-    with pytest.raises(ModelError, match=name) as caught:
+    with pytest.raises((ModelError, HubError), match=name) as caught:
         find_checkpoint(name)
     assert "\n" not in str(caught.value)
 

@@ -140,15 +140,15 @@ def test_new_tokens_are_capped_in_proportion_to_each_clip(model: SpeechModel) ->
 
 def test_beams_and_sampling_run_and_sampling_follows_the_seed(model: SpeechModel) -> None:
     batch = make_batch(model, noise(SECONDS))
-    assert len(model.generate(batch, GenerationConfig(beams=3))) == 3
+    assert len(model.generate(batch, GenerationConfig(num_beams=3))) == 3
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        options = GenerationConfig(sample=True, temperature=1.5, top_p=0.9)
+        options = GenerationConfig(do_sample=True, temperature=1.5, top_p=0.9)
         drawn.append([h.token_ids for h in model.generate(batch, options)])
     assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(ConfigError, match="top_p"):
-        model.generate(batch, GenerationConfig(sample=True, top_p=0.0))
+        model.generate(batch, GenerationConfig(do_sample=True, top_p=0.0))
 
 
 def test_native_padding_gives_as_many_tokens(model: SpeechModel) -> None:

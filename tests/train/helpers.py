@@ -81,11 +81,11 @@ def arguments(data: Path, out: Path, *overrides: str) -> list[str]:
         "data=folder",
         f"data.path={data}",
         f"data.eval_path={data}",
-        "data.workers=0",
+        "data.num_workers=0",
         "data.pool=8",
         "device=cpu",
         "training.batch_seconds=4",
-        "training.log_every=1",
+        "training.logging_steps=1",
         "training.progress=false",
         f"output_dir={out}",
         *overrides,
@@ -115,7 +115,7 @@ def tiny(learns: Sequence[str] = ("projector",), **changes: Any) -> SpeechModel:
     if "lora" in learns:
         torch.manual_seed(0)
         model.decoder = add_lora(
-            model.causal_lm, rank=4, alpha=8, dropout=0.1, targets=["all-linear"]
+            model.causal_lm, r=4, lora_alpha=8, lora_dropout=0.1, target_modules=["all-linear"]
         )
     apply_learns(model, learns)
     return model
@@ -143,13 +143,13 @@ def trainer_of(
     """A trainer whose optimizer is plain gradient descent, so that an update shows its gradient."""
     values: dict[str, Any] = {
         "max_steps": len(batches),
-        "accumulation": 1,
+        "gradient_accumulation_steps": 1,
         "warmup_steps": 0,
-        "min_lr_ratio": 1.0,
+        "min_lr_rate": 1.0,
         "max_grad_norm": 0.0,
-        "log_every": 0,
-        "eval_every": 0,
-        "save_every": 0,
+        "logging_steps": 0,
+        "eval_steps": 0,
+        "save_steps": 0,
     }
     accelerator = Accelerator(cpu=True)
     groups = parameter_groups(model, lr=dict.fromkeys(PARTS, 1.0), weight_decay=NO_DECAY)

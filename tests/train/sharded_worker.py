@@ -29,7 +29,7 @@ STEPS = 4
 def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> Trainer:
     """Each process takes every other utterance; one process alone takes them all."""
     mine = utterances()[dist.get_rank() :: 2] if sharded else utterances()
-    made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, log_every=1)
+    made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, logging_steps=1)
     if sharded:
         module = LossModule(model)
         ignored = {p for frozen in frozen_modules(module) for p in frozen.parameters()}

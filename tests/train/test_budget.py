@@ -51,7 +51,7 @@ def test_a_machine_without_cuda_goes_by_its_memory() -> None:
 def test_a_run_keeps_the_number_that_was_chosen(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    auto = ("training.batch_seconds=auto", "training.eval_every=0")
+    auto = ("training.batch_seconds=auto", "training.eval_steps=0")
     first = run(data, tmp_path / "run", *auto, "training.max_steps=1")
     assert "training.batch_seconds=auto: " in capsys.readouterr().out
     assert first.last is not None

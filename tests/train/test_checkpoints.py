@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_in_mid_run_ends_it_with_one_line(data: Path, tmp_pa
     import resource
 
     out = tmp_path / "run"
-    short = ("training.max_steps=4", "training.save_every=2", "training.eval_every=0")
+    short = ("training.max_steps=4", "training.save_steps=2", "training.eval_steps=0")
     run(data, out, *short, "training.max_steps=2")
     more = arguments(data, out, *short, "training.resume_from_checkpoint=last")
     done = subprocess.run(

@@ -71,9 +71,9 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 @pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
 def test_a_compiled_run_learns_and_saves_what_an_eager_one_does(data: Path, tmp_path: Path) -> None:
-    short = ("training.max_steps=6", "training.eval_every=3", "training.save_every=6")
+    short = ("training.max_steps=6", "training.eval_steps=3", "training.save_steps=6")
     run(data, tmp_path / "eager", *short)
-    run(data, tmp_path / "compiled", *short, "training.compile=true")
+    run(data, tmp_path / "compiled", *short, "training.torch_compile=true")
     losses, weights = [], []
     for name in ("eager", "compiled"):
         losses.append([row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"])

@@ -13,14 +13,14 @@ from tests.data.faulty import Fault, serving
 from tests.train.helpers import rows, run, utterances
 from tiny_audio.errors import ConfigError, DataError
 
-ONCE = ("data.exhausted=stop", "training.max_steps=50", "training.eval_every=30")
+ONCE = ("data.exhausted=stop", "training.max_steps=50", "training.eval_steps=30")
 
 
 def test_a_run_ends_well_when_its_data_does(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    summary = run(data, out, *ONCE, "training.save_every=30")
+    summary = run(data, out, *ONCE, "training.save_steps=30")
     assert 2 <= summary.steps < 9
     assert summary.exit_code == 0
     assert summary.last is not None

@@ -17,11 +17,11 @@ from tiny_audio.errors import CheckpointError
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SHORT = (
     "training.max_steps=4",
-    "training.eval_every=2",
+    "training.eval_steps=2",
     "training.eval_utterances=4",
-    "training.save_every=2",
+    "training.save_steps=2",
     "training.warmup_steps=0",
-    "training.min_lr_ratio=1",
+    "training.min_lr_rate=1",
 )
 
 

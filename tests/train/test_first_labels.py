@@ -39,7 +39,7 @@ def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(
     shutil.copytree(data, loud)
     for text in loud.glob("*.txt"):
         text.write_text(text.read_text().upper())
-    short = ("training.eval_every=1", "training.eval_utterances=0")
+    short = ("training.eval_steps=1", "training.eval_utterances=0")
     run(data, tmp_path / "a", *short, "training.max_steps=3")
     first = run(loud, tmp_path / "b", *short, "training.max_steps=2", "training.warmup_steps=0")
     said = capsys.readouterr().out

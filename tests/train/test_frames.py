@@ -17,7 +17,7 @@ from tiny_audio.train.frames import CachedEncoder, about_frames, variant_of
 from tiny_audio.train.run import train
 
 EPOCH = 8  # utterances
-SHORT = ("training.max_steps=12", "training.eval_every=0", "training.warmup_steps=0")
+SHORT = ("training.max_steps=12", "training.eval_steps=0", "training.warmup_steps=0")
 UNMASKED = ("training.spec_augment.freq_masks=0", "training.spec_augment.time_masks=0")
 
 
@@ -130,7 +130,7 @@ def test_endless_data_is_refused(tmp_path: Path) -> None:
     cfg = settings(tmp_path, tmp_path / "run", f"data.cache_encoder={tmp_path / 'cache'}")
     source = next(iter(cfg.data.train.values()))
     source.kind, source.path, source.split, source.max_samples = "synthetic", None, "train", None
-    cfg.data.eval, cfg.training.eval_every = {}, 0
+    cfg.data.eval, cfg.training.eval_steps = {}, 0
     cfg.data.holdout = 0
     with pytest.raises(ConfigError, match="endless"):
         train(cfg)

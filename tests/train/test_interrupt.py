@@ -34,7 +34,7 @@ def test_a_stopped_run_saves_and_its_advice_goes_on(
     number: int, status: int, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words = arguments(data, out, "training.max_steps=5000", "training.eval_every=0")
+    words = arguments(data, out, "training.max_steps=5000", "training.eval_steps=0")
     command = [sys.executable, "-m", "tiny_audio", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_step(out, 2, process)

@@ -23,7 +23,13 @@ def update(folder: Path, accumulated: bool, learns: list[str]) -> dict[str, torc
     batches = [batch_of(model, part) for part in parts]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     trainer = trainer_of(
-        model, learns, batches, folder, max_steps=1, accumulation=len(batches), log_every=1
+        model,
+        learns,
+        batches,
+        folder,
+        max_steps=1,
+        gradient_accumulation_steps=len(batches),
+        logging_steps=1,
     )
     trainer.run()
     return {n: before[n] - p.detach() for n, p in model.named_parameters()}
@@ -47,7 +53,13 @@ def test_the_logged_loss_is_the_mean_over_label_tokens(tmp_path: Path) -> None:
         losses = [model.loss(batch) for batch in batches]
     expected = sum(float(x.ce_sum) for x in losses) / sum(int(x.n_tokens) for x in losses)
     trainer = trainer_of(
-        model, ["projector"], batches, tmp_path, max_steps=1, accumulation=3, log_every=1
+        model,
+        ["projector"],
+        batches,
+        tmp_path,
+        max_steps=1,
+        gradient_accumulation_steps=3,
+        logging_steps=1,
     )
     trainer.run()
     row = trainer.report.monitor.rows[0]
@@ -60,7 +72,9 @@ def test_the_gradient_norm_is_measured_before_it_is_clipped(tmp_path: Path) -> N
     model = tiny()
     batches = [batch_of(model, utterances())]
     before = [p.detach().clone() for p in model.projector.parameters()]
-    trainer = trainer_of(model, ["projector"], batches, tmp_path, max_grad_norm=1e-3, log_every=1)
+    trainer = trainer_of(
+        model, ["projector"], batches, tmp_path, max_grad_norm=1e-3, logging_steps=1
+    )
     trainer.run()
     moved = [a - b.detach() for a, b in zip(before, model.projector.parameters(), strict=True)]
     total = torch.cat([m.flatten() for m in moved]).norm()
@@ -75,7 +89,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples
     batches = [batch_of(model, utterances()[part]) for part in SPLIT]
     batches[1].waveform[0, 100] = float("nan")
     before = [p.detach().clone() for p in model.parameters()]
-    trainer = trainer_of(model, ["projector"], batches, tmp_path, max_steps=1, accumulation=3)
+    trainer = trainer_of(
+        model, ["projector"], batches, tmp_path, max_steps=1, gradient_accumulation_steps=3
+    )
     with pytest.raises(DivergedError, match=r"step 1: the loss .* batch of u1, u2\."):
         trainer.run()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -54,7 +54,13 @@ def step(folder: Path, seconds: float, *, backward: bool = False) -> tuple[Any, 
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     batches = [batch_of(model, utterances()[:3]), batch_of(model, utterances()[3:])]
     trainer = trainer_of(
-        model, ["projector", "lora"], batches, folder, max_steps=1, accumulation=2, log_every=1
+        model,
+        ["projector", "lora"],
+        batches,
+        folder,
+        max_steps=1,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
     )
     with small_memory(model, seconds, backward=backward) as asked:
         trainer.run()

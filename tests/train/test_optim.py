@@ -77,5 +77,5 @@ def test_each_part_has_its_rate_and_norms_do_not_decay() -> None:
 
 
 def test_a_part_without_a_rate_cannot_learn() -> None:
-    with pytest.raises(ConfigError, match=r"training\.lr\.projector"):
+    with pytest.raises(ConfigError, match=r"training\.learning_rate"):
         parameter_groups(tiny(), lr=LR | {"projector": 0.0}, weight_decay=NO_DECAY)

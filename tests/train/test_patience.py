@@ -19,7 +19,7 @@ from tiny_audio.train.progress import LineDisplay
 from tiny_audio.train.report import Reporter
 from tiny_audio.train.run import train
 
-FROZEN = ("training.lr.projector=1e-30", "training.eval_every=1", "training.eval_utterances=2")
+FROZEN = ("training.learning_rate=1e-30", "training.eval_steps=1", "training.eval_utterances=2")
 
 
 def reporter(folder: Path, metric: str, patience: int | None) -> Reporter:
@@ -71,33 +71,42 @@ def test_the_best_checkpoint_is_best_by_the_metric(metric: str, tmp_path: Path) 
 def test_a_run_that_learns_nothing_ends_after_its_patience(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(data, tmp_path / "a", *FROZEN, "training.max_steps=9", "training.patience=2")
+    done = run(
+        data, tmp_path / "a", *FROZEN, "training.max_steps=9", "training.early_stopping_patience=2"
+    )
     assert done.steps == 3
     assert done.exit_code == 0
     assert done.last is not None
     assert done.last.name == "step-00000003"
     said = capsys.readouterr().out
-    assert "Ended early, after 2 evaluations without a better WER (training.patience=2)" in said
+    assert (
+        "Ended early, after 2 evaluations without a better WER (training.early_stopping_patience=2)"
+        in said
+    )
 
 
 def test_a_resumed_run_counts_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    first = run(data, out, *FROZEN, "training.max_steps=2", "training.patience=3")
+    first = run(data, out, *FROZEN, "training.max_steps=2", "training.early_stopping_patience=3")
     assert first.steps == 2
     again = ("training.resume_from_checkpoint=last", "training.max_steps=9")
-    whole = run(data, tmp_path / "c", *FROZEN, "training.max_steps=9", "training.patience=3")
-    resumed = run(data, out, *FROZEN, *again, "training.patience=3")
+    whole = run(
+        data, tmp_path / "c", *FROZEN, "training.max_steps=9", "training.early_stopping_patience=3"
+    )
+    resumed = run(data, out, *FROZEN, *again, "training.early_stopping_patience=3")
     assert resumed.steps == whole.steps == 4
     figures = [(row["step"], row["wer"], row["eval_loss"]) for row in rows(out, "eval")]
     same = [(row["step"], row["wer"], row["eval_loss"]) for row in rows(tmp_path / "c", "eval")]
     assert figures == same
-    assert run(data, out, *FROZEN, *again, "training.patience=3").steps == 4
-    assert run(data, out, *FROZEN, *again, "training.patience=4").steps == 5
+    assert run(data, out, *FROZEN, *again, "training.early_stopping_patience=3").steps == 4
+    assert run(data, out, *FROZEN, *again, "training.early_stopping_patience=4").steps == 5
 
 
-@pytest.mark.parametrize("override", ["training.patience=0", "training.eval_every=0"])
+@pytest.mark.parametrize(
+    "override", ["training.early_stopping_patience=0", "training.eval_steps=0"]
+)
 def test_a_patience_that_cannot_be_is_refused(override: str) -> None:
     settings = ["model=tiny", "data=folder", "data.path=/nowhere", "output_dir=x"]
-    cfg = compose([*settings, "training.patience=1", override])
+    cfg = compose([*settings, "training.early_stopping_patience=1", override])
     with pytest.raises(ConfigError, match="patience"):
         train(cfg)

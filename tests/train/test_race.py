@@ -23,12 +23,12 @@ KINDS = ("mlp", "moe", "qformer")  # moe draws random numbers, qformer gives few
 RACE = f"training.race=[{','.join(KINDS)}]"
 SHORT = (
     "training.max_steps=6",
-    "training.eval_every=3",
+    "training.eval_steps=3",
     "training.eval_utterances=2",
-    "training.save_every=2",
+    "training.save_steps=2",
     "training.warmup_steps=0",
-    "training.accumulation=2",
-    "training.keep_checkpoints=9",
+    "training.gradient_accumulation_steps=2",
+    "training.save_total_limit=9",
 )
 
 
@@ -68,7 +68,7 @@ def test_the_encoder_runs_once_for_all(data: Path, tmp_path: Path) -> None:
     handle = register_module_forward_pre_hook(
         lambda module, _: calls.append(1) if isinstance(module, AudioEncoder) else None
     )
-    quiet = ("training.eval_every=0", "training.max_steps=3")
+    quiet = ("training.eval_steps=0", "training.max_steps=3")
     try:
         run(data, tmp_path / "run", *quiet, RACE)
     finally:
@@ -115,7 +115,7 @@ def test_ctrl_c_stops_all_at_one_step(data: Path, tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
-    quiet = ("training.eval_every=0", "training.max_steps=500")
+    quiet = ("training.eval_steps=0", "training.max_steps=500")
     summary = run(data, tmp_path / "run", *quiet, RACE)
     assert summary.exit_code == 130
     steps = {

@@ -69,10 +69,14 @@ def test_every_stage_writes_the_same_in_a_new_process(
         cfg = settings(
             data,
             tmp_path / stage.replace(" ", "-"),
-            *("model=nano", f"model.init_from={folders[start]}", "training.eval_every=0"),
+            *("model=nano", f"model.init_from={folders[start]}", "training.eval_steps=0"),
             *(f"training.learns=[{','.join(learns)}]", "training.eval_utterances=0"),
             *("training.max_steps=3", "training.warmup_steps=0", "training.batch_seconds=8"),
-            *("training.lr.projector=1e-3", "training.lr.lora=1e-2", "training.lr.decoder=1e-3"),
+            *(
+                "training.learning_rate=1e-3",
+                "training.lora_learning_rate=1e-2",
+                "training.decoder_learning_rate=1e-3",
+            ),
         )
         model, folders[stage] = trained(cfg)
         assert read_info(folders[stage]).parts == parts

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from tests.train.helpers import rows, run
+from tiny_audio.config import RENAMED
 from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.train.rng import restore_rng, rng_state, seed_everything
 
@@ -17,12 +19,12 @@ TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 LONG = (
     "training.learns=[projector,lora]",
     "model.projector.type=moe",  # its router draws random numbers in training
-    "model.lora.dropout=0.1",
-    "training.eval_every=4",
+    "model.lora.lora_dropout=0.1",
+    "training.eval_steps=4",
     "training.eval_utterances=2",
-    "training.accumulation=2",
-    "training.log_every=3",
-    "training.keep_checkpoints=9",
+    "training.gradient_accumulation_steps=2",
+    "training.logging_steps=3",
+    "training.save_total_limit=9",
 )
 
 
@@ -40,7 +42,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    whole = run(data, tmp_path / "whole", *LONG, "training.max_steps=10", "training.save_every=5")
+    whole = run(data, tmp_path / "whole", *LONG, "training.max_steps=10", "training.save_steps=5")
     # Step 5 lies between two log lines (3 and 6) and within a pool of the data.
     parts = tmp_path / "parts"
     shutil.copytree(tmp_path / "whole", parts)
@@ -53,7 +55,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, tmp_p
         parts,
         *LONG,
         "training.max_steps=10",
-        "training.save_every=5",
+        "training.save_steps=5",
         "training.resume_from_checkpoint=last",
     )
     assert resumed.steps == whole.steps == 10
@@ -68,7 +70,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, tmp_p
 def test_a_run_goes_on_in_another_folder_from_a_named_checkpoint(
     data: Path, tmp_path: Path
 ) -> None:
-    short = ("training.eval_every=0", "training.save_every=2", "training.warmup_steps=0")
+    short = ("training.eval_steps=0", "training.save_steps=2", "training.warmup_steps=0")
     first = run(data, tmp_path / "a", *short, "training.max_steps=2")
     second = run(
         data,
@@ -83,17 +85,36 @@ def test_a_run_goes_on_in_another_folder_from_a_named_checkpoint(
     assert first.last.is_dir()
 
 
+def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, tmp_path: Path) -> None:
+    short = ("training.eval_steps=0", "training.save_steps=2", "training.warmup_steps=0")
+    first = run(data, tmp_path / "a", *short, "training.max_steps=2")
+    assert first.last is not None
+    path = first.last / "config.yaml"
+    config = OmegaConf.load(path)
+    for section, names in RENAMED.items():
+        part = OmegaConf.select(config, section)
+        for old, new in names.items():
+            if isinstance(new, str):
+                part[old] = part.pop(new)
+            else:
+                values = {key: part.pop(name) for key, name in new.items()}
+                part[old] = list(values.values()) if old == "betas" else values
+    OmegaConf.save(config, path)
+    again = ("training.resume_from_checkpoint=last", "training.batch_seconds=auto")
+    assert run(data, tmp_path / "a", *short, "training.max_steps=4", *again).steps == 4
+
+
 def test_todays_learning_rate_holds_after_a_resume(data: Path, tmp_path: Path) -> None:
-    flat = ("training.eval_every=0", "training.warmup_steps=0", "training.min_lr_ratio=1")
+    flat = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rate=1")
     run(data, tmp_path / "a", *flat, "training.max_steps=2")
-    again = ("training.resume_from_checkpoint=last", "training.lr.projector=0.0123")
+    again = ("training.resume_from_checkpoint=last", "training.learning_rate=0.0123")
     run(data, tmp_path / "a", *flat, "training.max_steps=3", *again)
     rates = [row["lr_projector"] for row in rows(tmp_path / "a")]
     assert rates == [1e-3, 1e-3, 0.0123]
 
 
 def test_a_run_is_not_spoilt_by_another_in_its_folder(data: Path, tmp_path: Path) -> None:
-    short = ("training.eval_every=0", "training.save_every=1", "training.max_steps=2")
+    short = ("training.eval_steps=0", "training.save_steps=1", "training.max_steps=2")
     run(data, tmp_path / "a", *short)
     with pytest.raises(ConfigError, match="already holds a run"):
         run(data, tmp_path / "a", *short)
@@ -103,7 +124,7 @@ def test_a_run_is_not_spoilt_by_another_in_its_folder(data: Path, tmp_path: Path
 
 
 def test_what_cannot_go_on_says_why(data: Path, tmp_path: Path) -> None:
-    short = ("training.eval_every=0", "training.max_steps=1")
+    short = ("training.eval_steps=0", "training.max_steps=1")
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         run(data, tmp_path / "a", *short, "training.resume_from_checkpoint=last")
     done = run(data, tmp_path / "a", *short)

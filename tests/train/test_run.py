@@ -14,7 +14,7 @@ from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.checkpoint import load_checkpoint, read_config, read_info
 from tiny_audio.train.run import train
 
-SHORT = ("training.max_steps=3", "training.eval_every=2", "training.eval_utterances=3")
+SHORT = ("training.max_steps=3", "training.eval_steps=2", "training.eval_utterances=3")
 
 
 def test_a_run_leaves_everything_in_its_folder(
@@ -47,7 +47,13 @@ def test_a_run_leaves_everything_in_its_folder(
 
 
 def test_a_row_holds_what_the_monitor_promises(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path / "run", *SHORT, "model.projector.type=moe", "training.accumulation=2")
+    run(
+        data,
+        tmp_path / "run",
+        *SHORT,
+        "model.projector.type=moe",
+        "training.gradient_accumulation_steps=2",
+    )
     row = rows(tmp_path / "run")[-1]
     for name in (
         *("step", "epoch", "loss", "aux_loss", "grad_norm", "grad_norm_max", "lr_projector"),
@@ -71,14 +77,14 @@ def test_what_was_rejected_is_said_with_its_reason(
 ) -> None:
     folder = write_set(tmp_path / "set")
     (folder / "u3.wav").write_bytes(b"no audio at all")
-    summary = run(folder, tmp_path / "run", "training.max_steps=3", "training.eval_every=0")
+    summary = run(folder, tmp_path / "run", "training.max_steps=3", "training.eval_steps=0")
     assert summary.rejects.total > 0
     assert "rejected" in capsys.readouterr().out
     assert summary.last is not None
 
 
 def test_equal_seeds_give_equal_runs(data: Path, tmp_path: Path) -> None:
-    short = ("training.max_steps=3", "training.eval_every=0", "training.learns=[projector,lora]")
+    short = ("training.max_steps=3", "training.eval_steps=0", "training.learns=[projector,lora]")
     losses = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(data, tmp_path / name, *short, f"seed={seed}")
@@ -99,7 +105,7 @@ def test_tensorboard_gets_every_figure(data: Path, tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
     )
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    run(data, tmp_path / "run", *SHORT, "training.tracker=tensorboard")
+    run(data, tmp_path / "run", *SHORT, "training.report_to=tensorboard")
     events = next((tmp_path / "run").rglob("events.out.tfevents*"))
     reader = accumulator.EventAccumulator(str(events.parent))
     reader.Reload()
@@ -113,15 +119,15 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
     data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(MissingExtraError, match=r"tiny-audio\[track\]"):
-        run(data, tmp_path / "run", "training.tracker=wandb")
+        run(data, tmp_path / "run", "training.report_to=wandb")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("training.precision=fp8", "auto, bf16, fp32"),
-        ("training.tracker=mlflow", "null, wandb, tensorboard"),
-        ("training.metric_for_best=cer", "wer, loss"),
+        ("training.report_to=mlflow", "null, wandb, tensorboard"),
+        ("training.metric_for_best_model=cer", "wer, loss"),
         ("training.max_steps=0", r"max_steps=0: must be above 0"),
         ("training.learns=[encoder]", r"training\.learns"),
         ("evaluation.scoring=nonsense", "whisper-en"),

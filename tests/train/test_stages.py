@@ -109,7 +109,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
-    short = ("training.max_steps=2", "training.eval_every=0", "training.eval_utterances=2")
+    short = ("training.max_steps=2", "training.eval_steps=0", "training.eval_utterances=2")
     one = run(data, tmp_path / "1", *short)
     assert one.last is not None
     begin = f"model.init_from={one.last}"
@@ -137,7 +137,7 @@ def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
 def test_a_start_from_another_model_is_refused_by_field(
     change: str, field: str, data: Path, tmp_path: Path
 ) -> None:
-    short = ("training.max_steps=1", "training.eval_every=0", "training.eval_utterances=1")
+    short = ("training.max_steps=1", "training.eval_steps=0", "training.eval_utterances=1")
     one = run(data, tmp_path / "1", *short)
     with pytest.raises(CheckpointError, match=field):
         run(data, tmp_path / "2", *short, f"model.init_from={one.last}", change)

@@ -12,14 +12,14 @@ from tests.train.test_patience import reporter
 from tests.train.test_resume import untimed
 from tiny_audio.train.evaluation import Checkup
 
-SHORT = ("training.eval_every=2", "training.eval_utterances=2", "training.max_steps=4")
+SHORT = ("training.eval_steps=2", "training.eval_utterances=2", "training.max_steps=4")
 
 
 def test_the_start_is_evaluated_once_and_a_resume_knows_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = run(data, tmp_path / "one", "training.max_steps=2", "training.eval_every=0")
-    stage = (*SHORT, "+experiments=mlp_lora", "training.save_every=2")
+    first = run(data, tmp_path / "one", "training.max_steps=2", "training.eval_steps=0")
+    stage = (*SHORT, "+experiments=mlp_lora", "training.save_steps=2")
     begin = f"model.init_from={first.last}"
     whole = run(data, tmp_path / "two", *stage, begin)
     assert [row["step"] for row in rows(tmp_path / "two", "eval")] == [0, 2, 4]
@@ -35,20 +35,20 @@ def test_the_start_is_evaluated_once_and_a_resume_knows_it(
 def test_a_run_that_only_gets_worse_says_that_the_start_is_best(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = run(data, tmp_path / "one", "training.max_steps=1", "training.eval_every=0")
+    first = run(data, tmp_path / "one", "training.max_steps=1", "training.eval_steps=0")
     worse = (
         "training.learns=[projector,decoder]",
-        "training.lr.decoder=1",
+        "training.decoder_learning_rate=1",
         "training.warmup_steps=0",
         "training.eval_utterances=0",
     )
     done = run(data, tmp_path / "two", *SHORT, *worse, f"model.init_from={first.last}")
     said = capsys.readouterr().out
     assert "Worse than at the start: " in said
-    assert "lower training.lr" in said
+    assert "lower the learning rate" in said
     assert f"No checkpoint is better than {first.last} (eval loss " in said
     assert f"Best checkpoint: {done.best} (no better than the start)" in said
-    patient = ("training.patience=1", "training.max_steps=9")
+    patient = ("training.early_stopping_patience=1", "training.max_steps=9")
     ended = run(data, tmp_path / "p", *SHORT, *worse, *patient, f"model.init_from={first.last}")
     assert ended.steps == 2
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tiny_audio.audio import headers
+from tiny_audio.audio.fetch import Arriving
 
 Mono = NDArray[np.float32]
 
@@ -34,6 +35,7 @@ _BATCH_SAMPLES = 1 << 15  # FFmpeg's frames are tiny; joined to blocks of at lea
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
+_LIVE_BYTES = 1 << 12  # of a pipe, waited for at a time
 _NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
@@ -102,6 +104,7 @@ class Seekable:
     def __init__(self, file: BinaryIO) -> None:
         self._seek = file.seek
         self.read, self.tell = file.read, file.tell
+        self.seekable = lambda: not isinstance(file, Arriving) or file.must_seek()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -119,7 +122,7 @@ def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     Raises:
         UndecodableError: on opening, or while the blocks are read.
     """
-    if file.read(4) not in headers.LIBSNDFILE_MAGIC:
+    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, Arriving):
         raise UndecodableError("not_audio", "is no format of libsndfile")
     cut = headers.declared_over_held(file)
     file.seek(0)
@@ -158,12 +161,20 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     """
     head = file.read(12)
     counts_frames = headers.has_mp3_count(file)
-    broken_off = headers.declared_over_held(file) > 1 + _EXACT  # FFmpeg believes what is there
+    arriving = isinstance(file, Arriving)  # then nobody knows where it ends
+    # FFmpeg believes what is there.
+    broken_off = not arriving and headers.declared_over_held(file) > 1 + _EXACT
     file.seek(0)
     try:
         # A playlist must not make FFmpeg open other files or addresses.
         options = {"protocol_whitelist": "none"}
-        container = av.open(Seekable(file), mode="r", options=options, metadata_errors="replace")
+        container = av.open(
+            Seekable(file),
+            mode="r",
+            options=options,
+            metadata_errors="replace",
+            buffer_size=_LIVE_BYTES if arriving else 1 << 15,
+        )
     except (av.FFmpegError, ValueError) as error:
         if headers.looks_like_audio(head):
             raise UndecodableError(
@@ -188,11 +199,20 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         if first is not None:
             decoding.rate = first.sample_rate  # HE-AAC declares half the rate it decodes to
             decoding.blocks = _ffmpeg_blocks(chain([first], frames), first.sample_rate)
+            if isinstance(file, Arriving):
+                decoding.blocks = _to_its_end(file, decoding, decoding.blocks)
         if not decoding.rate:
             raise UndecodableError("truncated", "holds no audio that can be decoded")
         if container.format.name not in _EXACT_FORMATS:
             decoding.slack = _PADDING_SAMPLES / decoding.rate
         yield decoding
+
+
+def _to_its_end(file: Arriving, decoding: Decoding, blocks: Iterator[Mono]) -> Iterator[Mono]:
+    """The blocks of what was still arriving; at the end its header can be held against it."""
+    yield from blocks
+    if file.ended and headers.declared_over_held(cast(BinaryIO, file)) > 1 + _EXACT:
+        decoding.damage = math.inf
 
 
 def _declared(container: InputContainer, stream: av.AudioStream) -> float | None:

@@ -38,6 +38,7 @@ def load_audio(
     max_seconds: float | None = None,
     offset: float | None = None,
     duration: float | None = None,
+    max_bytes: int | None = None,
 ) -> Mono:
     """Read a recording as a mono float32 waveform [S] at 16 kHz.
 
@@ -54,30 +55,37 @@ def load_audio(
         offset, duration: read only this stretch, in seconds, or what the recording holds of it;
             what comes before it is leapt over where the format allows. Without a duration it goes
             to the end. `max_seconds` has no meaning then.
+        max_bytes: refuse an address or a pipe of more, see ``opened``.
 
     Raises:
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
     """
     if offset is not None:
-        return _stretch(source, sample_rate, offset, duration)
-    blocks = audio_blocks(source, sample_rate=sample_rate, max_seconds=max_seconds)
+        return _stretch(source, sample_rate, offset, duration, max_bytes)
+    blocks = audio_blocks(
+        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
+    )
     return np.concatenate(list(blocks))
 
 
 def _stretch(
-    source: AudioInput, sample_rate: int | None, offset: float, duration: float | None
+    source: AudioInput,
+    sample_rate: int | None,
+    offset: float,
+    duration: float | None,
+    max_bytes: int | None,
 ) -> Mono:
     start = round(offset * SAMPLE_RATE)
     stop = None if duration is None else start + round(duration * SAMPLE_RATE)
     if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
-        with opened(source) as (file, _):
+        with opened(source, max_bytes=max_bytes) as (file, _):
             found = read_stretch(file, start, stop)
             if found is not None:
                 return found
     pieces = [np.zeros(0, np.float32)]
     place = 0
-    for block in audio_blocks(source, sample_rate=sample_rate):
+    for block in audio_blocks(source, sample_rate=sample_rate, max_bytes=max_bytes):
         pieces.append(block[max(0, start - place) : None if stop is None else max(0, stop - place)])
         place += len(block)
         if stop is not None and place >= stop:
@@ -86,12 +94,18 @@ def _stretch(
 
 
 def audio_blocks(
-    source: AudioInput, *, sample_rate: int | None = None, max_seconds: float | None = None
+    source: AudioInput,
+    *,
+    sample_rate: int | None = None,
+    max_seconds: float | None = None,
+    max_bytes: int | None = None,
+    live: bool = False,
 ) -> Iterator[Mono]:
     """Read a recording block by block; joined, the blocks are what ``load_audio`` returns.
 
     However long it is, only a few MB of it are in memory. Errors are those of ``load_audio``; of a
-    recording that is damaged or breaks off, what can be read comes before the error.
+    recording that is damaged or breaks off, what can be read comes before the error. With `live`
+    a pipe is decoded while it is still being written, by FFmpeg in every format.
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         samples, name = _as_samples(source)
@@ -101,7 +115,7 @@ def audio_blocks(
         yield from _resampled(decoding, name, max_seconds)
         return
     given = 0
-    with opened(source) as (file, name):
+    with opened(source, max_bytes=max_bytes, whole=not live) as (file, name):
         try:
             with libsndfile(file) as decoding:
                 for block in _resampled(decoding, name, max_seconds):

@@ -104,7 +104,7 @@ def check_set(
     tally, rejects = Tally(lengths, tests), RejectCounts()
     seconds = config.training.batch_seconds
     budget = math.inf if isinstance(seconds, str) else seconds  # auto: chosen in training
-    for result, number in decode(reading.items(), preparer, data.workers):
+    for result, number in decode(reading.items(), preparer, data.num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else None
         if isinstance(result, Utterance):
@@ -157,7 +157,7 @@ def check_command(
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")
     with _progress() as show:
         tests = [
-            EvaluationSet(name, _evaluation(opened, config.data.workers))
+            EvaluationSet(name, _evaluation(opened, config.data.num_workers))
             for name, opened in reading
         ]
         found = check_set(config, sources, lengths, tests, limit=limit, on_progress=show)
@@ -208,10 +208,10 @@ def _settings(data: str, settings: Sequence[str], model: str) -> tuple[Config, P
     return config, folder
 
 
-def _evaluation(sources: Sequence[Source], workers: int) -> Iterator[Utterance]:
+def _evaluation(sources: Sequence[Source], num_workers: int) -> Iterator[Utterance]:
     """What can be used of an evaluation set, whatever its length."""
     preparer = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
-    for result, _ in decode(Reading(sources, None).items(), preparer, workers):
+    for result, _ in decode(Reading(sources, None).items(), preparer, num_workers):
         if isinstance(result, Utterance):
             yield result
 

@@ -28,13 +28,13 @@ AHEAD = 4  # chunks that wait for or in each worker
 
 
 def decode(
-    items: Iterable[tuple[Item, T]], preparer: Preparer, workers: int
+    items: Iterable[tuple[Item, T]], preparer: Preparer, num_workers: int
 ) -> Iterator[tuple[Result, T]]:
     """The items in their order, decoded; what is paired with an item stays in this process.
 
-    `workers` 0 decodes here. With workers, some chunks more than were asked for are read ahead.
+    `num_workers` 0 decodes here. With workers, some chunks more than were asked for are read ahead.
     """
-    if workers == 0:
+    if num_workers == 0:
         for item, tag in items:
             yield _decoded(item, preparer), tag
         return
@@ -42,7 +42,7 @@ def decode(
     loader: DataLoader[Any] = DataLoader(
         _Decoder(preparer),
         batch_sampler=_chunks(items, tags),  # runs in this process; its "indices" are the records
-        num_workers=workers,
+        num_workers=num_workers,
         prefetch_factor=AHEAD,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,

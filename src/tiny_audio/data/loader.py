@@ -54,7 +54,7 @@ class TrainingStream:
 
     Iterating goes on after the last batch that was yielded, also in another process that has
     loaded the `state_dict`: then the utterances of one pool are decoded again, no more. The order
-    is a function of `seed` and the sources, not of `workers`. With several ranks, each has a
+    is a function of `seed` and the sources, not of `num_workers`. With several ranks, each has a
     share of the records that no other has, and a `state_dict` of its own.
 
     Args:
@@ -82,7 +82,7 @@ class TrainingStream:
         min_seconds: float,
         max_seconds: float,
         max_label_tokens: int,
-        workers: int,
+        num_workers: int,
         seed: int,
         rank: int,
         world_size: int,
@@ -98,7 +98,7 @@ class TrainingStream:
         self._log = log or RejectLog()
         self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
         self._batch_seconds, self._max_utterances = batch_seconds, max_utterances
-        self._pool, self._workers = pool, workers
+        self._pool, self._num_workers = pool, num_workers
         self._seed, self._rank = seed, rank
         self._data = {
             "sources": [[source.name, source.length] for source in sources],
@@ -180,7 +180,7 @@ class TrainingStream:
             rejects=self.rejects,
             log=self._log,
             budget=self._batch_seconds,
-            workers=self._workers,
+            num_workers=self._num_workers,
         )
         pool = reader.begin(self._pool)
         reader.fill(pool, self._pool)
@@ -220,7 +220,7 @@ def eval_utterances(
     min_seconds: float,
     max_seconds: float,
     max_label_tokens: int,
-    workers: int,
+    num_workers: int,
     rejects: RejectCounts,
     rank: int = 0,
     world_size: int = 1,
@@ -240,7 +240,7 @@ def eval_utterances(
     records = enumerate(chain.from_iterable(source.records() for source in sources))
     mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
     usable: dict[int, Utterance] = {}
-    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), workers):
+    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else limits.check(result)
         if reject is not None:

@@ -52,12 +52,12 @@ class PoolReader:
         rejects: RejectCounts,
         log: RejectLog,
         budget: float,
-        workers: int,
+        num_workers: int,
     ) -> None:
         self._mixture, self._limits, self._budget = mixture, limits, budget
         self._rejects, self._log = rejects, log
         drawn = ((_on_pass(draw), draw) for draw in mixture.draws(start))
-        self._results = decode(drawn, preparer, workers)
+        self._results = decode(drawn, preparer, num_workers)
         self._pending: tuple[Result, MixtureDraw] | None = None  # belongs to the next pool
         self._end = start  # after the last record that went into a pool
         self._fruitful = start  # after the last usable one

@@ -6,10 +6,9 @@ wheel (the extra `synth`).
 
 import _ctypes
 import ctypes
+import os
 import random
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,8 +88,9 @@ class Synthesiser:
     """espeak-ng in this process: the same text and voice always give the same samples.
 
     The library carries phases and random numbers over from one sentence to the next, so each
-    sentence is spoken by a copy of it that was just loaded (a private copy, so that nobody else
-    keeps it in memory).
+    sentence is spoken by a library that was just loaded. On Linux it is loaded from a private copy
+    in memory, so that nobody else in the process keeps it loaded; the system frees the copy
+    however the process ends. Elsewhere it is loaded from where it is installed.
 
     Raises:
         MissingExtraError: without the `synth` extra.
@@ -98,9 +98,11 @@ class Synthesiser:
 
     def __init__(self) -> None:
         library, self.data = _espeak_paths()
-        self._folder = tempfile.TemporaryDirectory(prefix="tiny-audio-")
-        self._copy = Path(self._folder.name, library.name)
-        shutil.copyfile(library, self._copy)
+        self._library = str(library)
+        if sys.platform == "linux":
+            self._copy = os.fdopen(os.memfd_create(library.name), "wb", buffering=0)
+            self._copy.write(library.read_bytes())
+            self._library = f"/proc/self/fd/{self._copy.fileno()}"
         self._c = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
 
     def __call__(self, text: str, voice: Voice) -> npt.NDArray[np.float32]:
@@ -114,7 +116,7 @@ class Synthesiser:
 
         callback = _CALLBACK(receive)  # kept alive: C holds only the pointer
         with _LOCK:
-            library = ctypes.CDLL(str(self._copy))
+            library = ctypes.CDLL(self._library)
             try:
                 rate = self._begin(library, callback, voice)
                 encoded = text.encode()

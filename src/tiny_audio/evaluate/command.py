@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from tiny_audio import logs
 from tiny_audio.config import DataConfig
 from tiny_audio.data.named import open_set
 from tiny_audio.data.records import Source
@@ -79,7 +80,7 @@ def evaluate_command(
     run = _Run(out, rule, options, limit)
     done = run.whole()
     evaluations: dict[str, Evaluation] = {}
-    with (out / RESULTS).open("a", encoding="utf-8") as results:
+    with logs.to_file(out), (out / RESULTS).open("a", encoding="utf-8") as results:
         for name, model in found.items():
             mine = [record for record in done if record.model == name]
             evaluations[name] = run.evaluate(name, model, sets, mine, results)
@@ -155,9 +156,10 @@ class _Run:
             samples = read_samples(
                 test_set.sources,
                 limit=self.limit,
-                workers=0 if on_cpu else DataConfig().workers,
+                num_workers=0 if on_cpu else DataConfig().num_workers,
                 ahead_seconds=self.options.batch_seconds,
                 start=before,
+                max_bytes=self.options.max_bytes,
             )
             with Progress(f"{name} on {test_set.name}", total, before) as progress:
                 for chunk in chunks(samples, self.chunk_seconds):
@@ -220,6 +222,7 @@ def _settings(
         "beams": options.beams,
         "language": options.language,
         "quantise": options.quantise,
+        "dtype": options.dtype,
     }
 
 

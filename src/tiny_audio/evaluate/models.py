@@ -9,6 +9,7 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.evaluate.listener import Listener, SpeechListener
 from tiny_audio.evaluate.pipeline import PipelineListener, is_transformers_folder
+from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.model.checkpoint import INFO
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
@@ -18,7 +19,7 @@ CHECKPOINTS = ("best", "last")
 
 @dataclass(frozen=True)
 class Found:
-    """A model that is there: `path` is a folder, or a hub id where it was not fetched yet."""
+    """A model that is there, in the folder `path`."""
 
     name: str
     path: str
@@ -35,6 +36,8 @@ class Options:
     beams: int
     language: str | None
     quantise: str | None = None  # int8 or int4, of ours
+    dtype: str | None = None  # None: as in training, or as the other model's files say
+    max_bytes: int | None = None  # of a recording at an address, see `load_audio`
 
 
 def find_model(name: str, checkpoint: str) -> Found:
@@ -43,17 +46,18 @@ def find_model(name: str, checkpoint: str) -> Found:
     Args:
         checkpoint: ``best`` or ``last``, of a run.
 
-    Raises ModelError or CheckpointError where it is none of these.
+    Raises HubError, ModelError or CheckpointError where it is none of these.
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {checkpoint}: use {' or '.join(CHECKPOINTS)}.")
+    if name in BUNDLED:
+        return Found(name, str(find_checkpoint(name, checkpoint)), True)
     folder = Path(name).expanduser()
-    if name not in BUNDLED and folder.is_dir():
-        foreign = is_transformers_folder(folder) and not (folder / INFO).is_file()
-        if foreign:
-            return Found(name, str(folder), False)
-    elif name not in BUNDLED and _foreign_on_hub(name):
-        return Found(name, name, False)
+    if not folder.exists() and is_hub_id(name):
+        ours = (snapshot(name, files=SMALL_FILES) / INFO).is_file()
+        folder = snapshot(name, files=None if ours else MODEL_FILES)
+    if is_transformers_folder(folder) and not (folder / INFO).is_file():
+        return Found(name, str(folder), False)
     return Found(name, str(find_checkpoint(str(folder), checkpoint)), True)
 
 
@@ -62,9 +66,10 @@ def open_model(found: Found, options: Options) -> Listener:
     if found.ours:
         if options.language is not None:
             raise ConfigError(f"{found.name}: takes no --language.")
+        model = resolve_model(found.path, device=options.device, dtype=options.dtype)
         return SpeechListener(
-            quantise(resolve_model(found.path, device=options.device), options.quantise),
-            GenerationConfig(beams=options.beams),
+            quantise(model, options.quantise),
+            GenerationConfig(num_beams=options.beams),
             options.batch_seconds,
             options.max_utterances,
         )
@@ -77,18 +82,5 @@ def open_model(found: Found, options: Options) -> Listener:
         max_utterances=options.max_utterances,
         beams=options.beams,
         language=options.language,
+        dtype=options.dtype,
     )
-
-
-def _foreign_on_hub(name: str) -> bool:
-    """Whether the hub, or what was fetched of it, has this model and it is none of ours."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    def has(file: str) -> bool:
-        try:
-            return bool(hf_hub_download(name, file))
-        except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-            return False  # not there, or out of reach: `find_checkpoint` says it in a line
-
-    return not has(INFO) and has("config.json")

@@ -53,6 +53,7 @@ class PipelineListener:
             are sorted by length.
         beams: of the search; CTC models have none.
         language: for models that know several; None lets them guess.
+        dtype: of the weights; None or ``auto``: as its files say.
 
     Raises ModelError if it is no speech recogniser or does not load.
     """
@@ -66,11 +67,12 @@ class PipelineListener:
         max_utterances: int,
         beams: int = 1,
         language: str | None = None,
+        dtype: str | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.batch_seconds = batch_seconds
         self.max_utterances = max_utterances
-        self._pipeline = _load(name, self.device)
+        self._pipeline = _load(name, self.device, dtype or "auto")
         self._generate: dict[str, Any] = {}
         if self._pipeline.type.startswith("seq2seq"):
             self._generate = {"num_beams": beams}
@@ -168,14 +170,14 @@ class PipelineListener:
         return samples if lengths is None else int(lengths(torch.tensor(samples)))
 
 
-def _load(name: str, device: torch.device) -> Any:
+def _load(name: str, device: torch.device, dtype: str) -> Any:
     from transformers import pipeline
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # its hints are for programmers, and come with every batch
     try:
-        found = pipeline("automatic-speech-recognition", model=name, device=device)
+        found = pipeline("automatic-speech-recognition", model=name, device=device, dtype=dtype)
     except Exception as error:  # config, tokenizer, weights and hub errors share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name}: does not load as a speech recogniser: {first}") from error

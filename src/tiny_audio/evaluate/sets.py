@@ -34,10 +34,12 @@ class Sample:
 
 
 def read_set(
-    sources: Sequence[Source], *, limit: int | None, workers: int, ahead_seconds: float
+    sources: Sequence[Source], *, limit: int | None, num_workers: int, ahead_seconds: float
 ) -> Iterator[Utterance | Reject]:
     """The utterances alone, see `read_samples`."""
-    samples = read_samples(sources, limit=limit, workers=workers, ahead_seconds=ahead_seconds)
+    samples = read_samples(
+        sources, limit=limit, num_workers=num_workers, ahead_seconds=ahead_seconds
+    )
     return (sample.item for sample in samples)
 
 
@@ -45,17 +47,19 @@ def read_samples(
     sources: Sequence[Source],
     *,
     limit: int | None,
-    workers: int,
+    num_workers: int,
     ahead_seconds: float,
     start: int = 0,
+    max_bytes: int | None = None,
 ) -> Iterator[Sample]:
     """Every utterance once, in a fixed order, those that cannot be used as rejects.
 
     The text is the transcript as the source has it, and may be empty: what of it counts is the
     scoring rule's business. Stretches that their corpus marks as not transcribed are rejected. No
     length is refused. Audio is read on a background thread, which keeps about `ahead_seconds`
-    ready, and decoded in `workers` processes (0: on that thread). The first `start` utterances
-    are passed over; `limit` counts them too.
+    ready, and decoded in `num_workers` processes (0: on that thread). The first `start` utterances
+    are passed over; `limit` counts them too. `max_bytes`: of a recording at an address, see
+    `load_audio`.
 
     Raises DataError for a source without end, unless there is a limit.
     """
@@ -65,8 +69,10 @@ def read_samples(
     items = chain.from_iterable(source.records() for source in sources)
     decoded = decode(
         ((item, _place(item)) for item in islice(items, start, limit)),
-        Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf),
-        workers,
+        Preparer(
+            LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes
+        ),
+        num_workers,
     )
     samples = (_sample(item, *place) for item, place in decoded)
     first = list(islice(samples, 1))  # worker processes start here, not on the thread

@@ -6,7 +6,7 @@ does not fit is halved and repeated, and so are those that come after it: nothin
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,6 +17,8 @@ import torch
 from tiny_audio.model.speech import SpeechModel
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 AUTO = 0  # as a number of utterances: what memory allows
 MOST_UTTERANCES = {"cuda": 1024, "cpu": 256}  # more are no faster
@@ -88,10 +90,10 @@ def in_parts(
         if _fits(run, batch, last=len(batch) == 1):
             continue
         if limit == float("inf"):
-            warnings.warn(
-                f"A batch of {padded:.0f} s of audio, padding included, does not fit into memory: "
-                "it is halved, and so are those after it.",
-                stacklevel=2,
+            logger.warning(
+                "A batch of %.0f s of audio, padding included, does not fit into memory: it is "
+                "halved, and so are those after it.",
+                padded,
             )
         limit = padded / 2 + 1e-6
         pending.appendleft(batch)

@@ -16,7 +16,7 @@ from tiny_audio.errors import AudioError
 from tiny_audio.infer.recognise import Recognition
 
 _MARGIN = 0.2  # seconds after a cut that may decide where it lies: how loud it is around it
-_WINDOWS = 10  # so many of the longest spans are read before the first is cut
+_WINDOWS = 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class Piece:
 
 
 def read_pieces(
-    source: AudioInput, rate: int | None, max_seconds: float, min_seconds: float
+    source: AudioInput,
+    rate: int | None,
+    max_seconds: float,
+    min_seconds: float,
+    max_bytes: int | None = None,
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     """The spans [S] of one recording, in order; always at least one, and one that is the last.
 
@@ -41,10 +45,12 @@ def read_pieces(
         source: see ``load_audio``.
         rate: of an array.
         max_seconds, min_seconds: of a span, see ``split_long``.
+        max_bytes: of an address or a pipe, see ``load_audio``.
     """
     start, held = 0, np.zeros(0, np.float32)
     try:
-        for span in split_stream(audio_blocks(source, sample_rate=rate), max_seconds, min_seconds):
+        blocks = audio_blocks(source, sample_rate=rate, max_bytes=max_bytes)
+        for span in split_stream(blocks, max_seconds, min_seconds):
             if len(held):
                 yield Piece(start, last=False), held
             start, held = start + len(held), span
@@ -55,16 +61,19 @@ def read_pieces(
 
 
 def split_stream(
-    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float
+    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float, windows: int = _WINDOWS
 ) -> Iterator[np.ndarray]:
-    """The spans of ``split_long``, cut from blocks [S] that come one after the other."""
+    """The spans of ``split_long``, cut from blocks [S] that come one after the other.
+
+    `windows`: so many of the longest spans are waited for before the first is cut.
+    """
     reach = int((max_seconds + min_seconds + _MARGIN) * SAMPLE_RATE)
     waiting: list[np.ndarray] = []
     samples = 0
     for block in blocks:
         waiting.append(block)
         samples += len(block)
-        if samples < _WINDOWS * reach:
+        if samples < windows * reach:
             continue
         whole, cut = np.concatenate(waiting), 0
         for start, end in split_long(whole, max_seconds, min_seconds):

@@ -11,10 +11,14 @@ from tiny_audio.infer.recognise import cut_clips, prompt_batch
 from tiny_audio.model.speech import SpeechModel
 
 
-def stream(model: SpeechModel, waveform: np.ndarray, options: GenerationConfig) -> Iterator[str]:
-    """Pieces of the text of one waveform [S] float32 16 kHz, span after span."""
+def stream(
+    model: SpeechModel, waveforms: Iterable[np.ndarray], options: GenerationConfig
+) -> Iterator[str]:
+    """Pieces of the text of consecutive waveforms [S] float32 16 kHz, span after span."""
     return join_pieces(
-        model.stream(prompt_batch(model, [clip]), options) for _, clip in cut_clips(model, waveform)
+        model.stream(prompt_batch(model, [clip]), options)
+        for waveform in waveforms
+        for _, clip in cut_clips(model, waveform)
     )
 
 

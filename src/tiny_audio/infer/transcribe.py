@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
-from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, load_audio
+from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.config import EvaluationConfig, GenerationConfig
 from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, Recognition, Segment, recognise
-from tiny_audio.infer.spans import Piece, join_pieces, read_pieces
+from tiny_audio.infer.spans import Piece, join_pieces, read_pieces, split_stream
 from tiny_audio.infer.stream import stream
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.resolve import resolve_model
@@ -50,14 +50,15 @@ class Options(TypedDict, total=False):
 
     sample_rate: of arrays and tensors, where it is not 16 kHz. batch_seconds, max_utterances:
     padded audio and clips that go through the model at once; 0 clips: what memory allows, see
-    batch_size.py. beams: 1 is greedy. on_audio: is told the seconds of audio of every batch that
-    is done.
+    batch_size.py. beams: 1 is greedy. max_bytes: of an address or a pipe, see `load_audio`.
+    on_audio: is told the seconds of audio of every batch that is done.
     """
 
     sample_rate: int | None
     batch_seconds: float
     max_utterances: int
     beams: int
+    max_bytes: int | None
     on_audio: Callable[[float], None] | None
 
 
@@ -98,7 +99,9 @@ class Recogniser:
             (
                 ((_path(file), piece), span)
                 for file in files
-                for piece, span in read_pieces(file, rate, window, MIN_SPAN_SECONDS)
+                for piece, span in read_pieces(
+                    file, rate, window, MIN_SPAN_SECONDS, options.get("max_bytes")
+                )
             ),
             cost=lambda item: len(item[1]) / SAMPLE_RATE,
             budget=batch_seconds,
@@ -106,7 +109,7 @@ class Recogniser:
         recognised = recognise(
             self.model,
             loaded,
-            options=GenerationConfig(beams=options.get("beams", GenerationConfig.beams)),
+            options=GenerationConfig(num_beams=options.get("beams", GenerationConfig.num_beams)),
             batch_seconds=batch_seconds,
             max_utterances=options.get("max_utterances", EvaluationConfig.max_utterances),
             on_audio=options.get("on_audio"),
@@ -121,25 +124,34 @@ class Recogniser:
                 )
                 found.clear()
 
-    def stream(self, file: AudioInput, *, sample_rate: int | None = None) -> Iterator[str]:
+    def stream(
+        self, file: AudioInput, *, sample_rate: int | None = None, max_bytes: int | None = None
+    ) -> Iterator[str]:
         """Pieces of one recording's text as they are written; together they are its text.
 
-        Raises AudioError, before the first piece, if the recording cannot be read.
+        They come while a long file, or a pipe that is still open, is being read. Raises AudioError
+        where the recording cannot be read further, after the text of what comes before.
         """
-        waveform = load_audio(file, sample_rate=sample_rate)
-        return stream(self.model, waveform, GenerationConfig())
+        blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
+        spans = prefetch(
+            split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS, windows=1),
+            cost=lambda span: len(span) / SAMPLE_RATE,
+            budget=EvaluationConfig.batch_seconds,
+        )
+        return stream(self.model, spans, GenerationConfig())
 
 
 def load(
     name_or_dir: str = "nano",
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | None = "auto",
     quantise: str | None = None,
 ) -> Recogniser:
     """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
 
-    quantise: `int8` or `int4` for smaller weights, see docs/speed.md.
+    dtype: of the frozen weights, None: as in training. quantise: `int8` or `int4` for smaller
+    weights, see docs/speed.md.
     """
     model = resolve_model(name_or_dir, device=device, dtype=dtype)
     return Recogniser(quantise_weights(model, quantise))
@@ -167,6 +179,8 @@ def transcribe_command(
     max_utterances: int,
     beams: int,
     quantise: str | None = None,
+    dtype: str | None = "auto",
+    max_bytes: int | None = None,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
 
@@ -178,18 +192,22 @@ def transcribe_command(
         raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
     if "-" in files and sys.stdin is None:
         raise ConfigError("standard input is closed: name a file instead of -, or feed one in.")
-    recogniser = load(model, device=device, quantise=quantise)
+    recogniser = load(model, device=device, dtype=dtype, quantise=quantise)
     sources = [sys.stdin.buffer if name == "-" else name for name in files]
     names = [f"{name}: " if len(files) > 1 else "" for name in files]
     if stream:
         printed = [
-            _print_stream(recogniser, name, source)
+            _print_stream(recogniser, name, source, max_bytes)
             for name, source in zip(names, sources, strict=True)
         ]
         return 0 if all(printed) else 1
     failures = 0
     transcripts = recogniser.transcripts(
-        sources, batch_seconds=batch_seconds, max_utterances=max_utterances, beams=beams
+        sources,
+        batch_seconds=batch_seconds,
+        max_utterances=max_utterances,
+        beams=beams,
+        max_bytes=max_bytes,
     )
     for name, transcript in zip(names, transcripts, strict=True):
         if transcript.error is not None:
@@ -202,17 +220,21 @@ def transcribe_command(
     return 1 if failures else 0
 
 
-def _print_stream(recogniser: Recogniser, name: str, source: AudioInput) -> bool:
-    """Print one recording's text as it is written; True if it could be read."""
+def _print_stream(
+    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
+) -> bool:
+    """Print one recording's text as it is written; True if it could be read to its end."""
+    begun = False
     try:
-        pieces = recogniser.stream(source)
+        for piece in recogniser.stream(source, max_bytes=max_bytes):
+            write_out(piece if begun else name + piece)
+            begun = True
     except AudioError as error:
+        if begun:
+            write_out("\n")
         print(error, file=sys.stderr)
         return False
-    write_out(name)
-    for piece in pieces:
-        write_out(piece)
-    write_out("\n")
+    write_out("\n" if begun else name + "\n")
     return True
 
 

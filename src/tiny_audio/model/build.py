@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
 from tiny_audio.model.device import pick_dtype
 from tiny_audio.model.encoder import AudioEncoder
@@ -34,7 +35,9 @@ logger = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
 _RANDOM_SEED = 0  # of random bases: they must be the same in the process that loads a checkpoint
-_UNPACKED = "model.attention=packed: %s gives other numbers so; it keeps its batches padded."
+_UNPACKED = (
+    "model.attn_implementation=packed: %s gives other numbers so; it keeps its batches padded."
+)
 _ATTENTION = ("sdpa", "eager", "flash_attention_2", PACKED)
 
 
@@ -48,25 +51,32 @@ def build_model(
     """Load the frozen encoder and decoder of a pair and join them with a fresh projector.
 
     Args:
-        cfg: the model's settings.
+        cfg: the model's settings. The revisions of parts from the hub become the commits that
+            were loaded, so that a checkpoint with these settings always finds the same ones.
         device: where everything goes.
         spec_augment: masks for training.
         seed: of the projector's first weights.
 
     Raises:
+        HubError: a part cannot be fetched.
         ModelError: a part cannot be loaded or does not fit.
         ConfigError: a setting has no such value.
     """
-    if cfg.attention not in _ATTENTION:
+    if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
-            f"model.attention: '{cfg.attention}' is unknown; use one of {list(_ATTENTION)}"
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
+            f"{list(_ATTENTION)}"
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
     dtype = pick_dtype(cfg.dtype, device)
+    if not cfg.random_weights:
+        for part in (cfg.encoder, cfg.decoder):
+            folder = snapshot(resolve_id(part.id), part.revision, files=SMALL_FILES)
+            part.revision = commit_of(folder) or part.revision
     encoder = _encoder(cfg, dtype, device)
     lm, tokenizer = _decoder(cfg, dtype, device)
-    if cfg.attention == PACKED and not can_pack(lm):
+    if cfg.attn_implementation == PACKED and not can_pack(lm):
         lm.set_attn_implementation("sdpa")
         logger.warning(_UNPACKED, cfg.decoder.id)
     n_mels = cfg.features.n_mels
@@ -146,7 +156,7 @@ def _encoder(
     part = cfg.encoder
     common: dict[str, Any] = {
         "padding": part.padding,
-        "attention": cfg.attention,
+        "attn_implementation": cfg.attn_implementation,
         "dtype": dtype,
         "device": device,
     }
@@ -160,7 +170,11 @@ def _decoder(
     cfg: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     part = cfg.decoder
-    common: dict[str, Any] = {"attention": cfg.attention, "dtype": dtype, "device": device}
+    common: dict[str, Any] = {
+        "attn_implementation": cfg.attn_implementation,
+        "dtype": dtype,
+        "device": device,
+    }
     if cfg.random_weights:
         _need_architecture("decoder", part.architecture)
         return random_decoder(part.architecture, seed=_RANDOM_SEED, **common)

@@ -74,7 +74,9 @@ def read_config(folder: Path) -> schema.Config:
     """The configuration that a checkpoint was made with, checked against today's settings."""
     path = folder / CONFIG
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.load(path))
+        stored = OmegaConf.load(path)
+        _rename(stored)
+        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), stored)
         config = OmegaConf.to_object(merged)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {CONFIG}") from None
@@ -85,12 +87,38 @@ def read_config(folder: Path) -> schema.Config:
     return config
 
 
+def take_revisions(cfg: schema.ModelConfig, folder: Path) -> None:
+    """Let a model have the very encoder and decoder that a checkpoint was trained with.
+
+    Parts of another id, and revisions that are set, stay as they are.
+    """
+    theirs = read_config(folder).model
+    for mine, other in ((cfg.encoder, theirs.encoder), (cfg.decoder, theirs.decoder)):
+        if mine.id == other.id and mine.revision is None:
+            mine.revision = other.revision
+
+
+def _rename(stored: Any) -> None:
+    """Give the settings of an earlier version's configuration today's names, in place."""
+    for path, names in schema.RENAMED.items():
+        section = OmegaConf.select(stored, path)
+        for old, new in names.items():
+            if not OmegaConf.is_dict(section) or old not in section:
+                continue
+            if isinstance(new, str):
+                section[new] = section.pop(old)
+            elif OmegaConf.is_config(section[old]):  # else the name still is one, of a number
+                parts = section.pop(old)
+                for part, name in new.items():
+                    section[name] = OmegaConf.select(parts, part)
+
+
 def load_checkpoint(
     folder: Path | str,
     *,
     device: str | torch.device = "auto",
     dtype: str | None = None,
-    attention: str | None = None,
+    attn_implementation: str | None = None,
 ) -> SpeechModel:
     """Build the pair that a checkpoint belongs to and give it what was learned.
 
@@ -98,7 +126,7 @@ def load_checkpoint(
         folder: the checkpoint.
         device: where the model goes.
         dtype: of the frozen weights; None: as in training.
-        attention: None: as in training.
+        attn_implementation: None: as in training.
 
     Raises:
         CheckpointError: damaged, incomplete, or the bases are not those it was trained with.
@@ -107,7 +135,7 @@ def load_checkpoint(
     read_info(folder)  # first, for the clearer message
     cfg = read_config(folder).model
     cfg.dtype = dtype or cfg.dtype
-    cfg.attention = attention or cfg.attention
+    cfg.attn_implementation = attn_implementation or cfg.attn_implementation
     where = device if isinstance(device, torch.device) else pick_device(device)
     model = build_model(cfg, device=where)
     load_weights(model, folder)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 Run = Callable[[], Tensor]
+
+logger = logging.getLogger(__name__)
 
 
 def capture_cuda(run: Run) -> Run:
@@ -29,7 +31,7 @@ def capture_cuda(run: Run) -> Run:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first = str(error).strip().splitlines()[0]
-        warnings.warn(f"The decoding step runs without a CUDA graph: {first}", stacklevel=2)
+        logger.warning("The decoding step runs without a CUDA graph: %s", first)
         return run
 
     def replay() -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -17,6 +18,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from tiny_audio.errors import ModelError
+from tiny_audio.hub import MODEL_FILES, snapshot
 from tiny_audio.model.byte_tokenizer import byte_tokenizer
 from tiny_audio.model.random_init import random_module
 
@@ -25,31 +27,36 @@ def load_decoder(
     source: str,
     *,
     revision: str | None,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM and its tokenizer, frozen, in the compute dtype.
 
     Raises:
-        ModelError: not a causal LM, or not reachable.
+        HubError: it cannot be fetched.
+        ModelError: not a causal LM, or damaged.
     """
     hf_logging.disable_progress_bar()  # of reading files; that of downloading stays
+    folder = snapshot(source, revision, files=MODEL_FILES)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         lm: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attn_implementation
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{source}: cannot be loaded as a decoder: {first}") from None
+        raise ModelError(
+            f"{source}: cannot be loaded as a decoder from {folder}: {first}; if a file is "
+            "damaged, delete the folder and run again"
+        ) from None
     return _frozen(lm.to(device)), tokenizer
 
 
 def random_decoder(
     architecture: Mapping[str, Any],
     *,
-    attention: str,
+    attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
@@ -63,7 +70,7 @@ def random_decoder(
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     lm = random_module(
         lambda: AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention
+            config, dtype=dtype, attn_implementation=attn_implementation
         ),
         seed,
         dtype,

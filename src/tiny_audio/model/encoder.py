@@ -51,7 +51,7 @@ class AudioEncoder(nn.Module):
             )
         self.tower: Any = tower  # its parts differ by family
         self.padding = padding
-        self.attention: str = tower.config._attn_implementation
+        self.attn_implementation: str = tower.config._attn_implementation
 
     @property
     def width(self) -> int:
@@ -92,7 +92,7 @@ class AudioEncoder(nn.Module):
         x = x.transpose(1, 2)  # [B, E, D]
         self._check_positions(x.shape[1])
         kept = _inside(out_lengths, x.shape[1])  # [B, E]
-        if tight and self.attention == PACKED:
+        if tight and self.attn_implementation == PACKED:
             packing = Packing.of(out_lengths.tolist(), x.shape[1], x.device)
             x = self._layers(packing.pack(x), packing.position_ids, {"packing": packing})
             return packing.unpack(x), out_lengths
@@ -107,7 +107,7 @@ class AudioEncoder(nn.Module):
 
     def _attention_mask(self, kept: Tensor, dtype: torch.dtype) -> Tensor:
         """Key padding mask in the form that the attention implementation reads."""
-        kind = self.attention
+        kind = self.attn_implementation
         if kind.startswith("flash"):
             return kept.int()  # [B, E]; the kernel drops the padding itself
         # A clip without a single frame would softmax over nothing and give NaN; let it see its
@@ -169,7 +169,7 @@ class GlmEncoder(AudioEncoder):
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)
-        tower.config._attn_implementation = _OURS + self.attention
+        tower.config._attn_implementation = _OURS + self.attn_implementation
 
     def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
         rotary = self.tower.rotary_emb(x, position_ids=places)

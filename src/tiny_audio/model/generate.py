@@ -49,7 +49,7 @@ class _Step:
 def generate(model: SpeechModel, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
     """Decode a left-padded batch of B utterances into B hypotheses, in order."""
     _check(options)
-    if options.beams > 1:
+    if options.num_beams > 1:
         return _beam_search(model, batch, options)
     ends = set(end_ids(model.causal_lm, model.prompt.end_id))
     tokens: list[list[int]] = [[] for _ in range(len(batch))]
@@ -72,8 +72,8 @@ def stream(model: SpeechModel, batch: Batch, options: GenerationConfig) -> Itera
     if len(batch) != 1:
         raise ValueError(f"streaming decodes one utterance at a time, not {len(batch)}")
     _check(options)
-    if options.beams > 1:
-        raise ConfigError("streaming cannot look back, so it has no beams; use beams=1")
+    if options.num_beams > 1:
+        raise ConfigError("streaming cannot look back, so it has no beams; use num_beams=1")
     ends = set(end_ids(model.causal_lm, model.prompt.end_id))
     ids: list[int] = []
     shown = ""
@@ -90,9 +90,9 @@ def stream(model: SpeechModel, batch: Batch, options: GenerationConfig) -> Itera
 
 
 def _check(options: GenerationConfig) -> None:
-    if options.beams < 1:
-        raise ConfigError(f"beams: must be 1 or more, not {options.beams}")
-    if options.sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
+    if options.num_beams < 1:
+        raise ConfigError(f"num_beams: must be 1 or more, not {options.num_beams}")
+    if options.do_sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
         raise ConfigError(
             f"sampling needs temperature > 0 and 0 < top_p <= 1, not {options.temperature} and "
             f"{options.top_p}"
@@ -139,7 +139,7 @@ def _decode(
 
 def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
     """Pick a token for each row of logits [R, V]; returns ids [R] and log-probabilities [R]."""
-    if not options.sample:
+    if not options.do_sample:
         best, ids = logits.max(dim=-1)
         return ids, best - logits.logsumexp(dim=-1)
     probs = (logits / options.temperature).softmax(dim=-1)
@@ -159,10 +159,10 @@ def _beam_search(model: SpeechModel, batch: Batch, options: GenerationConfig) ->
         inputs_embeds=prefill.inputs_embeds,
         attention_mask=prefill.attention_mask,
         max_new_tokens=max(caps),
-        num_beams=options.beams,
-        do_sample=options.sample,
-        temperature=options.temperature if options.sample else None,
-        top_p=options.top_p if options.sample else None,
+        num_beams=options.num_beams,
+        do_sample=options.do_sample,
+        temperature=options.temperature if options.do_sample else None,
+        top_p=options.top_p if options.do_sample else None,
         top_k=None,
         eos_token_id=ends,
         pad_token_id=model.prompt.end_id,

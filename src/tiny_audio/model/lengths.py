@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ModelError
+from tiny_audio.hub import SMALL_FILES, snapshot
 from tiny_audio.model.build import build_model, resolve_id
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.speech import SpeechModel
@@ -41,15 +42,16 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
         tokenizer: a folder that holds it, as a checkpoint does.
 
     Raises:
-        ModelError: the tokenizer cannot be had.
+        HubError, ModelError: the tokenizer cannot be had.
     """
     wanted_random = cfg.random_weights
     model = skeleton(cfg)
     prompt = model.prompt
     if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
         source = str(tokenizer or resolve_id(cfg.decoder.id))
+        folder = snapshot(source, cfg.decoder.revision, files=SMALL_FILES)
         try:
-            loaded = AutoTokenizer.from_pretrained(source, revision=cfg.decoder.revision)
+            loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
             first = str(error).strip().splitlines()[0]
             raise ModelError(

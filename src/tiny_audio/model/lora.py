@@ -36,41 +36,49 @@ _COMPARED = ("r", "lora_alpha", "target_modules")
 
 
 def add_lora(
-    decoder: PreTrainedModel, *, rank: int, alpha: int, dropout: float, targets: Sequence[str]
+    decoder: PreTrainedModel,
+    *,
+    r: int,
+    lora_alpha: int,
+    lora_dropout: float,
+    target_modules: Sequence[str],
 ) -> PeftModel:
     """Put fresh adapters into a decoder, in place; they alone require gradients.
 
     Args:
         decoder: the causal language model; its own weights become frozen.
-        rank: r.
-        alpha: scale is alpha / rank.
-        dropout: on the adapters' input, in training.
-        targets: names (or their ends) of linear layers; ``all-linear``: every one except the
+        r: rank.
+        lora_alpha: scale is lora_alpha / r.
+        lora_dropout: on the adapters' input, in training.
+        target_modules: names (or their ends) of linear layers; ``all-linear``: every one except the
             output embedding.
 
     Raises:
         ConfigError: a value that cannot be, no layer of that name, or the output embedding.
     """
-    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1 or not targets:
+    if r < 1 or lora_alpha <= 0 or not 0 <= lora_dropout < 1 or not target_modules:
         raise ConfigError(
-            f"model.lora: rank {rank}, alpha {alpha}, dropout {dropout}, targets {list(targets)}: "
-            "rank and alpha must be above 0, dropout from 0 to below 1, targets not empty"
+            f"model.lora: r={r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, "
+            f"target_modules={list(target_modules)}: r and lora_alpha must be above 0, "
+            "lora_dropout from 0 to below 1, target_modules not empty"
         )
-    if _ALL in targets and len(targets) > 1:
-        raise ConfigError(f"model.lora.targets: {_ALL} is everything; name nothing beside it")
-    _refuse_output_embedding(decoder, targets)
+    if _ALL in target_modules and len(target_modules) > 1:
+        raise ConfigError(
+            f"model.lora.target_modules: {_ALL} is everything; name nothing beside it"
+        )
+    _refuse_output_embedding(decoder, target_modules)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=_ALL if _ALL in targets else list(targets),
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=_ALL if _ALL in target_modules else list(target_modules),
         bias="none",
     )
     try:
         return _only_adapters_learn(_wrap(decoder, config), learns=True)
     except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {_first_line(error)}") from None
+        raise ConfigError(f"model.lora.target_modules: {_first_line(error)}") from None
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
@@ -146,8 +154,8 @@ def _refuse_output_embedding(decoder: PreTrainedModel, targets: Sequence[str]) -
     for target in targets:
         if name is not None and (name == target or name.endswith(f".{target}")):
             raise ConfigError(
-                f"model.lora.targets: {target} is the output embedding, which stays as it is; "
-                "leave it out"
+                f"model.lora.target_modules: {target} is the output embedding, which stays as it "
+                "is; leave it out"
             )
 
 

@@ -1,4 +1,4 @@
-"""`model.attention=packed`: clips one after another instead of side by side.
+"""`model.attn_implementation=packed`: clips one after another instead of side by side.
 
 A batch [B, T, W] becomes one row [1, N, W] that holds its N real positions and no padding, so that
 no layer computes on any. Attention alone must know where a clip ends. On CUDA that is PyTorch's

@@ -8,10 +8,12 @@ an answer; that is slow, and the two-convolution encoders have a path of their o
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedModel
@@ -42,14 +44,14 @@ class PlainEncoder(nn.Module):
 
     @classmethod
     def load(
-        cls, source: str, *, revision: str | None, dtype: torch.dtype, device: torch.device
+        cls, folder: Path, source: str, *, dtype: torch.dtype, device: torch.device
     ) -> PlainEncoder:
-        """Load a checkpoint. Raises ModelError where transformers does not know it."""
+        """Load the checkpoint in a folder. Raises ModelError where transformers cannot."""
         try:
-            config = AutoConfig.from_pretrained(source, revision=revision)
-            extractor = AutoFeatureExtractor.from_pretrained(source, revision=revision)
-            model = AutoModel.from_pretrained(source, revision=revision, config=config, dtype=dtype)
-        except (OSError, ValueError) as error:
+            config = AutoConfig.from_pretrained(folder)
+            extractor = AutoFeatureExtractor.from_pretrained(folder)
+            model = AutoModel.from_pretrained(folder, config=config, dtype=dtype)
+        except (OSError, ValueError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
             raise ModelError(f"{source}: is not an audio encoder that loads: {first}") from None
         tower = model.get_encoder() if config.is_encoder_decoder else model

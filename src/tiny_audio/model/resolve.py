@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tiny_audio.errors import CheckpointError, ModelError
+from tiny_audio.errors import CheckpointError, HubError, ModelError
+from tiny_audio.hub import is_hub_id, snapshot
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.checkpoint import INFO, load_checkpoint
 from tiny_audio.model.speech import SpeechModel
@@ -22,7 +23,7 @@ def resolve_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | None = None,
-    attention: str | None = None,
+    attn_implementation: str | None = None,
 ) -> SpeechModel:
     """Load the recogniser called ``name``, ready to transcribe.
 
@@ -31,12 +32,14 @@ def resolve_model(
             id of a checkpoint on the Hugging Face Hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: of the frozen weights; None: as in training.
-        attention: None: as in training.
+        attn_implementation: None: as in training.
 
     Raises:
-        ModelError, CheckpointError: there is no such model, or it does not load.
+        HubError, ModelError, CheckpointError: there is no such model, or it does not load.
     """
-    return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype, attention=attention)
+    return load_checkpoint(
+        find_checkpoint(name), device=device, dtype=dtype, attn_implementation=attn_implementation
+    )
 
 
 def find_checkpoint(name: str, which: str = "best") -> Path:
@@ -68,19 +71,14 @@ def _of_run(folder: Path, which: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     near = get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
-    advice = f"{name}: is no folder here and no model on the hub that can be reached{hint}"
+    if not is_hub_id(name):
+        raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}{hint}")
     try:
-        folder = Path(snapshot_download(name))
-    except HFValidationError:
-        raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{advice} ({first})") from None
+        folder = snapshot(name)
+    except HubError as error:
+        raise HubError(f"no folder here, and on the hub: {error}{hint}") from None
     if not (folder / INFO).is_file():
         raise ModelError(f"{name}: is on the hub but is no Tiny Audio checkpoint (no {INFO})")
     return folder

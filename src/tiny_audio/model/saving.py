@@ -98,8 +98,7 @@ def _write(
         "identity": model.identity,
         "revisions": {
             "encoder": config.model.encoder.revision,
-            "decoder": config.model.decoder.revision
-            or getattr(model.causal_lm.config, "_commit_hash", None),
+            "decoder": config.model.decoder.revision,
         },
         "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "metadata": dict(metadata),

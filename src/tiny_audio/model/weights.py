@@ -1,48 +1,48 @@
 """Reading only the tensors that are wanted out of a safetensors checkpoint, local or on the hub.
 
 GLM-ASR ships its audio tower (1.3 GB) in the same file as a language model (3 GB) that we never
-use. A safetensors file starts with a table of what lies where, so the wanted tensors are read and
-the rest is neither downloaded nor held in memory. Format:
+use. A safetensors file starts with a table of what lies where, so only the wanted tensors are
+downloaded, in blocks, into one file of the hub's assets cache. Format:
 https://huggingface.co/docs/safetensors (8 bytes of length, JSON header, then the data).
 """
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tiny_audio.errors import ModelError
+from tiny_audio.hub import (
+    SMALL_FILES,
+    commit_of,
+    fail,
+    has_weights,
+    snapshot,
+    weight_names,
+)
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_BLOCK = 16 << 20  # bytes of one request
+_CONNECTIONS = 8
+_SILENCE_SECONDS = 20.0  # of a server, after which a request is made again
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own
 
+Range = tuple[str, int, int]  # URL, first byte, byte after the last
 
-def read_matching(files: CheckpointFiles, marker: str) -> dict[str, Tensor]:
+
+def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:
     """Read the tensors whose name has ``marker`` as a path component, wherever it is nested.
 
     Args:
-        files: where the checkpoint lies.
+        files: safetensors files.
         marker: for example ``audio_tower``; names are cut up to and with ``audio_tower.``. Empty:
             every tensor.
+        source: the checkpoint's name, for messages.
 
     Returns:
         Tensors on the CPU in the dtype of the file, by the name that remains after the marker.
@@ -51,68 +51,50 @@ def read_matching(files: CheckpointFiles, marker: str) -> dict[str, Tensor]:
         ModelError: no such tensor, or a file that is not safetensors.
     """
     found: dict[str, Tensor] = {}
-    for name in files.shards(marker):
-        with files.open(name) as stream:
-            for key, tensor in _read_tensors(stream, name, lambda key: _after(key, marker)):
-                found[key] = tensor
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                for key in stored.keys():  # noqa: SIM118
+                    if name := _after(key, marker):
+                        found[name] = stored.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file}: is damaged or no safetensors file ({error}); delete it and run again"
+            ) from None
     if not found:
-        raise ModelError(f"{files.where}: holds no tensor named '{marker}.…'; is it the right one?")
+        raise ModelError(f"{source}: holds no tensor named '{marker}.…'; is it the right one?")
     return found
 
 
-class CheckpointFiles:
-    """A checkpoint folder, on disk or on the Hugging Face Hub.
+def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
+    """Return safetensors files that hold all tensors under ``marker``, fetched where need be.
 
     Args:
-        where: folder or hub id.
-        revision: commit, branch or tag on the hub.
+        source: folder or hub id.
+        revision: commit or tag on the hub.
+        marker: see ``read_matching``.
+
+    Raises:
+        HubError: the tensors are not on this disk and cannot be fetched.
+        ModelError: a folder without its weights, or something else in their place.
     """
+    folder = snapshot(source, revision, files=SMALL_FILES)
+    names, there = weight_names(folder), has_weights(folder)
+    commit = commit_of(folder)
+    if there:
+        return [folder / name for name in names]
+    if commit is None:
+        missing = next(name for name in names if not (folder / name).is_file())
+        raise ModelError(f"{source}: has no file '{missing}'")
+    from huggingface_hub import cached_assets_path
 
-    def __init__(self, where: str, revision: str | None = None) -> None:
-        self.where = where
-        self.revision = revision
-        self._local = Path(where) if Path(where).is_dir() else None
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return the parsed JSON file ``name``. Raises ModelError where it is missing."""
-        with self.open(name) as stream:
-            return cast(dict[str, Any], json.loads(stream.read()))
-
-    def shards(self, marker: str) -> list[str]:
-        """Names of the safetensors files that hold a tensor under ``marker``."""
-        if not self._exists(_INDEX):
-            return [_SINGLE]
-        table: dict[str, str] = self.read_json(_INDEX)["weight_map"]
-        return sorted({file for key, file in table.items() if _after(key, marker)})
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file of the checkpoint; on the hub only the bytes that are read travel."""
+    target = cached_assets_path("tiny_audio", source, commit) / f"{marker or 'model'}.safetensors"
+    if not target.is_file():
         try:
-            if self._local is not None:
-                return (self._local / name).open("rb")
-            return self._open_on_hub(name)
-        except FileNotFoundError:
-            raise ModelError(f"{self.where}: has no file '{name}'") from None
-
-    def _exists(self, name: str) -> bool:
-        if self._local is not None:
-            return (self._local / name).is_file()
-        from huggingface_hub import file_exists, try_to_load_from_cache
-
-        if isinstance(try_to_load_from_cache(self.where, name, revision=self.revision), str):
-            return True
-        return file_exists(self.where, name, revision=self.revision)
-
-    def _open_on_hub(self, name: str) -> BinaryIO:
-        from huggingface_hub import HfFileSystem, try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.where, name, revision=self.revision)
-        if isinstance(cached, str):
-            return Path(cached).open("rb")
-        return cast(
-            BinaryIO,
-            HfFileSystem().open(f"{self.where}/{name}", "rb", revision=self.revision),
-        )
+            _fetch(source, commit, names, marker, target)
+        except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
+            fail(error, source, revision)
+    return [target]
 
 
 def _after(key: str, marker: str) -> str:
@@ -123,26 +105,88 @@ def _after(key: str, marker: str) -> str:
     return tail if found else ""
 
 
-def _read_tensors(
-    stream: BinaryIO, name: str, rename: Callable[[str], str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the renamed tensors of one safetensors stream; an empty new name skips the tensor."""
-    try:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        if size > _HEADER_LIMIT:
-            raise ValueError("header too large")
-        header = json.loads(stream.read(size))
-    except (struct.error, ValueError) as error:
-        raise ModelError(f"{name}: is not a safetensors file ({error})") from None
-    header.pop("__metadata__", None)
-    start = 8 + size
-    wanted = [(info["data_offsets"], rename(key), info) for key, info in header.items()]
-    for (begin, end), key, info in sorted(wanted, key=lambda row: row[0]):
-        if not key:
-            continue
-        stream.seek(start + begin)
-        data = bytearray(stream.read(end - begin))
-        if len(data) != end - begin:
-            raise ModelError(f"{name}: is cut short at tensor '{key}'; download it again")
-        tensor = torch.frombuffer(data, dtype=_DTYPES[info["dtype"]]) if data else torch.empty(0)
-        yield key, tensor.reshape(info["shape"])
+def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Path) -> None:
+    """Download the tensors under ``marker`` into one file, or the rest where a part is there."""
+    import huggingface_hub.utils
+
+    client: Any = huggingface_hub.utils
+
+    with client.WeakFileLock(target.with_suffix(".lock")):
+        if target.is_file():  # by another process, in the meantime
+            return
+        header, ranges = _plan(repo_id, commit, names, marker)
+        part = target.with_suffix(".part")
+        with part.open("ab") as file, ThreadPoolExecutor(_CONNECTIONS) as pool:
+            if file.tell() < len(header):
+                file.truncate(0)
+                file.write(header)
+            done = file.tell() - len(header)
+            blocks = list(_blocks(ranges, done))
+            total = done + sum(stop - start for _url, start, stop in blocks)
+            title = f"{repo_id} ({marker})"
+            with client.tqdm(
+                desc=title, total=total, initial=done, unit="B", unit_scale=True
+            ) as bar:
+                for data in pool.map(_read, blocks):
+                    file.write(data)
+                    bar.update(len(data))
+        part.replace(target)
+
+
+def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[bytes, list[Range]]:
+    """The head of a safetensors file of the wanted tensors, and where their data lies, in order."""
+    from huggingface_hub import hf_hub_url
+
+    table: dict[str, Any] = {}
+    ranges: list[Range] = []
+    place = 0
+    for name in names:
+        url = hf_hub_url(repo_id, name, revision=commit)
+        start = 8 + int.from_bytes(_read((url, 0, 8)), "little")
+        if start > _HEADER_LIMIT:
+            raise ModelError(f"{repo_id}: '{name}' is not a safetensors file")
+        header: dict[str, Any] = json.loads(_read((url, 8, start)))
+        wanted = [(key, info) for key, info in header.items() if _after(key, marker)]
+        for key, info in sorted(wanted, key=lambda item: item[1]["data_offsets"]):
+            begin, end = info["data_offsets"]
+            ranges.append((url, start + begin, start + end))
+            table[key] = info | {"data_offsets": [place, place + end - begin]}
+            place += end - begin
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, ranges
+
+
+def _blocks(ranges: list[Range], done: int) -> Iterator[Range]:
+    """Adjacent ranges as one, without the first ``done`` bytes, in blocks."""
+    joined: list[Range] = []
+    for url, start, stop in ranges:
+        if joined and joined[-1][0] == url and joined[-1][2] == start:
+            start = joined.pop()[1]
+        joined.append((url, start, stop))
+    for url, start, stop in joined:
+        skipped = min(done, stop - start)
+        done -= skipped
+        for first in range(start + skipped, stop, _BLOCK):
+            yield url, first, min(first + _BLOCK, stop)
+
+
+def _read(block: Range) -> bytes:
+    """Bytes of a file on the hub; waits and asks again where the hub is busy or the line breaks."""
+    import huggingface_hub.utils
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client: Any = huggingface_hub.utils
+    url, start, stop = block
+    response = client.http_backoff(
+        "GET",
+        url,
+        headers=client.build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}"},
+        follow_redirects=True,
+        timeout=_SILENCE_SECONDS,
+        retry_on_exceptions=HfHubHTTPError.__bases__[0],  # the base of httpx's errors
+    )
+    client.hf_raise_for_status(response)
+    if len(response.content) != stop - start:
+        raise ConnectionError(f"the server sent {len(response.content)} of {stop - start} bytes")
+    return bytes(response.content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ class Run:
                 from_scratch=cfg.model.init_from is None,
             ),
             parts.display,
-            metric=cfg.training.metric_for_best,
-            patience=cfg.training.patience,
+            metric=cfg.training.metric_for_best_model,
+            patience=cfg.training.early_stopping_patience,
             embedding_rms=embedding_rms(self.model.causal_lm),
             name=name,
         )
@@ -143,8 +143,20 @@ class Run:
     def _trainer(self) -> Trainer:
         t = self.cfg.training
         optimizer = build_optimizer(
-            parameter_groups(self.model, lr=asdict(t.lr), weight_decay=asdict(t.weight_decay)),
-            betas=(t.betas[0], t.betas[1]),
+            parameter_groups(
+                self.model,
+                lr={
+                    "projector": t.learning_rate,
+                    "lora": t.lora_learning_rate,
+                    "decoder": t.decoder_learning_rate,
+                },
+                weight_decay={
+                    "projector": t.weight_decay,
+                    "lora": t.lora_weight_decay,
+                    "decoder": t.decoder_weight_decay,
+                },
+            ),
+            betas=(t.adam_beta1, t.adam_beta2),
             fused=self.accelerator.device.type == "cuda",
         )
         module = LossModule(self.model)
@@ -152,14 +164,14 @@ class Run:
         module, optimizer = self.accelerator.prepare(module, optimizer)
         pace = Pace(
             max_steps=t.max_steps,
-            accumulation=t.accumulation,
+            gradient_accumulation_steps=t.gradient_accumulation_steps,
             warmup_steps=usable_warmup(t.warmup_steps, t.max_steps),
-            min_lr_ratio=t.min_lr_ratio,
+            min_lr_rate=t.min_lr_rate,
             max_grad_norm=t.max_grad_norm,
             eval_start=self.cfg.model.init_from is not None,
-            log_every=t.log_every,
-            eval_every=t.eval_every,
-            save_every=t.save_every,
+            logging_steps=t.logging_steps,
+            eval_steps=t.eval_steps,
+            save_steps=t.save_steps,
         )
         stream = self.stream
         return Trainer(

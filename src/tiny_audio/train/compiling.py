@@ -1,4 +1,4 @@
-"""`training.compile`: the layers of encoder and decoder through torch.compile.
+"""`training.torch_compile`: the layers of encoder and decoder through torch.compile.
 
 Each layer is compiled by itself: all layers of one stack share one program, and lengths are dynamic
 in it, so that a run compiles a handful of programs in its first step and none for later shapes.
@@ -20,8 +20,8 @@ from tiny_audio.model.speech import SpeechModel
 
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 _MISSING = (
-    "training.compile=true: no C++ compiler is found (g++ or clang++), which torch.compile needs; "
-    "training goes on without."
+    "training.torch_compile=true: no C++ compiler is found (g++ or clang++), which "
+    "torch.compile needs; training goes on without."
 )
 
 

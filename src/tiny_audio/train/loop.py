@@ -115,14 +115,14 @@ class Trainer:
             going = self._update(batches)  # False: the data has ended
             self.step += going
             last = not going or self.step == self.pace.max_steps
-            if self.tally.steps and self._due(self.pace.log_every, last):
+            if self.tally.steps and self._due(self.pace.logging_steps, last):
                 self._log()
             stopping = self._anyone(stop.received is not None)
             checkup = None
-            if self.evaluate and not stopping and self._due(self.pace.eval_every, last):
+            if self.evaluate and not stopping and self._due(self.pace.eval_steps, last):
                 checkup = self._checkup(self.evaluate)
             best = checkup is not None and self.report.is_best()
-            if last or stopping or best or self.report.stale or self._due(self.pace.save_every):
+            if last or stopping or best or self.report.stale or self._due(self.pace.save_steps):
                 self.save(self, checkup)
             if stopping:
                 self.ended_by = stop.received or signal.SIGTERM  # another process was told
@@ -134,7 +134,7 @@ class Trainer:
     def _update(self, batches: Iterator[Batch]) -> bool:
         """Make one update out of the next micro-batches; False where there are none."""
         self.tally.begin_step()
-        taken = islice(batches, self.pace.accumulation)
+        taken = islice(batches, self.pace.gradient_accumulation_steps)
         window = [replace(batch, epoch=self.stream.epoch) for batch in taken]
         counts = [int((b.labels[:, 1:] != IGNORE).sum()) for b in window if b.labels is not None]
         tokens, ranks = self._total([float(sum(counts)), float(bool(window))])
@@ -150,7 +150,7 @@ class Trainer:
             recover=not self.sharded,
         )
         if isinstance(self.stream, Ahead) and self.step + 1 < self.pace.max_steps:
-            self.stream.fetch(self.pace.accumulation)  # while the device computes
+            self.stream.fetch(self.pace.gradient_accumulation_steps)  # while the device computes
         sum_gradients(self.module, self.accelerator)
         norm = self._clip()
         values = torch.stack(losses).tolist()  # waits for the device, once in a step

@@ -76,8 +76,8 @@ def patience_ended(metric: str, patience: int) -> str:
     name = "WER" if metric == "wer" else "loss"
     several = f"{patience} evaluations" if patience > 1 else "an evaluation"
     return (
-        f"Ended early, after {several} without a better {name} (training.patience={patience}); the "
-        "best checkpoint is kept"
+        f"Ended early, after {several} without a better {name} "
+        f"(training.early_stopping_patience={patience}); the best checkpoint is kept"
     )
 
 
@@ -86,7 +86,7 @@ def not_finite(step: int, what: str, ids: Sequence[str]) -> str:
     return (
         f"step {step}: the {what} is not a finite number, in the batch of {', '.join(ids)}. The "
         "weights were not touched and the last checkpoint is whole: look at these samples, or "
-        "resume with a lower training.lr or training.precision=fp32"
+        "resume with a lower training.learning_rate or training.precision=fp32"
     )
 
 

@@ -118,7 +118,7 @@ def _start_note(evals: Sequence[Row]) -> Note | None:
         "start-worse",
         f"Worse than at the start: {figures} at step 0. Are the labels written as the model wrote "
         "until now? If not, data.labels.case=lower and data.labels.punctuation=strip make them "
-        "so; if they are, lower training.lr.",
+        "so; if they are, lower the learning rate.",
     )
 
 
@@ -129,7 +129,7 @@ def _unstable(train: Sequence[Row]) -> Note | None:
     return Note(
         "unstable",
         f"Unstable: the gradient norm reached {norm:.0f} (below 10 is steady, above "
-        f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.lr or lengthen "
+        f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.learning_rate or lengthen "
         "training.warmup_steps.",
     )
 
@@ -175,7 +175,7 @@ def _scale(row: Row) -> Note | None:
         "scale",
         f"The audio tokens are {factor:.0f} times {way} than the decoder's own embeddings "
         f"({output:.2g} against {embedding:.2g}): they are unlike anything it has read. A lower "
-        "training.lr.projector keeps them near.",
+        "training.learning_rate keeps them near.",
     )
 
 

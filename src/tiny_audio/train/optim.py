@@ -53,7 +53,8 @@ def parameter_groups(
             continue
         part = part_of(name)
         if lr.get(part, 0.0) <= 0:
-            raise ConfigError(f"training.lr.{part} is {lr.get(part)}; it must be above 0 to learn")
+            key = "learning_rate" if part == "projector" else f"{part}_learning_rate"
+            raise ConfigError(f"training.{key} is {lr.get(part)}; it must be above 0 to learn")
         decays = parameter.ndim > 1 and weight_decay[part] > 0
         group = groups.setdefault(
             part if decays or weight_decay[part] <= 0 else f"{part} (no decay)",

@@ -16,13 +16,13 @@ class Pace:
     """How long, how fast, and what happens when; see TrainingConfig. 0 steps: never."""
 
     max_steps: int
-    accumulation: int
+    gradient_accumulation_steps: int
     warmup_steps: int
-    min_lr_ratio: float
+    min_lr_rate: float
     max_grad_norm: float
-    log_every: int
-    eval_every: int
-    save_every: int
+    logging_steps: int
+    eval_steps: int
+    save_steps: int
     eval_start: bool = False  # before the first step of a run that begins with trained weights
 
     def multiplier(self, step: int) -> float:
@@ -31,7 +31,7 @@ class Pace:
             step,
             warmup_steps=self.warmup_steps,
             max_steps=self.max_steps,
-            min_ratio=self.min_lr_ratio,
+            min_ratio=self.min_lr_rate,
         )
 
 

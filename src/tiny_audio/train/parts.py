@@ -55,7 +55,7 @@ def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
         checkpoint_decoder(model.causal_lm)
     display = open_display(live=cfg.training.progress, max_steps=cfg.training.max_steps)
     say = display.say if accelerator.is_main_process else _say_nothing
-    if cfg.training.compile:
+    if cfg.training.torch_compile:
         compile_layers(model, say)
     if said := settle_budget(cfg, model, accelerator, resumed):
         say(said)

@@ -81,7 +81,9 @@ def train_race(cfg: Config, accelerator: Accelerator, argv: Sequence[str] | None
     ends = {kind: run.finish(seconds, interrupted) for kind, run in runs.items()}
     for line in [] if frames is None else [frames.summary()]:
         say(line)
-    best = min(ends, key=lambda kind: quality(cfg.training.metric_for_best, *_scores(runs[kind])))
+    best = min(
+        ends, key=lambda kind: quality(cfg.training.metric_for_best_model, *_scores(runs[kind]))
+    )
     summary = replace(ends[best], output_dir=Path(cfg.output_dir))
     if accelerator.is_main_process:
         for line in [*summary.rejects.summary(), *_table(runs, ends, best)]:
@@ -207,7 +209,7 @@ def _scores(run: Run) -> tuple[float | None, float | None]:
     rows = run.report.monitor.rows
     evals = [row for row in rows if row["kind"] == "eval"]
     if evals:
-        metric = run.cfg.training.metric_for_best
+        metric = run.cfg.training.metric_for_best_model
         best = min(evals, key=lambda row: quality(metric, row["wer"], row["eval_loss"]))
         return best["wer"], best["eval_loss"]
     return None, next((row["loss"] for row in reversed(rows) if row["kind"] == "train"), None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 from accelerate.state import AcceleratorState, GradientState
 
+from tiny_audio import logs
 from tiny_audio.config import Config
 from tiny_audio.train.assembly import Run, RunSummary
 from tiny_audio.train.parts import gather_parts
@@ -41,9 +44,11 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
     try:
         cfg.output_dir = str(agree_on_folder(accelerator, cfg.output_dir))
         seed_everything(cfg.seed, accelerator.process_index)
-        if training.race:
-            return train_race(cfg, accelerator, argv)
-        return Run(cfg, accelerator, gather_parts(cfg, accelerator)).train(argv)
+        writes = accelerator.is_main_process
+        with logs.to_file(Path(cfg.output_dir)) if writes else nullcontext():
+            if training.race:
+                return train_race(cfg, accelerator, argv)
+            return Run(cfg, accelerator, gather_parts(cfg, accelerator)).train(argv)
     finally:
         # What wraps the model holds the process group; threads of a group that outlives the
         # interpreter abort the process at its very end.

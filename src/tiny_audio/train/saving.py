@@ -31,7 +31,9 @@ def open_store(cfg: Config, folder: Path) -> CheckpointStore:
     """The checkpoints of the run in ``folder``."""
     training = cfg.training
     return CheckpointStore(
-        folder / "checkpoints", keep=training.keep_checkpoints, metric=training.metric_for_best
+        folder / "checkpoints",
+        keep=training.save_total_limit,
+        metric=training.metric_for_best_model,
     )
 
 

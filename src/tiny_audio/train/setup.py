@@ -26,7 +26,12 @@ from tiny_audio.data.sources import open_data
 from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 from tiny_audio.model.build import build_model
-from tiny_audio.model.checkpoint import load_weights, read_config, read_info
+from tiny_audio.model.checkpoint import (
+    load_weights,
+    read_config,
+    read_info,
+    take_revisions,
+)
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
@@ -47,18 +52,20 @@ def check_settings(cfg: Config) -> None:
     t = cfg.training
     for key, value, known in (
         ("precision", t.precision, _PRECISIONS),
-        ("tracker", t.tracker, _TRACKERS),
-        ("metric_for_best", t.metric_for_best, _METRICS),
+        ("report_to", t.report_to, _TRACKERS),
+        ("metric_for_best_model", t.metric_for_best_model, _METRICS),
     ):
         if value not in known:
             names = ", ".join("null" if name is None else str(name) for name in known)
             raise ConfigError(f"training.{key}={value}: use one of {names}")
-    for key in ("max_steps", "accumulation", "log_every", "max_utterances"):
+    for key in ("max_steps", "gradient_accumulation_steps", "logging_steps", "max_utterances"):
         if getattr(t, key) <= 0:
             raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
-    if t.patience is not None and (t.patience < 1 or t.eval_every < 1):
+    patience = t.early_stopping_patience
+    if patience is not None and (patience < 1 or t.eval_steps < 1):
         raise ConfigError(
-            f"training.patience={t.patience}: must be 1 or more, with training.eval_every above 0"
+            f"training.early_stopping_patience={patience}: must be 1 or more, with "
+            "training.eval_steps above 0"
         )
     seconds = t.batch_seconds
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -70,9 +77,9 @@ def check_settings(cfg: Config) -> None:
         raise ConfigError(f"data.exhausted={cfg.data.exhausted}: use one of repeat, stop")
     get_rule(cfg.evaluation.scoring)
     quality_limits(cfg.data)
-    if t.tracker is not None and importlib.util.find_spec(t.tracker) is None:
+    if t.report_to is not None and importlib.util.find_spec(t.report_to) is None:
         raise MissingExtraError(
-            f"training.tracker={t.tracker}: not installed; pip install 'tiny-audio[track]'"
+            f"training.report_to={t.report_to}: not installed; pip install 'tiny-audio[track]'"
         )
 
 
@@ -90,7 +97,7 @@ def open_accelerator(cfg: Config) -> Accelerator:
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=cfg.training.tracker,
+        log_with=cfg.training.report_to,
         project_dir=cfg.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -103,7 +110,7 @@ def agree_on_folder(accelerator: Accelerator, output_dir: str) -> Path:
 
 def start_tracker(accelerator: Accelerator, cfg: Config, folder: Path) -> None:
     """Open the tracker, if any. W&B keeps its files here where there is no key."""
-    tracker = cfg.training.tracker
+    tracker = cfg.training.report_to
     if tracker is None:
         return
     if tracker == "wandb" and not (os.environ.get("WANDB_API_KEY") or _netrc_has_wandb()):
@@ -124,6 +131,8 @@ def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechM
         CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
     """
     spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
+    if start is not None:
+        take_revisions(cfg.model, start)
     model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
     model.augment_generator = torch.Generator(device)
     lora = "lora" in cfg.training.learns
@@ -205,13 +214,13 @@ def make_data(
         "min_seconds": data.min_seconds,
         "max_seconds": data.max_seconds,
         "max_label_tokens": data.max_label_tokens,
-        "workers": data.workers,
+        "num_workers": data.num_workers,
     }
     log = RejectLog(Path(cfg.output_dir), accelerator.process_index)
     if resumed is not None:
         log.continue_from(resumed.parent.parent)
     rejects, held_out = RejectCounts(), HeldOut({}, ())
-    if eval_sources and training.eval_every > 0:
+    if eval_sources and training.eval_steps > 0:
         held_out = _hear_held_out(eval_sources, rejects, accelerator, common)
     stream = TrainingStream(
         train_sources,

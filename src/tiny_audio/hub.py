@@ -1,0 +1,257 @@
+"""Files of the Hugging Face Hub: through its own cache, without a network where they are there.
+
+Downloads, their progress bars, locks and continuation are those of `huggingface_hub`. What is here
+decides which files are needed, falls back on the cache, and gives every failure one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tiny_audio.errors import HubError
+
+logger = logging.getLogger(__name__)
+
+# Everything to load a transformers model from but its weights, and the weights: `model.*`, not the
+# copies in other formats or precisions that some repositories hold besides.
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+MODEL_FILES = (*SMALL_FILES, "model.safetensors", "model-*-of-*.safetensors")
+
+_ASK_SECONDS = 10.0  # for the hub to say which commit a revision is
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def snapshot(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    files: Sequence[str] | None = None,
+    repo_type: str = "model",
+) -> Path:
+    """Return a folder with the files of a repository: a folder as it is, else of the cache.
+
+    The hub is not asked where ``revision`` is a commit whose files are there. Where it cannot be
+    reached, the newest files in the cache are used, and the log says so.
+
+    Args:
+        repo_id: folder or hub id.
+        revision: commit, branch or tag; None: ``main``.
+        files: patterns of what is needed; None: everything.
+
+    Raises:
+        HubError: not there, not allowed, no space, or not in the cache and no network.
+    """
+    if Path(repo_id).is_dir():
+        return Path(repo_id)
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
+
+    look = partial(cached, repo_id, revision, files=files, repo_type=repo_type)
+    pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
+    if (pinned or HF_HUB_OFFLINE) and (found := look()):
+        return found
+    failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    if not HF_HUB_OFFLINE:
+        try:
+            if not pinned:
+                info = HfApi().repo_info(
+                    repo_id, repo_type=repo_type, revision=revision, timeout=_ASK_SECONDS
+                )
+                if (found := look()) and found.name == info.sha:
+                    return found
+            with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
+                return Path(
+                    snapshot_download(
+                        repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
+                    )
+                )
+        except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
+            failure = error
+        if not isinstance(failure, RevisionNotFoundError) and (found := look()):
+            why = "be reached" if is_unreachable(failure) else "be asked"
+            logger.warning(
+                "The hub cannot %s (%s): %s comes from the cache, commit %s",
+                *(why, _first_line(failure), repo_id, found.name[:8]),
+            )
+            return found
+    fail(failure, repo_id, revision, repo_type)
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """Let the client show progress or not; a user's HF_HUB_DISABLE_PROGRESS_BARS counts more."""
+    import huggingface_hub.utils
+
+    client: Any = huggingface_hub.utils
+    if shown or client.are_progress_bars_disabled():
+        yield
+        return
+    client.disable_progress_bars()
+    try:
+        yield
+    finally:
+        client.enable_progress_bars()
+
+
+def cached(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    files: Sequence[str] | None = None,
+    repo_type: str = "model",
+) -> Path | None:
+    """Return what ``snapshot`` would, from the cache alone; None where a file is missing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            repo_id,
+            revision=revision,
+            repo_type=repo_type,
+            allow_patterns=_list(files),
+            local_files_only=True,
+        )
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    # Of files that came one by one, the client does not know whether they are all.
+    incomplete = files == MODEL_FILES and not has_weights(Path(found))
+    return None if incomplete else Path(found)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, ``user/name``."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the network or the server failed, as opposed to the server having said no."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    for cause in causes(error):
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            return status == 429 or status >= 500
+        if isinstance(cause, (OfflineModeIsEnabled, ConnectionError, TimeoutError)):
+            return True
+        if isinstance(cause, HfHubHTTPError.__bases__[0]):  # httpx's, by whichever name it goes
+            return True
+    return isinstance(error, LocalEntryNotFoundError)
+
+
+def fail(
+    error: Exception, repo_id: str, revision: str | None = None, repo_type: str = "model"
+) -> NoReturn:
+    """Raise a HubError with the line of ``explain``; where it has none, the error itself."""
+    message = explain(error, repo_id, revision, repo_type)
+    if message is None:
+        raise error
+    raise HubError(message) from error
+
+
+def explain(
+    error: BaseException, repo_id: str, revision: str | None = None, repo_type: str = "model"
+) -> str | None:
+    """One line for a failure of the hub, its client or the disk; None where it is neither."""
+    from huggingface_hub import errors, get_token
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
+
+    page = f"{ENDPOINT}/{'datasets/' * (repo_type == 'dataset')}{repo_id}"
+    kind = "dataset" if repo_type == "dataset" else "model"
+    login = (
+        "the token in use does not open it"
+        if get_token()
+        else "then log in with 'hf auth login' or set HF_TOKEN"
+    )
+    for cause in causes(error):
+        match cause:
+            case errors.GatedRepoError():
+                return f"{repo_id}: is gated: accept its terms on {page}, {login}"
+            case errors.RepositoryNotFoundError() | errors.HFValidationError():
+                return (
+                    f"{repo_id}: there is no such {kind} on the hub, or it is private: check the "
+                    f"name; for a private one, {login.removeprefix('then ')}"
+                )
+            case errors.RevisionNotFoundError():
+                return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
+            case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+                return _not_cached(repo_id, revision, repo_type, cause)
+            case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+                return (
+                    f"{repo_id}: no space left in {HF_HUB_CACHE}: free some, or set HF_HOME to a "
+                    "folder on another disk; what has come is kept"
+                )
+            case OSError(errno=errno.EACCES | errno.EROFS):
+                return f"{repo_id}: {HF_HUB_CACHE} cannot be written: set HF_HOME to another folder"
+            case errors.HfHubHTTPError():
+                status = f"{cause.response.status_code} {cause.response.reason_phrase}".strip()
+                return f"{repo_id}: the hub answers {status}: try again later"
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):  # httpx's
+            return _not_cached(repo_id, revision, repo_type, cause)
+    if is_unreachable(error):
+        return f"{repo_id}: the download broke off ({_first_line(error)}); run again to go on"
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, the newest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the safetensors files of a model, by its index where it has one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HubError(f"{index}: is damaged ({error}); delete it and run again") from None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether all of them are there."""
+    return all((folder / name).is_file() for name in weight_names(folder))
+
+
+def _list(files: Sequence[str] | None) -> list[str] | None:
+    return None if files is None else list(files)
+
+
+def _not_cached(
+    repo_id: str, revision: str | None, repo_type: str, error: BaseException | None
+) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    options = [f"--revision {revision}"] * (revision is not None)
+    where = "--repo-type dataset" if repo_type == "dataset" else ""
+    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
+    if not HF_HUB_OFFLINE and error is not None:
+        why += f" ({_first_line(error)})"
+    command = " ".join(filter(None, ["hf download", repo_id, where, *options]))
+    other = "; model=nano needs no download" if repo_type == "model" else ""
+    return (
+        f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "
+        f"it with '{command}'{other}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,75 @@
+"""Where log records go: our warnings to the terminal, all of it to a file in the run's folder.
+
+The libraries below (httpx, huggingface_hub, transformers, datasets) log every request and many a
+hint. Of those the terminal shows warnings, each once; `-v` shows everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FILE = "run.log"
+
+# They log to the terminal by themselves from when they are imported.
+_LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "transformers")
+# Python's warnings are for programmers, and of requests that are made again we say so ourselves.
+_QUIET = ("py.warnings", "huggingface_hub.utils._http")
+
+
+class _Terminal(logging.Handler):
+    """Writes to standard error as it is now: the live display puts its own in place of it."""
+
+    def __init__(self, verbose: bool) -> None:
+        super().__init__(logging.INFO if verbose else logging.WARNING)
+        self._verbose = verbose
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        ours = record.name.startswith("tiny_audio")
+        if not self._verbose:
+            if text in self._said or record.name in _QUIET:
+                return
+            self._said.add(text)
+        print(text if ours else f"{record.name.split('.')[0]}: {text}", file=sys.stderr)
+
+
+def start(verbose: bool) -> None:
+    """Let the terminal show warnings, or with ``verbose`` every record."""
+    root = logging.getLogger()
+    for handler in [item for item in root.handlers if isinstance(item, _Terminal)]:
+        root.removeHandler(handler)
+    root.addHandler(_Terminal(verbose))
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    route_libraries()
+
+
+def route_libraries() -> None:
+    """Pass on what libraries log, where they are imported and the command line has a log."""
+    if not any(isinstance(handler, _Terminal) for handler in logging.getLogger().handlers):
+        return  # used from Python: whoever imports us decides about logging
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        if name in sys.modules and library.handlers:
+            library.handlers, library.propagate = [], True
+
+
+@contextmanager
+def to_file(folder: Path) -> Iterator[None]:
+    """Keep every record in ``run.log`` of a folder, from the first one on."""
+    route_libraries()
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / FILE, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
