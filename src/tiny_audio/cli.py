@@ -157,7 +157,7 @@ def evaluate(
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
     if rescore is not None:
-        from tiny_audio.evaluate.command import rescore_command
+        from tiny_audio.evaluate.run import rescore_command
 
         if models or data:
             raise typer.BadParameter("--rescore takes neither models nor --data")
@@ -165,8 +165,8 @@ def evaluate(
         return
     if not models or not data:
         raise typer.BadParameter("give MODEL... and --data SET, or --rescore FILE")
-    from tiny_audio.evaluate.command import evaluate_command
     from tiny_audio.evaluate.models import Options
+    from tiny_audio.evaluate.run import evaluate_command
 
     options = Options(
         device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download

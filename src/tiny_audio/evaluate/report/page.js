@@ -28,10 +28,10 @@
   const utterances = data.utterances;
   const percent = (rate) => (rate === null ? "–" : `${(100 * rate).toFixed(1)} %`);
 
-  // One word of the alignments: what was said, what each system heard there, and what that is.
-  const columns = (said, heard) => {
-    const words = said ? said.split(" ") : [];
-    const all = heard.map((one) => {
+  // One word of the alignments: the reference, what each system wrote there, and what that is.
+  const columns = (reference, hypotheses) => {
+    const words = reference ? reference.split(" ") : [];
+    const all = hypotheses.map((one) => {
       const gaps = words.concat("").map(() => []);
       const at = [];
       let next = 0;
@@ -61,14 +61,14 @@
 
   utterances.forEach((one, place) => {
     one.place = place;
-    const words = one.said ? one.said.split(" ").length : 0;
-    one.errors = one.heard.map((heard) =>
-      heard.error ? null : [...heard.steps].filter((step) => step !== "=").length);
+    const words = one.reference ? one.reference.split(" ").length : 0;
+    one.errors = one.hypotheses.map((hypothesis) =>
+      hypothesis.error ? null : [...hypothesis.steps].filter((step) => step !== "=").length);
     one.wer = one.errors.map((errors) => (errors === null || !words ? null : errors / words));
     one.worst = Math.max(...one.errors.map((errors) => (errors === null ? -1 : errors)));
     one.difference = two ? one.errors[1] - one.errors[0] : 0;
-    one.text = [one.id, one.speaker, one.said, one.raw, ...one.heard.flatMap((heard) =>
-      [heard.raw, (heard.words || []).join(" "), heard.error])].join("\n").toLowerCase();
+    one.text = [one.id, one.speaker, one.reference, one.raw, ...one.hypotheses.flatMap((hypothesis) =>
+      [hypothesis.raw, (hypothesis.words || []).join(" "), hypothesis.error])].join("\n").toLowerCase();
   });
 
   // ---------------------------------------------------------------- filters
@@ -83,16 +83,16 @@
     all: ["all", () => true],
     wrong: ["with errors", (one) => one.worst > 0],
     right: ["without errors", (one) => one.worst === 0],
-    empty: ["empty hypothesis", (one) => one.said && one.heard.some((h) => h.steps && !/[=si]/.test(h.steps))],
-    cut: ["cut off", (one) => one.heard.some((heard) => heard.cut)],
-    failed: ["failed", (one) => one.heard.some((heard) => heard.error)],
+    empty: ["empty hypothesis", (one) => one.reference && one.hypotheses.some((h) => h.steps && !/[=si]/.test(h.steps))],
+    cut: ["cut off", (one) => one.hypotheses.some((hypothesis) => hypothesis.cut)],
+    failed: ["failed", (one) => one.hypotheses.some((hypothesis) => hypothesis.error)],
   };
   const sorts = {
     errors: ["errors", (one) => one.worst],
     wer: ["WER", rate(0)],
     seconds: ["seconds", (one) => one.seconds],
     id: ["id", (one) => one.id],
-    confidence: ["confidence", (one) => one.heard[0].logprob ?? -Infinity],
+    confidence: ["confidence", (one) => one.hypotheses[0].logprob ?? -Infinity],
     place: ["order of the set", (one) => one.place],
   };
   if (two) {
@@ -102,7 +102,7 @@
     sorts.worse = [`fewer errors in ${systems[0]}`, (one) => one.difference];
     shows.first = [`${systems[0]} better`, (one) => one.difference > 0];
     shows.second = [`${systems[1]} better`, (one) => one.difference < 0];
-    shows.differ = ["systems differ", (one) => one.heard[0].raw !== one.heard[1].raw];
+    shows.differ = ["systems differ", (one) => one.hypotheses[0].raw !== one.hypotheses[1].raw];
   }
   if (utterances.some((one) => one.snr !== undefined)) sorts.snr = ["SNR", (one) => one.snr ?? -Infinity];
   for (const [key, [text, test]] of Object.entries(shows)) {
@@ -115,19 +115,19 @@
   for (const name of sets) option(element("set"), name, name);
   element("set-label").hidden = sets.length < 2;
 
-  let chosen = null; // a confusion: { system, said, heard }
+  let chosen = null; // a confusion: { system, reference, hypothesis }
   let found = utterances;
   let page = 0;
   const phrase = (words, wanted) => ` ${words} `.includes(` ${wanted} `);
   const happened = (one) => {
-    const heard = one.heard[chosen.system];
-    if (heard.error) return false;
-    if (/ /.test(chosen.said + chosen.heard)) {
-      return phrase(one.said, chosen.said) && phrase(columns(one.said, [heard])
-        .map((step) => step[1][0][1]).filter((word) => word).join(" "), chosen.heard);
+    const hypothesis = one.hypotheses[chosen.system];
+    if (hypothesis.error) return false;
+    if (/ /.test(chosen.reference + chosen.hypothesis)) {
+      return phrase(one.reference, chosen.reference) && phrase(columns(one.reference, [hypothesis])
+        .map((step) => step[1][0][1]).filter((word) => word).join(" "), chosen.hypothesis);
     }
-    return columns(one.said, [heard]).some(([said, [[kind, word]]]) =>
-      kind !== "same" && said === chosen.said && word === chosen.heard);
+    return columns(one.reference, [hypothesis]).some(([reference, [[kind, word]]]) =>
+      kind !== "same" && reference === chosen.reference && word === chosen.hypothesis);
   };
   const filter = () => {
     const wanted = element("search").value.trim().toLowerCase();
@@ -180,11 +180,11 @@
     label.append(make("span", "name", "said"));
     systems.forEach((name) => label.append(make("span", "name", two ? name : "heard")));
     box.append(label);
-    for (const [said, heard] of columns(one.said, one.heard)) {
+    for (const [reference, written] of columns(one.reference, one.hypotheses)) {
       const step = make("span", "step");
-      const gone = heard.every(([kind]) => kind === "del");
-      step.append(make("span", gone ? "del" : "", said || " "));
-      for (const [kind, word] of heard) {
+      const gone = written.every(([kind]) => kind === "del");
+      step.append(make("span", gone ? "del" : "", reference || " "));
+      for (const [kind, word] of written) {
         step.append(make("span", kind === "none" ? "" : kind, word || (kind === "del" ? "–" : " ")));
       }
       box.append(step);
@@ -192,10 +192,10 @@
     return box;
   };
   const spoken = (one) => {
-    const parts = [`Said: ${one.said || "nothing"}.`];
-    one.heard.forEach((heard, place) => {
-      if (heard.error) return;
-      const steps = columns(one.said, [heard]);
+    const parts = [`Said: ${one.reference || "nothing"}.`];
+    one.hypotheses.forEach((hypothesis, place) => {
+      if (hypothesis.error) return;
+      const steps = columns(one.reference, [hypothesis]);
       const text = steps.map((step) => step[1][0][1]).filter((word) => word).join(" ");
       parts.push(`${two ? systems[place] : "Heard"}: ${text || "nothing"}.`);
     });
@@ -249,17 +249,17 @@
       one.snr === undefined ? "" : `SNR ${one.snr} dB`].filter((text) => text).join(" · ");
     if (who) id.append(make("div", "who", who));
     line.append(id);
-    one.heard.forEach((heard, place) => {
-      const cell = make("td", "figure", heard.error ? "failed" : percent(one.wer[place]));
+    one.hypotheses.forEach((hypothesis, place) => {
+      const cell = make("td", "figure", hypothesis.error ? "failed" : percent(one.wer[place]));
       cell.dataset.label = two ? systems[place] : "WER";
-      if (!heard.error) cell.append(make("div", "who", `${one.errors[place]} wrong`));
+      if (!hypothesis.error) cell.append(make("div", "who", `${one.errors[place]} wrong`));
       line.append(cell);
     });
     const seconds = make("td", "figure", one.seconds.toFixed(1));
     seconds.dataset.label = "seconds";
     line.append(seconds);
     const text = make("td", "text");
-    const failed = one.heard.filter((heard) => heard.error);
+    const failed = one.hypotheses.filter((hypothesis) => hypothesis.error);
     if (failed.length) {
       text.append(make("p", "", failed.map((h) => `${h.error} ${h.message}`.trim()).join("; ")));
     } else {
@@ -267,11 +267,11 @@
       const raw = make("details");
       raw.append(make("summary", "", "as written"));
       raw.append(make("p", "", `said: ${one.raw}`));
-      one.heard.forEach((heard, place) => {
-        const sure = heard.logprob === undefined ? ""
-          : ` (confidence ${(100 * Math.exp(heard.logprob)).toFixed(0)} %)`;
-        const cut = heard.cut ? " (cut off: too long)" : "";
-        raw.append(make("p", "", `${two ? systems[place] : "heard"}: ${heard.raw}${sure}${cut}`));
+      one.hypotheses.forEach((hypothesis, place) => {
+        const sure = hypothesis.logprob === undefined ? ""
+          : ` (confidence ${(100 * Math.exp(hypothesis.logprob)).toFixed(0)} %)`;
+        const cut = hypothesis.cut ? " (cut off: too long)" : "";
+        raw.append(make("p", "", `${two ? systems[place] : "heard"}: ${hypothesis.raw}${sure}${cut}`));
       });
       text.append(raw);
     }
@@ -312,15 +312,15 @@
   const press = () => {
     for (const button of document.querySelectorAll(".pair")) {
       const on = chosen !== null && button.dataset.system === String(chosen.system)
-        && button.dataset.said === chosen.said && button.dataset.heard === chosen.heard;
+        && button.dataset.reference === chosen.reference && button.dataset.hypothesis === chosen.hypothesis;
       button.setAttribute("aria-pressed", String(on));
     }
     const note = element("chosen");
     note.hidden = chosen === null;
     note.replaceChildren();
     if (chosen === null) return;
-    const what = chosen.said && chosen.heard ? `${chosen.said} → ${chosen.heard}`
-      : chosen.said ? `${chosen.said} deleted` : `${chosen.heard} inserted`;
+    const what = chosen.reference && chosen.hypothesis ? `${chosen.reference} → ${chosen.hypothesis}`
+      : chosen.reference ? `${chosen.reference} deleted` : `${chosen.hypothesis} inserted`;
     const clear = make("button", "", "Show all again");
     clear.type = "button";
     clear.addEventListener("click", () => { chosen = null; press(); filter(); });
@@ -329,9 +329,9 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".pair");
     if (!button) return;
-    const { system, said, heard } = button.dataset;
+    const { system, reference, hypothesis } = button.dataset;
     const on = button.getAttribute("aria-pressed") === "true";
-    chosen = on ? null : { system: Number(system), said, heard };
+    chosen = on ? null : { system: Number(system), reference, hypothesis };
     press();
     filter();
     if (!on) turn(0);

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.evaluate.helpers import failure, records, write
 from tiny_audio.cli import run
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.evaluate.compare import compare
-from tiny_audio.evaluate.records import Record
-from tiny_audio.evaluate.systems import System, load_systems
-from tiny_audio.evaluate.verdict import verdict
-
-VOCABULARY = "the cat sat on a mat and saw two dogs run to their house".split()
-
-
-def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0) -> list[Record]:
-    """Utterances of one set, with a share of the words replaced."""
-    texts, errors = random.Random(1), random.Random(seed)
-    found = []
-    for i in range(number):
-        words = texts.choices(VOCABULARY, k=texts.randrange(3, 14))
-        heard = ["wrong" if errors.random() < wrong else word for word in words]
-        speaker = f"s{i % speakers}" if speakers else None
-        said = " ".join(words)
-        found.append(Record(f"u{i}", "set", said, " ".join(heard), 1.0 + i % 8, 0.1, -0.1))
-        found[-1] = replace(found[-1], speaker=speaker)
-    return found
-
-
-def write(folder: Path, found: list[Record], rule: str | None = "basic/1") -> Path:
-    folder.mkdir()
-    lines = "".join(record.to_json() + "\n" for record in found)
-    (folder / "results.jsonl").write_text(lines, encoding="utf-8")
-    if rule is not None:
-        (folder / "summary.json").write_text(json.dumps({"scoring": rule}))
-    return folder
+from tiny_audio.evaluate.comparison import compare, conclusion
+from tiny_audio.evaluate.results import Record, System, load_systems
 
 
 def systems(tmp_path: Path, a: list[Record], b: list[Record]) -> list[System]:
@@ -51,7 +23,7 @@ def test_the_better_is_named_and_turning_the_pair_turns_the_sign(tmp_path: Path)
     found, turned = compare(one, other), compare(other, one)
     assert found.better == turned.better == "a"
     assert found.significant
-    assert verdict(found).startswith("a is better: WER")
+    assert conclusion(found).startswith("a is better: WER")
     assert turned.bootstrap.difference == -found.bootstrap.difference
     assert (turned.matched.z, turned.matched.p) == (-found.matched.z, found.matched.p)
     assert found.matched.p < 0.01
@@ -64,14 +36,14 @@ def test_the_better_is_named_and_turning_the_pair_turns_the_sign(tmp_path: Path)
 def test_a_system_does_not_differ_from_itself(tmp_path: Path) -> None:
     found = compare(*systems(tmp_path, records(0.2), records(0.2)))
     assert (found.better, found.significant, found.changed()) == (None, False, [])
-    assert verdict(found).startswith("No difference")
+    assert conclusion(found).startswith("No difference")
 
 
 @pytest.mark.parametrize("kind", ["set", "duration", "speaker"])
 def test_parts_add_up_to_the_whole(tmp_path: Path, kind: str) -> None:
     a, b = records(0.1, seed=1, speakers=5), records(0.2, seed=2, speakers=5)
     found = compare(*systems(tmp_path, a, b[::-1]))  # the order of a file does not matter
-    parts = found.parts(kind).values()
+    parts = found.divide(kind).values()
     for place, whole in enumerate((found.a, found.b)):
         assert sum(p[place].score.words.errors for p in parts) == whole.score.words.errors
     for left, right in parts:
@@ -82,12 +54,12 @@ def test_speakers_are_what_is_drawn(tmp_path: Path) -> None:
     a, b = records(0.1, seed=1, speakers=5), records(0.2, seed=2, speakers=5)
     found = compare(*systems(tmp_path, a, b))
     assert (found.unit, found.bootstrap.units) == ("speaker", 5)
-    assert "not to be trusted" in verdict(found)
+    assert "not to be trusted" in conclusion(found)
 
 
 def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
     a, b = records(0.1, seed=1), records(0.2, seed=2)
-    a[0] = Record.failure("u0", "set", "truncated")
+    a[0] = failure("u0")
     b[3] = replace(b[3], reference="another text")
     del a[1:3], b[10]
     found = compare(*systems(tmp_path, a, b))
@@ -95,7 +67,7 @@ def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
     assert found.left_out == {
         "failed in a": 1, "missing in a": 2, "missing in b": 1, "with different references": 1,
     }  # fmt: skip
-    assert "55 common utterances" in verdict(found)
+    assert "55 common utterances" in conclusion(found)
 
 
 def test_the_same_id_in_two_sets_is_two_utterances(tmp_path: Path) -> None:

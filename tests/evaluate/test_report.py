@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.evaluate.test_compare import records, write
+from tests.evaluate.helpers import failure, records, write
 from tests.infer.helpers import tones, write_wav
 from tiny_audio.cli import run
-from tiny_audio.evaluate.html import embedded_json, report
-from tiny_audio.evaluate.records import Record
-from tiny_audio.evaluate.systems import load_systems
+from tiny_audio.evaluate.report import render, template_environment
+from tiny_audio.evaluate.results import Record, load_systems
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 LOADING = {"src", "srcset", "data", "poster", "background", "action", "formaction", "xlink:href"}
@@ -68,7 +67,7 @@ class Page(HTMLParser):
 
 def page(tmp_path: Path, *sets: list[Record], audio: str = "none") -> tuple[str, Page]:
     paths = [write(tmp_path / f"system{i}", found) for i, found in enumerate(sets)]
-    text, _ = report(load_systems(paths, None), out=tmp_path / "out.html", audio=audio)
+    text, _ = render(load_systems(paths, None), out=tmp_path / "out.html", audio=audio)
     return text, Page(text)
 
 
@@ -79,7 +78,7 @@ def evil_records() -> list[Record]:
             speaker=text, audio=f"https://example.org/{text}",
         )
         for text in EVIL
-    ] + [Record.failure("failed", "set", "truncated", EVIL[0])]  # fmt: skip
+    ] + [failure("failed", message=EVIL[0])]  # fmt: skip
 
 
 @pytest.mark.parametrize("systems", [1, 2])
@@ -110,7 +109,7 @@ def test_texts_are_harmless_and_come_back_whole(tmp_path: Path, systems: int) ->
     for one in evil_records()[: len(EVIL)]:
         row = by_id[one.id]
         assert row["raw"] == one.reference
-        assert [heard["raw"] for heard in row["heard"]] == [one.hypothesis] * systems
+        assert [heard["raw"] for heard in row["hypotheses"]] == [one.hypothesis] * systems
         assert row["speaker"] == one.speaker
         assert "clip" not in row
         assert "link" not in row  # an address is never loaded
@@ -132,7 +131,7 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [*EVIL, "\ud800", "日本 naïve", "\x00\x1f\t\n"])
 def test_json_survives_its_element(value: str) -> None:
-    text = embedded_json({value: [value]})
+    text = template_environment().from_string("{{ it | tojson }}").render(it={value: [value]})
     assert json.loads(text) == {value: [value]}
     assert "<" not in text
     text.encode()
@@ -143,8 +142,8 @@ def test_alignments_give_back_both_texts(tmp_path: Path) -> None:
     _, found = page(tmp_path, *sets)
     data = json.loads(found.scripts["data"])
     for one, *pair in zip(data["utterances"], *sets, strict=True):
-        for heard, record in zip(one["heard"], pair, strict=True):
-            said, other = iter(one["said"].split()), iter(heard["words"])
+        for heard, record in zip(one["hypotheses"], pair, strict=True):
+            said, other = iter(one["reference"].split()), iter(heard["words"])
             text = []
             for step in heard["steps"]:
                 word = None if step == "i" else next(said)
@@ -186,12 +185,12 @@ def test_what_does_not_fit_is_linked(tmp_path: Path, recorded: list[Record]) -> 
     paths = [write(tmp_path / "one", recorded)]
     out = tmp_path / "pages" / "out.html"
     systems = load_systems(paths, None)
-    text, note = report(systems, out=out, audio="embed", audio_mb=0.001)
+    text, note = render(systems, out=out, audio="embed", audio_mb=0.001)
     assert "2 linked" in note
     rows = json.loads(Page(text).scripts["data"])["utterances"]
     assert [row.get("link") for row in rows] == ["../a.wav", "../long.wav", None, None]
     assert rows[1]["part"] == [4.0, 7.0]
-    text, note = report(systems, out=out, audio="none")
+    text, note = render(systems, out=out, audio="none")
     assert note == ""
 
 
@@ -209,7 +208,7 @@ def test_the_page_is_in_the_package() -> None:
     from importlib.resources import files
 
     folder = files("tiny_audio.evaluate")
-    for name in ("page/report.html", "page/report.css", "page/report.js", "homophones.txt"):
+    for name in ("report/page.html", "report/page.css", "report/page.js", "homophones.txt"):
         assert folder.joinpath(name).is_file()
 
 

@@ -11,9 +11,14 @@ import torch
 from tests.evaluate.foreign import save_ctc, save_whisper
 from tests.infer.helpers import tones, write_wav
 from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
-from tiny_audio.evaluate.command import evaluate_command
-from tiny_audio.evaluate.models import Options, find_model, open_model
-from tiny_audio.evaluate.pipeline import MODEL_FAILED, PipelineListener
+from tiny_audio.evaluate.models import (
+    MODEL_FAILED,
+    Options,
+    TransformersAdapter,
+    find_model,
+    open_model,
+)
+from tiny_audio.evaluate.run import evaluate_command
 
 SECONDS = [0.6, 2.0, 0.0001, 1.1, 33.0, 0.9]
 
@@ -24,10 +29,8 @@ def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return save(tmp_path_factory.mktemp("foreign") / request.param)
 
 
-def listener(name: str, batch_seconds: float = 40.0, utterances: int = 4) -> PipelineListener:
-    return PipelineListener(
-        name, device="cpu", batch_seconds=batch_seconds, max_utterances=utterances
-    )
+def adapter(name: str, batch_seconds: float = 40.0, utterances: int = 4) -> TransformersAdapter:
+    return TransformersAdapter(name, Options("cpu", batch_seconds, utterances))
 
 
 def test_texts_are_those_of_the_pipeline_itself(foreign: str) -> None:
@@ -38,7 +41,7 @@ def test_texts_are_those_of_the_pipeline_itself(foreign: str) -> None:
     greedy = {"generate_kwargs": {"num_beams": 1}} if stock.type != "ctc" else {}
     raw = [{"raw": clip.copy(), "sampling_rate": 16_000} for clip in clips]
     expected = [stock(one, **greedy)["text"].strip() for one in raw]
-    answers = dict(listener(foreign).listen(enumerate(clips)))
+    answers = dict(adapter(foreign).transcribe(enumerate(clips)))
     assert [answers[i].text for i in range(3)] == expected
     assert all(answer.logprob is None for answer in answers.values())
     assert len(set(expected)) > 1
@@ -46,8 +49,8 @@ def test_texts_are_those_of_the_pipeline_itself(foreign: str) -> None:
 
 def test_batches_change_neither_texts_nor_order(foreign: str) -> None:
     clips = tones(SECONDS)
-    whole = list(listener(foreign).listen(enumerate(clips)))
-    single = list(listener(foreign, batch_seconds=0.1, utterances=1).listen(enumerate(clips)))
+    whole = list(adapter(foreign).transcribe(enumerate(clips)))
+    single = list(adapter(foreign, batch_seconds=0.1, utterances=1).transcribe(enumerate(clips)))
     assert [key for key, _ in whole] == list(range(len(clips)))
     assert [(k, a.text, a.error) for k, a in whole] == [(k, a.text, a.error) for k, a in single]
     assert [a.seconds for _, a in whole] == [len(clip) / 16_000 for clip in clips]
@@ -57,13 +60,13 @@ def test_batches_change_neither_texts_nor_order(foreign: str) -> None:
 
 
 def test_what_is_too_short_for_a_frame_is_a_failure_not_an_empty_text(tmp_path: Path) -> None:
-    answers = dict(listener(save_ctc(tmp_path / "ctc")).listen(enumerate(tones(SECONDS))))
+    answers = dict(adapter(save_ctc(tmp_path / "ctc")).transcribe(enumerate(tones(SECONDS))))
     assert answers[2].error == "too_short"
     assert [answers[i].error for i in (0, 1, 3, 4, 5)] == [None] * 5
 
 
 def test_a_clip_on_which_the_model_fails_is_a_failure_of_its_own(foreign: str) -> None:
-    found = listener(foreign)
+    found = adapter(foreign)
 
     def refuse(_: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         for value in (*args, *kwargs.values()):
@@ -75,7 +78,7 @@ def test_a_clip_on_which_the_model_fails_is_a_failure_of_its_own(foreign: str) -
     part.register_forward_pre_hook(refuse, with_kwargs=True)
     clips = tones([0.8, 0.9, 1.0])
     clips[1][:] = np.nan
-    answers = dict(found.listen(enumerate(clips)))
+    answers = dict(found.transcribe(enumerate(clips)))
     assert [answers[i].error for i in range(3)] == [None, MODEL_FAILED, None]
     assert answers[1].message == "RuntimeError: not a number"
     assert answers[0].text
