@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tiny_audio.evaluate.models import (
     find_model,
     open_model,
 )
+from tiny_audio.evaluate.results import Record
 from tiny_audio.evaluate.run import evaluate_command
 
 SECONDS = [0.6, 2.0, 0.0001, 1.1, 33.0, 0.9]
@@ -33,6 +35,10 @@ def adapter(name: str, batch_seconds: float = 40.0, utterances: int = 4) -> Tran
     return TransformersAdapter(name, Options("cpu", batch_seconds, utterances))
 
 
+def recordings(clips: list[np.ndarray]) -> list[tuple[Record, np.ndarray]]:
+    return [(Record(str(i), "s", "", "", 0.0, 0.0), clip) for i, clip in enumerate(clips)]
+
+
 def test_texts_are_those_of_the_pipeline_itself(foreign: str) -> None:
     from transformers import pipeline
 
@@ -41,26 +47,26 @@ def test_texts_are_those_of_the_pipeline_itself(foreign: str) -> None:
     greedy = {"generate_kwargs": {"num_beams": 1}} if stock.type != "ctc" else {}
     raw = [{"raw": clip.copy(), "sampling_rate": 16_000} for clip in clips]
     expected = [stock(one, **greedy)["text"].strip() for one in raw]
-    answers = dict(adapter(foreign).transcribe(enumerate(clips)))
-    assert [answers[i].text for i in range(3)] == expected
-    assert all(answer.logprob is None for answer in answers.values())
+    answers = list(adapter(foreign).transcribe(recordings(clips)))
+    assert [answers[i].hypothesis for i in range(3)] == expected
+    assert all(answer.logprob is None for answer in answers)
     assert len(set(expected)) > 1
 
 
 def test_batches_change_neither_texts_nor_order(foreign: str) -> None:
     clips = tones(SECONDS)
-    whole = list(adapter(foreign).transcribe(enumerate(clips)))
-    single = list(adapter(foreign, batch_seconds=0.1, utterances=1).transcribe(enumerate(clips)))
-    assert [key for key, _ in whole] == list(range(len(clips)))
-    assert [(k, a.text, a.error) for k, a in whole] == [(k, a.text, a.error) for k, a in single]
-    assert [a.seconds for _, a in whole] == [len(clip) / 16_000 for clip in clips]
-    long = whole[4][1]
-    assert " " in long.text  # cut into two, as for our own models
-    assert long.work_seconds > whole[0][1].work_seconds > 0
+    whole = list(adapter(foreign).transcribe(recordings(clips)))
+    single = list(adapter(foreign, batch_seconds=0.1, utterances=1).transcribe(recordings(clips)))
+    assert [record.id for record in whole] == [str(i) for i in range(len(clips))]
+    assert [replace(r, seconds=0.0) for r in whole] == [replace(r, seconds=0.0) for r in single]
+    assert [record.duration for record in whole] == [len(clip) / 16_000 for clip in clips]
+    long = whole[4]
+    assert " " in long.hypothesis  # cut into two, as for our own models
+    assert long.seconds > whole[0].seconds > 0
 
 
 def test_what_is_too_short_for_a_frame_is_a_failure_not_an_empty_text(tmp_path: Path) -> None:
-    answers = dict(adapter(save_ctc(tmp_path / "ctc")).transcribe(enumerate(tones(SECONDS))))
+    answers = list(adapter(save_ctc(tmp_path / "ctc")).transcribe(recordings(tones(SECONDS))))
     assert answers[2].error == "too_short"
     assert [answers[i].error for i in (0, 1, 3, 4, 5)] == [None] * 5
 
@@ -78,10 +84,10 @@ def test_a_clip_on_which_the_model_fails_is_a_failure_of_its_own(foreign: str) -
     part.register_forward_pre_hook(refuse, with_kwargs=True)
     clips = tones([0.8, 0.9, 1.0])
     clips[1][:] = np.nan
-    answers = dict(found.transcribe(enumerate(clips)))
+    answers = list(found.transcribe(recordings(clips)))
     assert [answers[i].error for i in range(3)] == [None, MODEL_FAILED, None]
     assert answers[1].message == "RuntimeError: not a number"
-    assert answers[0].text
+    assert answers[0].hypothesis
 
 
 def test_ours_and_foreign_models_are_told_apart(

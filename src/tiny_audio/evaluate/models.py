@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.evaluate.results import Record
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, recognise
 from tiny_audio.model.checkpoint import INFO
@@ -30,8 +31,6 @@ from tiny_audio.model.device import pick_device
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
 from tiny_audio.model.speech import SpeechModel
-
-K = TypeVar("K")
 
 CHECKPOINTS = ("best", "last")
 WINDOW_SECONDS = 30.0  # longer recordings are cut for foreign models; what Whisper hears at once
@@ -104,28 +103,13 @@ def open_model(found: ModelFolder, options: Options) -> SpeechAdapter | Transfor
     return SpeechAdapter(model, generation, options.batch_seconds, options.max_utterances)
 
 
-@dataclass(frozen=True)
-class Transcription:
-    """What a model made of one recording, or why it made nothing of it.
-
-    seconds: of audio. work_seconds: its share of the wall time, loading and waiting included.
-    Others: as in `results.Record`.
-    """
-
-    text: str
-    seconds: float
-    work_seconds: float
-    logprob: float | None = None
-    tokens: int | None = None
-    finished: bool = True
-    error: str | None = None
-    message: str | None = None
-
-    @classmethod
-    def too_short(cls, seconds: float, work_seconds: float) -> Transcription:
-        """The failure of a recording that is too short for the model."""
-        message = f"{seconds:.3f} s are too short for the model"
-        return cls("", seconds, work_seconds, error=TOO_SHORT, message=message)
+def _too_short(record: Record, seconds: float, work_seconds: float) -> Record:
+    """The failure of a recording that is too short; one that failed before keeps its reason."""
+    failed = replace(record, duration=seconds, seconds=work_seconds)
+    if record.error is not None:
+        return failed
+    message = f"{seconds:.3f} s are too short for the model"
+    return replace(failed, error=TOO_SHORT, message=message)
 
 
 @dataclass(frozen=True)
@@ -142,15 +126,10 @@ class SpeechAdapter:
         """Where it computes."""
         return self.model.device
 
-    def transcribe(
-        self, recordings: Iterable[tuple[K, np.ndarray]]
-    ) -> Iterator[tuple[K, Transcription]]:
-        """Transcribe (key, waveform [S] float32 16 kHz) pairs; yields in order."""
-        keyed = (
-            ((key, self.model.audio_tokens(len(waveform)) > 0), waveform)
-            for key, waveform in recordings
-        )
-        for (key, long_enough), found in recognise(
+    def transcribe(self, recordings: Iterable[tuple[Record, np.ndarray]]) -> Iterator[Record]:
+        """Fill records without a hypothesis from waveforms [S] float32 16 kHz; in order."""
+        keyed = (((r, self.model.audio_tokens(len(w)) > 0), w) for r, w in recordings)
+        for (record, long_enough), found in recognise(
             self.model,
             keyed,
             options=self.generation,
@@ -158,18 +137,16 @@ class SpeechAdapter:
             max_utterances=self.max_utterances,
         ):
             if not long_enough:
-                yield key, Transcription.too_short(found.seconds, found.work_seconds)
+                yield _too_short(record, found.seconds, found.work_seconds)
                 continue
-            yield (
-                key,
-                Transcription(
-                    text=found.text,
-                    seconds=found.seconds,
-                    work_seconds=found.work_seconds,
-                    logprob=found.logprob,
-                    tokens=sum(segment.tokens for segment in found.segments),
-                    finished=found.finished,
-                ),
+            yield replace(
+                record,
+                hypothesis=found.text,
+                duration=found.seconds,
+                seconds=found.work_seconds,
+                logprob=found.logprob,
+                tokens=sum(segment.tokens for segment in found.segments),
+                finished=found.finished,
             )
 
 
@@ -177,21 +154,20 @@ class SpeechAdapter:
 class _Recording:
     """A recording on its way through a foreign model: its spans' texts, or what went wrong."""
 
-    seconds: float
-    texts: list[str]
-    work_seconds: float = 0.0
+    record: Record
+    duration: float
+    texts: list[str] = field(default_factory=list)
+    seconds: float = 0.0
     message: str | None = None
 
-    def transcription(self) -> Transcription:
+    def result(self) -> Record:
         if self.message is None and not self.texts:
-            return Transcription.too_short(self.seconds, self.work_seconds)
-        return Transcription(
-            text=join_texts(self.texts) if self.message is None else "",
-            seconds=self.seconds,
-            work_seconds=self.work_seconds,
-            error=None if self.message is None else MODEL_FAILED,
-            message=self.message,
-        )
+            return _too_short(self.record, self.duration, self.seconds)
+        text = join_texts(self.texts) if self.message is None else ""
+        done = replace(self.record, hypothesis=text, duration=self.duration, seconds=self.seconds)
+        if self.message is None:
+            return done
+        return replace(done, error=MODEL_FAILED, message=self.message)
 
 
 class TransformersAdapter:
@@ -207,6 +183,7 @@ class TransformersAdapter:
         self.device = pick_device(options.device)
         self.options = options
         self._pipeline = _load(name, self.device, options.dtype or "auto")
+        self._takes_samples = self._pipeline.model.main_input_name == "input_values"
         self._generate: dict[str, Any] = {}
         if self._pipeline.type.startswith("seq2seq"):
             self._generate = {"num_beams": options.beams}
@@ -215,16 +192,14 @@ class TransformersAdapter:
         elif options.beams > 1 or options.language is not None:
             raise ModelError(f"{name}: a CTC model takes neither --beams nor --language.")
 
-    def transcribe(
-        self, recordings: Iterable[tuple[K, np.ndarray]]
-    ) -> Iterator[tuple[K, Transcription]]:
-        """Transcribe (key, waveform [S] float32 16 kHz) pairs; yields in order, all at the end."""
+    def transcribe(self, recordings: Iterable[tuple[Record, np.ndarray]]) -> Iterator[Record]:
+        """Fill records from waveforms [S] float32 16 kHz; in order, all at the end."""
         clock = time.perf_counter()
-        found: list[tuple[K, _Recording]] = []
+        found: list[_Recording] = []
         spans: dict[Utterance, tuple[_Recording, int]] = {}
-        for key, waveform in recordings:
-            recording = _Recording(len(waveform) / SAMPLE_RATE, [])
-            found.append((key, recording))
+        for record, waveform in recordings:
+            recording = _Recording(record, len(waveform) / SAMPLE_RATE)
+            found.append(recording)
             for start, end in split_long(waveform, WINDOW_SECONDS, MIN_SPAN_SECONDS):
                 if self._is_long_enough(end - start):
                     span = Utterance(id="", waveform=waveform[start:end], text="", source="")
@@ -244,9 +219,8 @@ class TransformersAdapter:
             before, clock = clock, time.perf_counter()
             seconds = sum(span.seconds for span in batch)
             for span in batch:
-                spans[span][0].work_seconds += (clock - before) * span.seconds / seconds
-        for key, recording in found:
-            yield key, recording.transcription()
+                spans[span][0].seconds += (clock - before) * span.seconds / seconds
+        yield from (recording.result() for recording in found)
 
     def _texts(self, batch: list[Utterance]) -> list[str | Exception]:
         """The texts of a batch; where it fails, of one clip after the other."""
@@ -266,7 +240,7 @@ class TransformersAdapter:
         ctc = self._pipeline.type.startswith("ctc")
         extractor, model = self._pipeline.feature_extractor, self._pipeline.model
         takes_mask = bool(getattr(extractor, "return_attention_mask", False))
-        if self._pipeline.type == "ctc" and len(batch) > 1 and self._convolves and takes_mask:
+        if self._pipeline.type == "ctc" and len(batch) > 1 and self._takes_samples and takes_mask:
             return self._run_ctc(batch, extractor, model)
         inputs = [{"raw": clip.waveform, "sampling_rate": SAMPLE_RATE} for clip in batch]
         kwargs = {"generate_kwargs": self._generate} if self._generate else {}
@@ -288,14 +262,9 @@ class TransformersAdapter:
         lengths = [self._frames(len(waveform)) for waveform in waveforms]
         return [str(decode(row[:length])) for row, length in zip(ids, lengths, strict=True)]
 
-    @property
-    def _convolves(self) -> bool:
-        """Whether the encoder takes samples, and not features."""
-        return bool(self._pipeline.model.main_input_name == "input_values")
-
     def _is_long_enough(self, samples: int) -> bool:
         """Whether a clip is long enough for one frame of a convolutional encoder."""
-        return (self._frames(samples) if self._convolves else samples) > 0
+        return (self._frames(samples) if self._takes_samples else samples) > 0
 
     def _frames(self, samples: int) -> int:
         """Frames that an encoder which takes samples makes of a clip."""

@@ -12,12 +12,13 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -32,7 +33,6 @@ from tiny_audio.evaluate.models import (
     ModelFolder,
     Options,
     SpeechAdapter,
-    Transcription,
     TransformersAdapter,
     find_model,
     open_model,
@@ -126,41 +126,24 @@ def transcribe(
     test_set: str | None = None,
 ) -> Iterator[Record]:
     """What a model makes of every sample, in order; nothing is scored yet."""
-    pairs = ((s, s.item.waveform if isinstance(s.item, Utterance) else _SILENCE) for s in samples)
-    for sample, found in adapter.transcribe(pairs):
-        yield _record(sample, found, model, test_set)
+    return adapter.transcribe((_record(one, model, test_set), _waveform(one)) for one in samples)
 
 
-def _record(
-    sample: Sample, found: Transcription, model: str | None, test_set: str | None
-) -> Record:
+def _waveform(sample: Sample) -> NDArray[np.float32]:
+    return sample.item.waveform if isinstance(sample.item, Utterance) else _SILENCE
+
+
+def _record(sample: Sample, model: str | None, test_set: str | None) -> Record:
+    """The record of a sample before a model has heard it."""
     item = sample.item
-    common: dict[str, Any] = {
-        "id": item.id,
-        "source": item.source,
-        "seconds": found.work_seconds,
-        "model": model,
-        "set": test_set,
-        "audio": sample.audio,
-        "offset": sample.offset,
-    }
+    record = Record(
+        item.id, item.source, reference="", hypothesis="", duration=0.0, seconds=0.0,
+        model=model, set=test_set, audio=sample.audio, offset=sample.offset,
+    )  # fmt: skip
     if isinstance(item, Reject):
-        common |= {"error": item.reason, "message": item.message}
-        return Record(**common, reference="", hypothesis="", duration=0.0)
-    return Record(
-        **common,
-        reference=item.text,
-        hypothesis=found.text,
-        duration=found.seconds,
-        logprob=found.logprob,
-        finished=found.finished,
-        speaker=item.speaker,
-        error=found.error,
-        message=found.message,
-        tokens=found.tokens,
-        snr=sample.snr,
-        extra=_json_columns(item.extra),
-    )
+        return replace(record, error=item.reason, message=item.message)
+    extra = _json_columns(item.extra)
+    return replace(record, reference=item.text, speaker=item.speaker, snr=sample.snr, extra=extra)
 
 
 def _json_columns(extra: Mapping[str, Any]) -> dict[str, Any]:

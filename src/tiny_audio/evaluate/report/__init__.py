@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def render(
             title=" and ".join(names),
             subtitle=f"{len(utterances)} utterances, scoring {parts[0].score.rule}, "
             f"{date.today().isoformat()}",
-            cards=[_card(*one) for one in both],
+            systems=both,
             summaries=[
                 replace(figures_section(evaluation, f"{name}: by set"), note=LEGEND)
                 for name, evaluation in both
@@ -118,7 +119,6 @@ def render(
             conclusion=None if compared is None else conclusion(compared),
             comparison=[] if compared is None else list(breakdown_sections(compared)),
             plots=list(_plots(both)),
-            confusions=[_confusions(*one) for one in both],
             audio_note=clips.note(),
             data={"systems": names, "media": MEDIA_TYPE, "utterances": utterances},
             clips=clips.embedded,
@@ -138,6 +138,14 @@ def template_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["percent"] = percent
+    environment.globals |= {
+        "share": share,
+        "bootstrap": bootstrap,
+        "confusions": confusions,
+        "forgive_homophones": forgive_homophones,
+        "top": TOP,
+    }
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment
 
@@ -152,27 +160,6 @@ def _hash(text: str) -> str:
 
 
 # -------------------------------------------------------------------------------- what it shows
-
-
-def _card(name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """The figures of a system at a glance."""
-    score, words = evaluation.score, evaluation.score.words
-    drawn = bootstrap(evaluation)
-    interval = drawn.intervals["wer"]
-    between = "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
-    facts = {
-        "words": f"{words.reference:,}",
-        "substituted": percent(share(words.substitutions, words.reference)),
-        "deleted": percent(share(words.deletions, words.reference)),
-        "inserted": percent(share(words.insertions, words.reference)),
-        "CER": percent(score.cer),
-        "utterances with errors": percent(score.sentence_error_rate),
-        "audio": f"{evaluation.audio_seconds / 60:.1f} min",
-        "times real time": "–" if evaluation.rtfx is None else f"{evaluation.rtfx:.1f}",
-        "failed": str(evaluation.failures.total()),
-    }
-    note = f"95 % interval {between}, drawn by {drawn.unit} ({drawn.units})"
-    return {"name": name, "wer": percent(score.wer), "note": note, "facts": facts}
 
 
 def _plots(both: Sequence[tuple[str, Evaluation]]) -> Iterator[Plot]:
@@ -213,23 +200,6 @@ def _wer_by(title: str, x_name: str, kind: str, both: Sequence[tuple[str, Evalua
         intervals = [None if part is None else bootstrap(part).intervals["wer"] for part in parts]
         series.append(Series(name, values, intervals))
     return bars(title, x_name, labels, series)
-
-
-def _confusions(name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """The most frequent errors of a system, by kind: ((reference, hypothesis), times)."""
-    found, forgiven = confusions(evaluation), forgive_homophones(evaluation)
-    kinds = {
-        "Substituted": found["substitute"],
-        "Deleted": found["delete"],
-        "Inserted": found["insert"],
-        "Homophones": forgiven.pairs,
-    }
-    lists = {kind: pairs.most_common()[:TOP] for kind, pairs in kinds.items()}
-    note = (
-        f"With homophones forgiven the WER is {percent(forgiven.wer)} instead of "
-        f"{percent(evaluation.score.wer)}."
-    )
-    return {"name": name, "lists": lists, "note": note}
 
 
 def _utterance(
@@ -319,8 +289,8 @@ def collect_clips(
     if mode not in AUDIO_MODES:
         raise ConfigError(f"--audio {mode} is unknown: choose {', '.join(AUDIO_MODES)}.")
     clips = Clips()
+    load = lru_cache(maxsize=1)(load_audio)  # several utterances may lie in one recording
     room = int(megabytes * 1e6) if mode == "embed" else 0
-    last: tuple[Path | None, Mono] = (None, np.zeros(0, np.float32))
     for position, record in records if mode != "none" else ():
         if record.audio is None:
             clips.left_out["no recording is named"] += 1
@@ -333,19 +303,17 @@ def collect_clips(
         if path is None:
             clips.left_out["the file is not there"] += 1
             continue
-        if room > 0:
-            try:
-                last = last if last[0] == path else (path, load_audio(path))
-                text = _encode(last[1], record)
-            except AudioError as error:
-                clips.left_out[error.reason] += 1
-                continue
-            if len(text) <= room:
-                room -= len(text)
-                clips.embedded[position] = text
-                clips.sources[position] = {"clip": True}
-                continue
-            room = 0
+        try:
+            text = _encode(load(path), record) if room > 0 else ""
+        except AudioError as error:
+            clips.left_out[error.reason] += 1
+            continue
+        fits = 0 < len(text) <= room
+        room = room - len(text) if fits else 0
+        if fits:
+            clips.embedded[position] = text
+            clips.sources[position] = {"clip": True}
+            continue
         link = quote(os.path.relpath(path.resolve(), out.parent.resolve()))
         clips.sources[position] = {"link": link}
         if record.offset is not None:

@@ -18,7 +18,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 360, 232  # points, which are pixels of the page
 EDGES = {"left": 38 / WIDTH, "right": 342 / WIDTH, "top": 220 / HEIGHT, "bottom": 64 / HEIGHT}
@@ -110,7 +110,7 @@ def reliability(title: str, x_name: str, series: Sequence[tuple[str, Sequence[Po
             dot.set_gid(f"{_TITLE}{name}: {p.count} utterances, {text}")
             axes.add_patch(dot)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
     rows = [
         [f"{name}, {100 * p.x:.0f} %", f"{100 * p.y:.1f} %"]
         for name, points in series
@@ -128,8 +128,9 @@ def _axes() -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.yaxis.grid(color=LINE, linewidth=1)
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     axes.tick_params(length=0, labelsize=11, labelcolor=SOFT)
+    axes.tick_params(axis="x", pad=7)
     return figure, axes
 
 
