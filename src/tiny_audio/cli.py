@@ -44,7 +44,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
 _size: Any = {"parser": lambda text: 0 if str(text) == "auto" else int(text), "metavar": "N|auto"}
 Size = Annotated[int, typer.Option(help="utterances in one batch; auto: what fits", **_size)]
-Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
+Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
 
@@ -192,7 +192,7 @@ def merge(
     device: Device = "cpu",
 ) -> None:
     """Fold a checkpoint's LoRA adapters into its decoder."""
-    from tiny_audio.model.merge import merge_command
+    from tiny_audio.model.checkpoint import merge_command
 
     merge_command(str(folder), str(out), device)
 
@@ -204,7 +204,7 @@ def debug_model(
     ] = None,
 ) -> None:
     """Print an architecture: parts, sizes, what learns, frame rates, memory."""
-    from tiny_audio.model.describe import describe_command
+    from tiny_audio.model.inspect import describe_command
 
     describe_command(what or [])
 

@@ -10,9 +10,8 @@ from tiny_audio.errors import ConfigError
 from tiny_audio.evaluate.listener import Listener, SpeechListener
 from tiny_audio.evaluate.pipeline import PipelineListener, is_transformers_folder
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
-from tiny_audio.model.checkpoint import INFO
+from tiny_audio.model.checkpoint import BUNDLED, INFO, find_checkpoint, resolve_model
 from tiny_audio.model.quantise import quantise
-from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
 
 CHECKPOINTS = ("best", "last")
 
@@ -35,7 +34,7 @@ class Options:
     max_utterances: int
     beams: int
     language: str | None
-    quantise: str | None = None  # int8 or int4, of ours
+    quantise: str | None = None  # int8, of ours
 
 
 def find_model(name: str, checkpoint: str) -> Found:

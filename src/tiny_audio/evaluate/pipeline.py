@@ -25,7 +25,7 @@ from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import ModelError
 from tiny_audio.evaluate.listener import Answer, too_short
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts
-from tiny_audio.model.device import pick_device
+from tiny_audio.model.build import pick_device
 
 K = TypeVar("K")
 
