@@ -32,7 +32,7 @@ from tiny_audio.data.quality import quality_limits
 from tiny_audio.data.records import IndexedSource, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.data.utterance import Record, Utterance
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.labels import LabelRules
 from tiny_audio.text.prompt import Prompt
 

@@ -73,7 +73,7 @@ def main() -> None:
     rows = [
         row(given.model, dtype, kind, heard)
         for dtype in ("float32", "bfloat16")
-        for kind in (None, "int8", "int4")
+        for kind in (None, "int8")
     ]
     words = " and ".join(str(sum(len(u.text.split()) for u in members)) for members in heard)
     print(f"{markdown(COLUMNS, rows)}\n\n{given.model}, {words} words, {machine()}, 1 thread")

@@ -28,7 +28,7 @@ from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.sets import read_samples
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.model.build import ASSETS
-from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
 

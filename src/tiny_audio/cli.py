@@ -67,7 +67,7 @@ Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_form
 _sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
 _MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
 MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
-Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
+Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
 
@@ -223,7 +223,7 @@ def merge(
     device: Device = "cpu",
 ) -> None:
     """Fold a checkpoint's LoRA adapters into its decoder."""
-    from tiny_audio.model.merge import merge_command
+    from tiny_audio.model.checkpoint import merge_command
 
     merge_command(str(folder), str(out), device)
 
@@ -235,7 +235,7 @@ def debug_model(
     ] = None,
 ) -> None:
     """Print an architecture: parts, sizes, what learns, frame rates, memory."""
-    from tiny_audio.model.describe import describe_command
+    from tiny_audio.model.inspect import describe_command
 
     describe_command(what or [])
 

@@ -23,7 +23,7 @@ from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.progress import duration
 from tiny_audio.train.run import RunSummary, train

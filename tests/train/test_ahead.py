@@ -15,7 +15,7 @@ from tests.train.helpers import ListStream
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.prompt import Prompt
 from tiny_audio.train.ahead import Ahead
 

@@ -17,8 +17,7 @@ from tests.train.helpers import settings
 from tiny_audio.config import Config
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.infer.transcribe import Recogniser, Transcript
-from tiny_audio.model.checkpoint import read_info
-from tiny_audio.model.resolve import BUNDLED
+from tiny_audio.model.checkpoint import BUNDLED, read_info
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.assembly import Run
 from tiny_audio.train.parts import gather_parts

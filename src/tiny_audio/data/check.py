@@ -35,9 +35,8 @@ from tiny_audio.data.records import IndexedSource, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.model.checkpoint import read_config
-from tiny_audio.model.lengths import Lengths, lengths_of
-from tiny_audio.model.resolve import find_checkpoint
+from tiny_audio.model.build import Lengths, lengths_of
+from tiny_audio.model.checkpoint import find_checkpoint, read_config
 from tiny_audio.text.labels import LabelRules
 
 REPORT, PICTURE = "check.json", "check.png"

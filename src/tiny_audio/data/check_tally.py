@@ -12,7 +12,7 @@ import numpy as np
 from tiny_audio.data.markers import Markers, Policy, odd_characters
 from tiny_audio.data.overlap import EvaluationSet, Repeats, audio_print, text_print
 from tiny_audio.data.utterance import EXAMPLES, Utterance
-from tiny_audio.model.lengths import Lengths
+from tiny_audio.model.build import Lengths
 
 MOST_WORDS = 1_000_000  # different ones that are counted; later new ones are not
 _HOUR = 3600.0

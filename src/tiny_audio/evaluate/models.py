@@ -26,10 +26,9 @@ from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.results import Record
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, recognise
-from tiny_audio.model.checkpoint import INFO
-from tiny_audio.model.device import pick_device
+from tiny_audio.model.build import pick_device
+from tiny_audio.model.checkpoint import BUNDLED, INFO, find_checkpoint, resolve_model
 from tiny_audio.model.quantise import quantise
-from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
 from tiny_audio.model.speech import SpeechModel
 
 CHECKPOINTS = ("best", "last")
@@ -43,8 +42,8 @@ class Options:
     """How every model of an evaluation is used.
 
     batch_seconds, max_utterances: padded audio and clips in one batch. beams: of the search.
-    language: for foreign models that know several; None lets them guess. quantise: ``int8`` or
-    ``int4``, of ours. dtype: None: as in training, or as the other model's files say. max_bytes:
+    language: for foreign models that know several; None lets them guess. quantise: ``int8``
+    of ours. dtype: None: as in training, or as the other model's files say. max_bytes:
     of a recording at an address, see `load_audio`.
     """
 

@@ -15,9 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tiny_audio.config import Config
 from tiny_audio.data.label_case import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
-from tiny_audio.model.batch import IGNORE, label_places
+from tiny_audio.model.batch import IGNORE, Prefill, label_positions
 from tiny_audio.model.checkpoint import read_config
-from tiny_audio.model.speech import Prefill, SpeechModel
+from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules, in_capitals
 
 UNLIKE = 1.25  # nats a word of the labels against the cheapest other way to write them
@@ -117,12 +117,12 @@ def nats_a_word(model: SpeechModel, texts: Sequence[str], words_of: Sequence[str
         ids = pad_sequence([torch.tensor(p + t) for t, p in rows], batch_first=True)  # [B, T]
         labels = [torch.tensor([IGNORE] * len(p) + t) for t, p in rows]
         wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
-        places = label_places(wanted)
-        targets = wanted.flatten()[places + 1].to(model.device)
+        positions = label_positions(wanted)
+        targets = wanted.flatten()[positions + 1].to(model.device)
         ids = ids.to(model.device)
         embeds = model.causal_lm.get_input_embeddings()(ids)
         prefill = Prefill(embeds, torch.ones_like(ids), torch.arange(ids.shape[1]).expand_as(ids))
-        logits = model.label_logits(prefill, places.to(model.device), masked=False)
+        logits = model.label_logits(prefill, positions.to(model.device), masked=False)
         total += float(cross_entropy(logits.float(), targets, reduction="sum"))
     return total / sum(len(text.split()) for text in words_of)
 

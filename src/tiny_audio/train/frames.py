@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.audio.augment import SpecAugment
 from tiny_audio.model.batch import Batch
+from tiny_audio.model.encoder import PlainEncoder
 from tiny_audio.model.encoder_cache import FrameStore, audio_key
-from tiny_audio.model.plain_encoder import PlainEncoder
 from tiny_audio.model.speech import SpeechModel
 
 _SEED_BYTES = 8

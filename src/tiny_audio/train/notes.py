@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_audio.model.projectors.routing import DEAD_BELOW
+from tiny_audio.model.projectors.base import DEAD_BELOW
 from tiny_audio.train.cliff import Cliff, Phase, find_cliff
 
 Row = Mapping[str, Any]

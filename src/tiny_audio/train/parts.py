@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from tiny_audio.config import Config
 from tiny_audio.data.utterance import RejectCounts
-from tiny_audio.model.resolve import find_checkpoint as find_weights
+from tiny_audio.model.checkpoint import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.ahead import Ahead
 from tiny_audio.train.cache import open_cache

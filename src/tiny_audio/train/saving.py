@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from tiny_audio.config import Config
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.checkpoint import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import CheckpointStore, find_checkpoint
 from tiny_audio.train.evaluation import Checkup

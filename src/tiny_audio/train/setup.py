@@ -25,14 +25,13 @@ from tiny_audio.data.reject_log import RejectLog
 from tiny_audio.data.sources import open_data
 from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
-from tiny_audio.model.build import build_model
+from tiny_audio.model.build import build_model, pick_device
 from tiny_audio.model.checkpoint import (
     load_weights,
     read_config,
     read_info,
     take_revisions,
 )
-from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule

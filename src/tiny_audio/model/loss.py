@@ -1,6 +1,6 @@
 """Cross-entropy of a few positions over a large vocabulary, without its logits in memory.
 
-With Qwen3's 151,936 words, logits and their gradient are the largest tensors of a training step.
+With Qwen3's 151,936 tokens, logits and their gradient are the largest tensors of a training step.
 The head is frozen, so all that its backward pass needs is the gradient of the hidden states, and
 that is known once a piece of the logits is: they are made piece by piece and forgotten.
 
@@ -9,87 +9,57 @@ Shapes: B utterances, T tokens, N positions among the B * T, W decoder width, V 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from tiny_audio.model.batch import Prefill
 from tiny_audio.model.decoder import embedding_table
-from tiny_audio.model.packing import Packing, packed_inputs
 
-if TYPE_CHECKING:
-    from tiny_audio.model.speech import Prefill
-
-_ROOM = {"cpu": 2**27}  # bytes of one piece of logits in fp32, by device
-_ROOM_ELSEWHERE = 2**30
+_PIECE_BYTES = {"cpu": 2**27}  # of one piece of logits in fp32, by device
+_PIECE_BYTES_ELSEWHERE = 2**30
 
 
 def decoder_inputs(prefill: Prefill, masked: bool) -> dict[str, Any]:
-    """What a decoder is called with for rows side by side; see ``hidden_at``."""
+    """Keyword arguments of the decoder; ``masked=False`` leaves out mask and positions, for rows
+    that are padded on the right."""
     inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
     if masked:
         inputs |= {"attention_mask": prefill.attention_mask, "position_ids": prefill.position_ids}
     return inputs
 
 
-def hidden_at(
-    lm: PreTrainedModel,
-    prefill: Prefill,
-    places: Tensor,
-    *,
-    masked: bool,
-    packing: Packing | None = None,
-) -> Tensor:
-    """The decoder's last hidden states [N, W] at the N ``places`` among the positions [B * T].
-
-    Args:
-        lm: the decoder without PEFT's wrapper.
-        prefill: its input.
-        places: [N].
-        masked: with mask and positions; False for rows that are padded on the right.
-        packing: of such rows; the layers see no padding then.
-    """
-    if packing is None:
-        hidden = lm.base_model(**decoder_inputs(prefill, masked)).last_hidden_state  # [B, T, W]
-    else:
-        inputs = packed_inputs(packing.pack(prefill.inputs_embeds), packing)
-        hidden = lm.base_model(**inputs).last_hidden_state  # [1, all, W]
-        places = packing.find(places)
-    return cast(Tensor, hidden.flatten(0, 1).index_select(0, places))
+def hidden_at(lm: PreTrainedModel, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
+    """The decoder's last hidden states [N, W] at ``positions`` [N] among the B * T."""
+    hidden = lm.base_model(**decoder_inputs(prefill, masked)).last_hidden_state  # [B, T, W]
+    return cast(Tensor, hidden.flatten(0, 1).index_select(0, positions))
 
 
 def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy of ``head(hidden)``, summed over positions, in fp32.
+    """Cross-entropy of ``head(hidden)`` against ids [N], summed over positions, in fp32.
 
-    Args:
-        hidden: [N, W].
-        head: of the language model. A plain frozen matrix without bias goes piece by piece;
-            another kind, or one that learns, is called as a whole.
-        targets: [N] ids.
+    A plain frozen matrix without bias goes piece by piece; another head is called as a whole.
     """
-    if type(head) is not nn.Linear or head.weight.requires_grad or _has_bias(head):
+    frozen_matrix = type(head) is nn.Linear and not head.weight.requires_grad
+    if not frozen_matrix or getattr(head, "bias", None) is not None:
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
     weight = head.weight
-    room = _ROOM.get(hidden.device.type, _ROOM_ELSEWHERE)
-    rows = max(1, room // (4 * len(weight)))
+    limit = _PIECE_BYTES.get(hidden.device.type, _PIECE_BYTES_ELSEWHERE)
     pieces: Any = _Pieces.apply
+    rows = max(1, limit // (4 * len(weight)))
     return cast(Tensor, pieces(hidden.to(weight.dtype), weight, targets, rows))
 
 
-def _has_bias(head: Any) -> bool:
-    return head.bias is not None
-
-
 class _Pieces(torch.autograd.Function):
-    """The sum, and in the same go the gradient of the hidden states."""
+    """The sum, and in the same pass the gradient of the hidden states."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
         total = hidden.new_zeros((), dtype=torch.float32)
-        gradient = torch.empty_like(hidden) if wanted else None
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for first in range(0, len(hidden), rows):
             part = slice(first, first + rows)
             right = targets[part].unsqueeze(1)
@@ -97,9 +67,9 @@ class _Pieces(torch.autograd.Function):
             norm = logits.logsumexp(dim=1, keepdim=True)
             total += (norm - logits.gather(1, right)).sum()
             if gradient is not None:
-                chance = logits.sub_(norm).exp_()
-                chance.scatter_add_(1, right, chance.new_full(right.shape, -1.0))
-                gradient[part] = chance.to(weight.dtype) @ weight
+                probabilities = logits.sub_(norm).exp_()
+                probabilities.scatter_add_(1, right, probabilities.new_full(right.shape, -1.0))
+                gradient[part] = probabilities.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total
 
