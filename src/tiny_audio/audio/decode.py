@@ -24,7 +24,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tiny_audio.audio import headers
-from tiny_audio.audio.fetch import Arriving
+from tiny_audio.audio.fetch import PipeCopy
 
 Mono = NDArray[np.float32]
 
@@ -104,7 +104,7 @@ class Seekable:
     def __init__(self, file: BinaryIO) -> None:
         self._seek = file.seek
         self.read, self.tell = file.read, file.tell
-        self.seekable = lambda: not isinstance(file, Arriving) or file.must_seek()
+        self.seekable = lambda: not isinstance(file, PipeCopy) or file.must_seek()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -122,7 +122,7 @@ def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     Raises:
         UndecodableError: on opening, or while the blocks are read.
     """
-    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, Arriving):
+    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, PipeCopy):
         raise UndecodableError("not_audio", "is no format of libsndfile")
     cut = headers.declared_over_held(file)
     file.seek(0)
@@ -161,7 +161,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     """
     head = file.read(12)
     counts_frames = headers.has_mp3_count(file)
-    arriving = isinstance(file, Arriving)  # then nobody knows where it ends
+    arriving = isinstance(file, PipeCopy)  # then nobody knows where it ends
     # FFmpeg believes what is there.
     broken_off = not arriving and headers.declared_over_held(file) > 1 + _EXACT
     file.seek(0)
@@ -199,7 +199,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         if first is not None:
             decoding.rate = first.sample_rate  # HE-AAC declares half the rate it decodes to
             decoding.blocks = _ffmpeg_blocks(chain([first], frames), first.sample_rate)
-            if isinstance(file, Arriving):
+            if isinstance(file, PipeCopy):
                 decoding.blocks = _to_its_end(file, decoding, decoding.blocks)
         if not decoding.rate:
             raise UndecodableError("truncated", "holds no audio that can be decoded")
@@ -208,7 +208,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         yield decoding
 
 
-def _to_its_end(file: Arriving, decoding: Decoding, blocks: Iterator[Mono]) -> Iterator[Mono]:
+def _to_its_end(file: PipeCopy, decoding: Decoding, blocks: Iterator[Mono]) -> Iterator[Mono]:
     """The blocks of what was still arriving; at the end its header can be held against it."""
     yield from blocks
     if file.ended and headers.declared_over_held(cast(BinaryIO, file)) > 1 + _EXACT:

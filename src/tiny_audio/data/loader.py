@@ -135,7 +135,7 @@ class TrainingStream:
             "epoch": self._state.epoch,
             "start": self._state.start.to_dict(),
             "rejects": self._state.rejects.to_dict(),
-            "losses": self._mixture.losses(),
+            "lost_shards": self._mixture.lost_shards(),
             "heard": self.heard.to_dict(),
             "data": self._data,
             "batching": self._batching,
@@ -165,7 +165,7 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state.get("losses"))
+        self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former name
         self.heard = Heard.from_dict(state.get("heard", {}))
 
     def __iter__(self) -> Iterator[Batch]:

@@ -79,11 +79,11 @@ class Source(ABC):
     def hold_out(self, count: int) -> tuple[Source, Source]:
         """The source without some records, and those: about `count`, chosen by id alone."""
 
-    def losses(self) -> Any:
+    def lost_shards(self) -> Any:
         """What draws had to leave out so far, for `restore`; a JSON value, None: nothing."""
         return None
 
-    def restore(self, losses: Any) -> None:  # noqa: B027 - most sources lose nothing
+    def restore(self, lost_shards: Any) -> None:  # noqa: B027 - most sources lose nothing
         """Leave out what another source of the same data left out, so that draws are the same."""
 
 
