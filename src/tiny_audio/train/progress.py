@@ -99,18 +99,6 @@ class LiveDisplay(LineDisplay):
         return table
 
 
-class Named(LineDisplay):
-    """The lines of one run among several that share a console."""
-
-    def __init__(self, name: str, display: LineDisplay) -> None:
-        super().__init__(display.max_steps, display.console)
-        self.name = name
-
-    def say(self, text: str) -> None:
-        """Print a line that stays, after the run's name."""
-        super().say(f"{self.name:<8} {text}")
-
-
 def open_display(*, live: bool, max_steps: int, console: Console | None = None) -> LineDisplay:
     """The live display where it is wanted and there is a terminal, else plain lines."""
     console = console or Console()

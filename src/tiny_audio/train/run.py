@@ -13,7 +13,6 @@ from tiny_audio import logs
 from tiny_audio.config import Config
 from tiny_audio.train.assembly import Run, RunSummary
 from tiny_audio.train.parts import gather_parts
-from tiny_audio.train.race import check_race, train_race
 from tiny_audio.train.rng import seed_everything
 from tiny_audio.train.setup import agree_on_folder, check_settings, open_accelerator
 from tiny_audio.train.stages import check_stage
@@ -39,15 +38,12 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
         requires_init=training.requires_init,
         init_from=training.resume_from_checkpoint if resumes else cfg.model.init_from,
     )
-    check_race(cfg)
     accelerator = open_accelerator(cfg)
     try:
         cfg.output_dir = str(agree_on_folder(accelerator, cfg.output_dir))
         seed_everything(cfg.seed, accelerator.process_index)
         writes = accelerator.is_main_process
         with logs.to_file(Path(cfg.output_dir)) if writes else nullcontext():
-            if training.race:
-                return train_race(cfg, accelerator, argv)
             return Run(cfg, accelerator, gather_parts(cfg, accelerator)).train(argv)
     finally:
         # What wraps the model holds the process group; threads of a group that outlives the
