@@ -18,7 +18,7 @@ from tiny_audio.data.utterance import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.frames import CachedEncoder
+from tiny_audio.train.cached_features import CachedFeatures
 
 BATCHES = 4
 Ready = Callable[[Batch], Batch]
@@ -45,7 +45,7 @@ def run(bench: Bench) -> None:
     add("a pass without the cache", device)
     with tempfile.TemporaryDirectory() as folder:
         store = FrameStore(Path(folder), {"bench": bench.kind}, model.encoder.width)
-        cached = CachedEncoder(model, store, variants=1, autocast=nullcontext, say=print)
+        cached = CachedFeatures(model, store, variants=1, autocast=nullcontext, say=print)
         add("first pass with it: compute and write", cached)
         add("second pass: read", cached)
 

@@ -38,7 +38,7 @@ from tiny_audio.model.build import ASSETS, build_model
 from tiny_audio.model.resolve import BUNDLED
 from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.run import train
+from tiny_audio.train.build import train
 
 RATE = 16_000
 WEIGHTS = {

@@ -18,8 +18,7 @@ from tiny_audio.model.kv_cache import can_preallocate
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.packing import Packing, _clip_by_clip, can_pack
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.compiling import compile_layers
-from tiny_audio.train.stages import checkpoint_decoder
+from tiny_audio.train.stages import checkpoint_decoder, compile_layers
 
 SECONDS = [1.3, 0.4, 2.1, 0.9]
 TEXTS = ["one two three", "a", "something rather longer than that", "x y"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.train.helpers import rows, run
 from tiny_audio.config import RENAMED
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.train.rng import restore_rng, rng_state, seed_everything
+from tiny_audio.train.checkpoints import restore_rng, rng_state, seed_everything
 
 TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 LONG = (
