@@ -23,11 +23,11 @@ from recipes.nano.turns import Turns, soft_audio
 from tiny_audio.config import Config
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.setup import (
+from tiny_audio.train.build import (
     find_augmentation,
     find_data,
-    make_data,
     make_model,
+    make_stream,
     open_accelerator,
 )
 from tiny_audio.train.stages import apply_learns
@@ -51,7 +51,7 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
     accelerator = open_accelerator(cfg)
     model = make_model(cfg, device, start)
     apply_learns(model, ["projector", "decoder"])
-    stream = make_data(cfg, find_data(cfg), find_augmentation(cfg), model, accelerator, None)[0]
+    stream = make_stream(cfg, find_data(cfg)[0], find_augmentation(cfg), model, accelerator)
     vocabulary = Vocabulary(ASSETS / "nano" / "decoder")
     turns, judge = make_turns(work, vocabulary, TURNS["everyday"], TURNS["most"], device)
     parts = {"projector": model.projector, "decoder": model.causal_lm}

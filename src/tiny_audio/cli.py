@@ -121,7 +121,7 @@ def train(context: typer.Context) -> None:
     typed, codes = list(sys.argv), [0]
 
     def job(config: Config) -> None:
-        from tiny_audio.train.run import train as run
+        from tiny_audio.train.build import train as run
 
         codes.append(run(config, argv=typed).exit_code)
 

@@ -101,7 +101,7 @@ class ShardSource(Source):
     def sample(self, count: int) -> list[Item]:
         """The first ones; none of a held-out part, which would be read through for them."""
         apart = copy.copy(self)
-        apart._shards = copy.copy(self._shards)  # what is lost now is not left out in training
+        apart._reader = copy.copy(self._reader)  # what is lost now is not left out in training
         return [] if self._held_out else list(islice(apart.records(), count))
 
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:

@@ -90,23 +90,6 @@ def build_model(
     return model.eval()
 
 
-def with_projector(model: SpeechModel, cfg: ModelConfig, *, seed: int) -> SpeechModel:
-    """Another model of the same encoder and decoder, shared, with a fresh projector of its own."""
-    other = SpeechModel(
-        features=model.features,
-        encoder=model.encoder,
-        projector=_projector(cfg, model.encoder.width, model.causal_lm, model.device, seed),
-        decoder=model.causal_lm,
-        tokenizer=model.tokenizer,
-        prompt=model.prompt,
-        spec_augment=model.spec_augment,
-        window_seconds=model.window_seconds,
-    )
-    other.augment_generator = model.augment_generator
-    other.identity = identity(cfg, model.encoder, model.causal_lm)
-    return other.eval()
-
-
 def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
     """What a projector belongs to: two models agree where all of these values agree.
 

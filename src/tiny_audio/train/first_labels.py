@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +11,10 @@ from accelerate.utils import broadcast_object_list
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from tiny_audio.config import Config
+from tiny_audio.config import LabelConfig
 from tiny_audio.data.label_case import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
 from tiny_audio.model.batch import IGNORE, Prefill, label_positions
-from tiny_audio.model.checkpoint import read_config
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules, in_capitals
 
@@ -34,32 +32,25 @@ _WAYS = {  # setting -> what it is called, those that change less first
 }
 
 
-def look_at_labels(
-    cfg: Config,
-    sources: tuple[list[Source], list[Source]],
+def check_first_labels(
+    labels: LabelConfig,
+    train: Sequence[Source],
+    evaluation: Sequence[Source],
     model: SpeechModel,
     accelerator: Accelerator,
-    resumed: Path | None,
     say: Callable[[str], None],
 ) -> None:
-    """Settle ``data.labels.case=auto`` in ``cfg`` and tell what is odd about the labels.
+    """Settle ``case=auto`` in ``labels`` and say what is odd about the training labels.
 
-    A resumed run keeps what was settled; every process gets what the main one found.
+    Every process gets what the main one found.
     """
-    labels = cfg.data.labels
-    if resumed is not None:
-        if labels.case == "auto":
-            before = read_config(resumed).data.labels
-            labels.case, labels.case_of = before.case, before.case_of
-        return
     if accelerator.is_main_process:
-        found = sample_labels(sources[0], labels)
+        found = sample_labels(train, labels)
         lines = []
         if labels.case == "auto":
-            more = sample_labels(sources[1], labels)
-            lines = settle_case(
-                labels, {n: found.get(n, []) + more.get(n, []) for n in found | more}
-            )
+            more = sample_labels(evaluation, labels)
+            names = found | more
+            lines = settle_case(labels, {n: found.get(n, []) + more.get(n, []) for n in names})
         rules = label_rules(labels)
         learned = [rules.clean(text, name) for name, texts in found.items() for text in texts]
         with accelerator.autocast():

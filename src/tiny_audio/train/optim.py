@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule."""
+"""The optimizer's parameter groups and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from tiny_audio.train.stages import part_of
 def lr_multiplier(step: int, *, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
     """Share of the peak learning rate at update number ``step``, counted from 0.
 
-    Rises linearly to 1 over ``warmup_steps`` updates, then falls along half a cosine to
-    ``min_ratio`` at the last update (Loshchilov & Hutter 2017, without restarts).
+    Rises linearly to 1 over ``warmup_steps`` updates (a tenth of a run that is too short for them),
+    then falls along half a cosine to ``min_ratio`` at the last one (Loshchilov & Hutter 2017).
     """
+    if 2 * warmup_steps > max_steps:
+        warmup_steps = max_steps // 10
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     rest = max(1, max_steps - 1 - warmup_steps)
     done = min(1.0, (step - warmup_steps) / rest)
     return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def usable_warmup(warmup_steps: int, max_steps: int) -> int:
-    """Warmup that leaves room to learn: a tenth of a run too short for the one asked for."""
-    return warmup_steps if 2 * warmup_steps <= max_steps else max_steps // 10
 
 
 def parameter_groups(
@@ -55,26 +52,18 @@ def parameter_groups(
         if lr.get(part, 0.0) <= 0:
             key = "learning_rate" if part == "projector" else f"{part}_learning_rate"
             raise ConfigError(f"training.{key} is {lr.get(part)}; it must be above 0 to learn")
-        decays = parameter.ndim > 1 and weight_decay[part] > 0
-        group = groups.setdefault(
-            part if decays or weight_decay[part] <= 0 else f"{part} (no decay)",
-            {
-                "part": part,
-                "params": [],
-                "lr": lr[part],
-                "peak_lr": lr[part],
-                "weight_decay": weight_decay[part] if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return [{"name": name, **group} for name, group in groups.items()]
-
-
-def build_optimizer(
-    groups: list[dict[str, Any]], *, betas: tuple[float, float], fused: bool
-) -> torch.optim.Optimizer:
-    """AdamW over the groups; ``fused`` runs one kernel for all parameters, on CUDA."""
-    return torch.optim.AdamW(groups, betas=betas, fused=fused or None)
+        decay = max(0.0, weight_decay[part]) if parameter.ndim > 1 else 0.0
+        name = part if decay > 0 or weight_decay[part] <= 0 else f"{part} (no decay)"
+        fresh = {
+            "name": name,
+            "part": part,
+            "params": [],
+            "lr": lr[part],
+            "peak_lr": lr[part],
+            "weight_decay": decay,
+        }
+        groups.setdefault(name, fresh)["params"].append(parameter)
+    return list(groups.values())
 
 
 def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What learns is a table.
+"""What learns, as a table, and how the layers around it run.
 
     stage        projector   lora adapters    experiment
     1 projector  learns      none             +experiments=transcription
@@ -10,15 +10,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shutil
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tiny_audio.errors import ConfigError
+from tiny_audio.model.speech import SpeechModel
 
 PARTS = ("projector", "lora", "decoder")
+
+_COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def part_of(name: str) -> str:
@@ -31,11 +38,7 @@ def part_of(name: str) -> str:
 
 
 def check_stage(learns: Collection[str], *, requires_init: bool, init_from: str | None) -> None:
-    """Refuse a stage that cannot be, before anything is loaded.
-
-    Raises:
-        ConfigError: an unknown part, nothing that learns, or a later stage with no start.
-    """
+    """Raise ConfigError for an unknown part, for none, or for a later stage with no start."""
     unknown = sorted(set(learns) - set(PARTS))
     if unknown or not learns:
         given = ", ".join(unknown) or "empty"
@@ -78,8 +81,7 @@ def apply_learns(model: nn.Module, learns: Collection[str]) -> dict[str, int]:
 def training_mode(model: nn.Module, learns: Collection[str]) -> None:
     """Put the parts that learn into train mode and frozen parts into eval mode.
 
-    A frozen part in train mode would drop out what it should pass on. Adapters are modules inside
-    the decoder: theirs is the only dropout that stage 2 and 3 have. Layers that are recomputed in
+    A frozen part in train mode would drop out what it should pass on. Layers that are recomputed in
     the backward pass are an exception: transformers recomputes in train mode only, so it is set on
     the layers themselves, and on nothing inside them.
     """
@@ -94,11 +96,39 @@ def training_mode(model: nn.Module, learns: Collection[str]) -> None:
 
 
 def checkpoint_decoder(decoder: PreTrainedModel) -> None:
-    """Recompute the decoder's layers in the backward pass instead of keeping their activations.
-
-    Takes effect in ``training_mode``.
-    """
+    """Recompute the decoder's layers in the backward pass; takes effect in ``training_mode``."""
     if hasattr(decoder, "activation_checkpointing_enable"):  # its name from transformers 5.23 on
         decoder.activation_checkpointing_enable({"use_reentrant": False})
     else:
         decoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_layers(
+    model: SpeechModel, say: Callable[[str], object], *, backend: str = "inductor"
+) -> None:
+    """Put each layer of encoder and decoder through torch.compile, or ``say`` why not.
+
+    All layers of a stack share one program in which lengths are dynamic: a handful of programs are
+    made in the first step, none for later shapes. Weights keep their names.
+    """
+    if backend == "inductor" and not any(map(shutil.which, _COMPILERS)):
+        say(
+            "training.torch_compile=true: no C++ compiler is found (g++ or clang++), which "
+            "torch.compile needs; training goes on without."
+        )
+        return
+    for layer in _layers(model):
+        layer.compile(dynamic=True, backend=backend)
+
+
+def eagerly(model: SpeechModel) -> AbstractContextManager[Any]:
+    """A context in which compiled layers run eagerly, for the many shapes of transcribing."""
+    if all(layer._compiled_call_impl is None for layer in _layers(model)):
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _layers(model: SpeechModel) -> list[nn.Module]:
+    lm: Any = model.causal_lm
+    return [*model.encoder.tower.layers, *lm.base_model.layers]

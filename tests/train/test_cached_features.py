@@ -13,19 +13,19 @@ from tests.train.helpers import batch_of, rows, run, settings, tiny, utterances
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.frames import CachedEncoder, about_frames, variant_of
-from tiny_audio.train.run import train
+from tiny_audio.train.build import train
+from tiny_audio.train.cached_features import CachedFeatures, frame_properties, variant_of
 
 EPOCH = 8  # utterances
 SHORT = ("training.max_steps=12", "training.eval_steps=0", "training.warmup_steps=0")
 UNMASKED = ("training.spec_augment.freq_masks=0", "training.spec_augment.time_masks=0")
 
 
-def cached(model: SpeechModel, root: Path, variants: int = 1, **settings_: Any) -> CachedEncoder:
+def cached(model: SpeechModel, root: Path, variants: int = 1, **settings_: Any) -> CachedFeatures:
     config = settings(root, root).model
-    store = FrameStore(root, about_frames(model, config, "no"), model.encoder.width)
+    store = FrameStore(root, frame_properties(model, config.encoder, "no"), model.encoder.width)
     said: list[str] = []
-    made = CachedEncoder(model, store, variants=variants, autocast=torch.no_grad, say=said.append)
+    made = CachedFeatures(model, store, variants=variants, autocast=torch.no_grad, say=said.append)
     made.said = said  # type: ignore[attr-defined]
     return made
 

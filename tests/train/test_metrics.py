@@ -6,17 +6,26 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
 import pytest
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 
+from tests.train.helpers import tiny
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.train.messages import beginning, ending, interruption, resume_command
-from tiny_audio.train.monitor import Monitor
-from tiny_audio.train.progress import LineDisplay, LiveDisplay, duration, open_display
+from tiny_audio.train.display import (
+    Display,
+    beginning,
+    duration,
+    ending,
+    interruption,
+    resume_command,
+)
+from tiny_audio.train.metrics import Reporter
 
 ROW: dict[str, Any] = {
     "kind": "train",
@@ -33,15 +42,25 @@ ROW: dict[str, Any] = {
 EVAL: dict[str, Any] = {"kind": "eval", "step": 50, "eval_loss": 1.5, "wer": 0.123, "cer": 0.05}
 
 
+def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, force_terminal=terminal, width=100), file
+
+
+def reporter(folder: Path) -> Reporter:
+    display = Display(99, live=False, console=console(terminal=False)[0])
+    return Reporter(Accelerator(cpu=True), folder, display, metric="wer")
+
+
 def test_rows_are_json_lines_and_go_back_to_where_a_run_resumes(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path)
-    monitor.count_labels(torch.tensor([[1, 2, IGNORE]]), IGNORE)
+    monitor = reporter(tmp_path)
+    monitor.count_labels(torch.tensor([[1, 2, IGNORE]]))
     monitor.record(ROW)
     state = monitor.state_dict()
     monitor.record(EVAL)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [ROW, EVAL]
-    again = Monitor(tmp_path)
+    again = reporter(tmp_path)
     again.load_state_dict(state)
     assert again.rows == [ROW]
     assert again.guess_loss == monitor.guess_loss
@@ -49,33 +68,34 @@ def test_rows_are_json_lines_and_go_back_to_where_a_run_resumes(tmp_path: Path) 
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, writes=False)
+    monitor = reporter(tmp_path)
+    monitor.accelerator = SimpleNamespace(is_main_process=False, log=lambda *_, **__: None)
     monitor.record(ROW)
     assert monitor.rows == [ROW]
     assert not list(tmp_path.iterdir())
 
 
 def test_guessing_by_frequency_costs_the_labels_entropy(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path)
+    monitor = reporter(tmp_path)
     assert monitor.guess_loss == 0.0
-    monitor.count_labels(torch.tensor([[0, 1, 2, 3], [IGNORE] * 4]), IGNORE)
+    monitor.count_labels(torch.tensor([[0, 1, 2, 3], [IGNORE] * 4]))
     assert monitor.guess_loss == pytest.approx(math.log(4))
-    monitor.count_labels(torch.zeros(2, 500, dtype=torch.long), IGNORE)
+    monitor.count_labels(torch.zeros(2, 500, dtype=torch.long))
     assert monitor.guess_loss < 0.05
 
 
 def test_a_note_is_not_repeated_at_every_row(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path)
-    monitor.count_labels(torch.arange(500), IGNORE)
-    said = []
+    monitor = reporter(tmp_path)
+    monitor.count_labels(torch.arange(500))
+    model = tiny()
     for step in range(1, 60):
-        monitor.record(ROW | {"step": step, "loss": 4.2})
-        said += [note.key for note in monitor.new_notes()]
-    assert said == ["cliff-before"]
+        monitor.training(ROW | {"step": step, "loss": 4.2}, model)
+    said = monitor.display.console.file.getvalue()
+    assert said.count("Still before the cliff") == 1
 
 
 def test_the_picture_is_a_picture(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path)
+    monitor = reporter(tmp_path)
     monitor.draw()  # of nothing yet
     for step in range(1, 40):
         monitor.record(ROW | {"step": step, "loss": 4.0 if step < 20 else 0.5})
@@ -86,16 +106,11 @@ def test_the_picture_is_a_picture(tmp_path: Path) -> None:
     assert pixels.std() > 0.01
 
 
-def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
-    file = io.StringIO()
-    return Console(file=file, force_terminal=terminal, width=100), file
-
-
 @pytest.mark.parametrize("terminal", [True, False])
 def test_every_figure_is_shown(terminal: bool) -> None:
     out, file = console(terminal=terminal)
-    with open_display(live=True, max_steps=100, console=out) as display:
-        assert isinstance(display, LiveDisplay) == terminal
+    with Display(100, live=True, console=out) as display:
+        assert display.live == terminal
         display.training(ROW)
         display.evaluated(EVAL, [("a [bold] word", "a bald word")])
         display.say("a note [with] brackets")
@@ -109,8 +124,7 @@ def test_every_figure_is_shown(terminal: bool) -> None:
 
 def test_lines_where_live_is_not_wanted() -> None:
     out, _ = console(terminal=True)
-    display = open_display(live=False, max_steps=100, console=out)
-    assert type(display) is LineDisplay
+    assert not Display(100, live=False, console=out).live
 
 
 def test_durations() -> None:

@@ -1,58 +1,52 @@
 """The next batches, made and sent to the device while it still computes on the present ones.
 
 The loop asks for them once the work of a step has been handed to the device and before it waits for
-the result. Nothing runs beside the loop, so the order of data and random numbers is as without;
-and where the run stands in its data is where the last batch was taken, not fetched.
+the result. Nothing runs beside the loop, so the order of data and random numbers is as without it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tiny_audio.data.heard import Heard
+from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.model.batch import Batch
-from tiny_audio.train.pace import Data
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a stream stood after a batch."""
-
-    state: dict[str, Any]
-    epoch: float
-
-
-class Ahead:
+class Prefetcher:
     """A stream whose next batches can be fetched before they are taken.
+
+    Its position (``state_dict``, ``epoch``, ``usage``) is after the last batch that was taken.
 
     Args:
         stream: training batches of this process.
         device: where they go. On CUDA what is fetched is pinned and copied there on a stream of
             its own; elsewhere a copy would gain nothing.
-        upload: False where somebody else brings batches to the device.
+        upload: False where something else moves batches to the device.
     """
 
-    def __init__(self, stream: Data, device: torch.device, *, upload: bool = True) -> None:
+    def __init__(
+        self, stream: TrainingStream, device: torch.device, *, upload: bool = True
+    ) -> None:
         self._stream, self._device = stream, device
         cuda = upload and device.type == "cuda"
         self._side = torch.cuda.Stream(device) if cuda else None
         self._source: Iterator[Batch] = iter(())
-        self._ready: deque[tuple[Batch, _Place]] = deque()
-        self._uploaded: list[tuple[Tensor, Batch]] = []  # of the host's waveform
+        self._ready: deque[tuple[Batch, dict[str, Any], float]] = deque()  # batch, state, epoch
+        self._uploaded: list[tuple[Tensor, Batch]] = []  # by the host's waveform
         self._failure: Exception | None = None
-        self._place: _Place | None = None  # of the last batch that was taken
+        self._taken: tuple[dict[str, Any], float] | None = None  # state and epoch
 
     @property
     def epoch(self) -> float:
-        """Passes through the data after the last batch that was taken."""
-        return self._stream.epoch if self._place is None else self._place.epoch
+        """Passes through the data."""
+        return self._stream.epoch if self._taken is None else self._taken[1]
 
     @property
     def rejects(self) -> RejectCounts:
@@ -60,16 +54,16 @@ class Ahead:
         return self._stream.rejects
 
     @property
-    def heard(self) -> Heard:
-        """What was in the batches that were taken."""
+    def usage(self) -> Heard:
+        """What was learned from of each source."""
         return Heard.from_dict(self.state_dict()["heard"])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on after the last batch that was taken."""
-        return self._stream.state_dict() if self._place is None else self._place.state
+        """The state of the stream after the last batch that was taken."""
+        return self._stream.state_dict() if self._taken is None else self._taken[0]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where another stream stood; before the first batch is asked for."""
+        """Restore another stream's position; before the first batch is asked for."""
         self._stream.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -80,7 +74,8 @@ class Ahead:
                 raise self._failure
             if not self._ready:
                 return
-            batch, self._place = self._ready.popleft()
+            batch, state, epoch = self._ready.popleft()
+            self._taken = (state, epoch)
             yield batch
 
     def fetch(self, count: int) -> None:
@@ -96,23 +91,23 @@ class Ahead:
                 return
             if batch is None:
                 return
-            place = _Place(self._stream.state_dict(), self._stream.epoch)
-            self._ready.append((self._sent(batch), place))
+            state, epoch = self._stream.state_dict(), self._stream.epoch
+            self._ready.append((self._upload(batch), state, epoch))
 
-    def on_device(self, part: Batch) -> Batch:
+    def to_device(self, part: Batch) -> Batch:
         """A batch, or a part of one, on the device."""
-        for number, (waveform, sent) in enumerate(self._uploaded):
+        for number, (waveform, uploaded) in enumerate(self._uploaded):
             if waveform is part.waveform:
                 del self._uploaded[: number + 1]
                 current = torch.cuda.current_stream(self._device)
                 current.wait_stream(self._side or current)
-                for value in vars(sent).values():
+                for value in vars(uploaded).values():
                     if isinstance(value, Tensor):
                         value.record_stream(current)  # its memory is not free before that is done
-                return sent
+                return uploaded
         return part.to(self._device)
 
-    def _sent(self, batch: Batch) -> Batch:
+    def _upload(self, batch: Batch) -> Batch:
         if self._side is None:
             return batch
         pinned = batch.pin_memory()

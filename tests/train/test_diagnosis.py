@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tiny_audio.train.notes import Note, read_notes
+from tiny_audio.train.diagnosis import Note, read_notes
 
 GUESS = 6.2
 

@@ -1,10 +1,9 @@
-"""Several processes: what DDP sends around, and what FSDP splits.
+"""Several processes: what DDP sends around, what FSDP splits, and signals that all of them get.
 
 With DDP each process holds everything. With FSDP each holds a piece of what learns, of its
-gradients and of the optimizer's state, and only that is split: frozen weights stay whole in
-every process, in the compute dtype. All pieces are gathered for the forward pass at once, so FSDP
-saves the memory of gradients and moments (12 bytes a parameter), which matters where the whole
-decoder learns.
+gradients and of the optimizer's state; frozen weights stay whole in every process, in the compute
+dtype. All pieces are gathered for the forward pass at once, so FSDP saves the memory of gradients
+and moments (12 bytes a parameter), which matters where the whole decoder learns.
 
 Outside training steps (evaluation, saving) the weights are made whole for a while, and the rest
 of the code sees ordinary tensors.
@@ -12,8 +11,12 @@ of the code sees ordinary tensors.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +28,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class LossModule(nn.Module):
@@ -52,11 +57,12 @@ def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1 or is_sharded(module):
         return
-    learning = [p for p in module.parameters() if p.requires_grad]
-    for parameter in learning:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in learning if p.grad is not None]
+    gradients = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
@@ -70,6 +76,9 @@ def total(values: list[float], accelerator: Accelerator) -> list[float]:
     mine = torch.tensor(values, dtype=torch.float32, device=accelerator.device)
     totals: list[float] = accelerator.reduce(mine, "sum").tolist()
     return totals
+
+
+# --------------------------------------------------------------------------------------- FSDP
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -124,10 +133,7 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """The tensor itself, or gathered from all processes where this one has a piece of it."""
-    if isinstance(tensor, DTensor):
-        full: Tensor = tensor.full_tensor()
-        return full
-    return tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(state: Any) -> Any:
@@ -145,8 +151,46 @@ def split_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Cut whole moments, as a checkpoint holds them, into pieces like their parameters'."""
     for parameter, moments in optimizer.state.items():
         if isinstance(parameter, DTensor):
+            mesh, placements = parameter.device_mesh, parameter.placements
             for name, value in moments.items():
                 if value.shape == parameter.shape and not isinstance(value, DTensor):
-                    moments[name] = distribute_tensor(
-                        value, parameter.device_mesh, parameter.placements
-                    )
+                    moments[name] = distribute_tensor(value, mesh, placements)
+
+
+# ------------------------------------------------------------------------------------ signals
+
+
+class StopSignal:
+    """Context in which the first Ctrl-C or SIGTERM only sets ``received``: a step is finished.
+
+    A second one does what it always did: whoever presses Ctrl-C twice does not want to wait.
+    Outside the main thread, where Python allows no handlers, signals keep their usual effect.
+
+    Args:
+        patient: hold back every further signal as well. A launcher of several processes passes a
+            Ctrl-C on to processes that the terminal has already told.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.patient = patient
+        self.received: int | None = None  # number of the signal
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker that was forked off dies as it would have
+            self.__exit__()
+            os.kill(os.getpid(), number)
+        if not self.patient:
+            self.__exit__()
+            os.write(2, b"\nFinishing this step and saving; once more stops at once.\n")
+        self.received = number
