@@ -28,7 +28,7 @@ from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from tiny_audio.model.projectors.base import Projector
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
 Length = TypeVar("Length", int, Tensor)
 Mask = Callable[[Tensor, Tensor], Tensor]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.audio.features import SpecAugment
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder_cache import FrameStore, audio_key
 from tiny_audio.model.plain_encoder import PlainEncoder

@@ -14,7 +14,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 
-from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream, eval_utterances
