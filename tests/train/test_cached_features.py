@@ -91,7 +91,7 @@ def test_every_variant_is_computed_once_and_has_its_own_masks(tmp_path: Path) ->
 
 
 def train_masks() -> Any:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
     return SpecAugment(2, 27, 2, 50, 0.2)
 

@@ -215,7 +215,8 @@ class RemoteFile(io.RawIOBase):
         try:  # with a size, it does not ask for one
             self._file = fs.open(self._url, block_size=0, size=1, headers=headers, timeout=timeout)
         except ClientResponseError as error:
-            total = (error.headers or {}).get("Content-Range", "").rpartition("/")[2]
+            headers = dict(error.headers or {})
+            total = headers.get("Content-Range", "").rpartition("/")[2]
             if error.status != 416 or not total.isdigit() or int(total) > self._position:
                 raise
             self._set_size(int(total))  # asked for what is past the end

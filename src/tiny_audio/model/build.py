@@ -27,7 +27,7 @@ from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from omegaconf import OmegaConf
 
 from tiny_audio import logs
-from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.label_case import label_rules

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import EncoderConfig
 from tiny_audio.data.records import IndexedSource, Source
 from tiny_audio.data.utterance import Record

@@ -176,7 +176,8 @@ def ending(
         lines.append(f"No checkpoint is better than {start}: keep that")
     if best is not None:
         lines += [
-            f"Best checkpoint: {best}" + (" (no better than the start)" if start is not None else ""),
+            f"Best checkpoint: {best}"
+            + (" (no better than the start)" if start is not None else ""),
             f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
         ]
     return lines
