@@ -28,8 +28,8 @@ from tiny_audio.train.build import (
     find_data,
     make_model,
     make_stream,
-    open_accelerator,
 )
+from tiny_audio.train.distributed import open_accelerator
 from tiny_audio.train.stages import apply_learns
 
 TURNS = {"rows": 8, "everyday": 60_000, "most": 150_000}  # noisy turns a step, and phrases of them
@@ -48,7 +48,7 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(cfg.seed)
-    accelerator = open_accelerator(cfg)
+    accelerator = open_accelerator(cfg.device, cfg.training.precision, cfg.output_dir)
     model = make_model(cfg, device, start)
     apply_learns(model, ["projector", "decoder"])
     stream = make_stream(cfg, find_data(cfg)[0], find_augmentation(cfg), model, accelerator)

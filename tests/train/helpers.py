@@ -28,9 +28,8 @@ from tiny_audio.train.display import Display
 from tiny_audio.train.distributed import LossModule
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.metrics import Reporter
-from tiny_audio.train.optim import parameter_groups
 from tiny_audio.train.prefetch import Prefetcher
-from tiny_audio.train.stages import PARTS, apply_learns
+from tiny_audio.train.stages import PARTS, apply_learns, parameter_groups
 
 TEXTS = (
     "red lorry",
@@ -160,7 +159,8 @@ def trainer_of(
         module=module,
         model=model,
         optimizer=optimizer,
-        stream=Prefetcher(ListStream(batches), CPU),  # type: ignore[arg-type]
+        stream=(stream := Prefetcher(ListStream(batches), CPU)),  # type: ignore[arg-type]
+        to_device=stream.to_device,
         report=Reporter(accelerator, folder, display, metric="wer", embedding_rms=rms),
         evaluate=None,
         save=lambda trainer, evaluation: None,

@@ -20,7 +20,7 @@ from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import restore_optimizer
 from tiny_audio.train.distributed import LossModule, frozen_modules, whole_state, whole_weights
 from tiny_audio.train.loop import Trainer
-from tiny_audio.train.optim import parameter_groups
+from tiny_audio.train.stages import parameter_groups
 
 LEARNS = ["projector", "lora"]
 STEPS = 4

@@ -17,14 +17,7 @@ from rich.console import Console
 
 from tests.train.helpers import tiny
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.train.display import (
-    Display,
-    beginning,
-    duration,
-    ending,
-    interruption,
-    resume_command,
-)
+from tiny_audio.train.display import Display, duration, resume_command
 from tiny_audio.train.metrics import Reporter
 
 ROW: dict[str, Any] = {
@@ -145,22 +138,3 @@ def test_the_advice_is_the_command_that_was_typed() -> None:
         "accelerate launch --num_processes=4 -m tiny_audio train "
     )
     assert "train()" in resume_command(out, None, 1)
-    lines = interruption(out, number=2, step=7, argv=typed, processes=1)
-    assert "Ctrl-C after step 7" in lines[0]
-
-
-def test_first_and_last_words() -> None:
-    first = beginning(
-        Path("runs/x"),
-        device="cuda",
-        precision="bf16",
-        processes=2,
-        learning={"projector": 10, "lora": 5},
-        parameters=100,
-        held_out=0,
-        resumed=(Path("runs/x/checkpoints/step-00000003"), 3),
-    )
-    assert "projector (10), lora (5); 15 of 100" in "\n".join(first)
-    assert "after step 3" in first[-1]
-    last = ending(Path("runs/x"), steps=3, seconds=5, wer=0.5, best=Path("runs/x/c/step"))
-    assert last[-1] == "Next: tiny-audio transcribe FILE --model runs/x"

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from tests.train.helpers import LR, NO_DECAY, tiny
 from tiny_audio.errors import ConfigError
-from tiny_audio.train.optim import (
+from tiny_audio.train.stages import (
     lr_multiplier,
     parameter_groups,
     set_lr,
@@ -18,10 +18,7 @@ from tiny_audio.train.optim import (
 
 
 def multipliers(warmup: int, steps: int, ratio: float) -> list[float]:
-    return [
-        lr_multiplier(i, warmup_steps=warmup, max_steps=steps, min_ratio=ratio)
-        for i in range(steps)
-    ]
+    return [lr_multiplier(i, warmup, steps, ratio) for i in range(steps)]
 
 
 def test_warmup_rises_linearly_to_the_peak() -> None:
@@ -45,7 +42,7 @@ def test_the_last_update_has_the_lowest_rate_and_none_after_it_is_lower() -> Non
     rates = multipliers(10, 100, 0.1)
     assert rates[-1] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert lr_multiplier(500, warmup_steps=10, max_steps=100, min_ratio=0.1) == pytest.approx(0.1)
+    assert lr_multiplier(500, 10, 100, 0.1) == pytest.approx(0.1)
 
 
 def test_a_short_run_gets_a_short_warmup() -> None:

@@ -10,8 +10,13 @@ import torch
 from tests.train.helpers import LR, NO_DECAY, batch_of, run, settings, tiny, trainer_of, utterances
 from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.train.build import train
-from tiny_audio.train.optim import parameter_groups
-from tiny_audio.train.stages import PARTS, check_stage, checkpoint_decoder, part_of
+from tiny_audio.train.stages import (
+    PARTS,
+    check_stage,
+    checkpoint_decoder,
+    parameter_groups,
+    part_of,
+)
 
 ROWS = [["projector"], ["lora"], ["projector", "lora"], ["projector", "decoder"]]
 

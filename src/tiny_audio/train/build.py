@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
-import os
+import shlex
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from omegaconf import OmegaConf
 
@@ -33,7 +32,6 @@ from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
 from tiny_audio.model.checkpoint import load_weights, read_config, read_info, take_revisions
 from tiny_audio.model.decoder import embedding_rms
-from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.saving import save_checkpoint
@@ -50,18 +48,28 @@ from tiny_audio.train.checkpoints import (
     seed_everything,
     write_state,
 )
-from tiny_audio.train.display import Display, beginning, ending, interruption
-from tiny_audio.train.distributed import LossModule, configure_fsdp, whole_state, whole_weights
+from tiny_audio.train.display import Display, duration, resume_command
+from tiny_audio.train.distributed import (
+    LossModule,
+    close_accelerator,
+    configure_fsdp,
+    open_accelerator,
+    whole_state,
+    whole_weights,
+)
 from tiny_audio.train.evaluation import Evaluation, HeldOut, evaluate_held_out, load_held_out
 from tiny_audio.train.first_labels import check_first_labels
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.memory import AUTO, choose_budget
-from tiny_audio.train.metrics import Reporter
-from tiny_audio.train.optim import parameter_groups
+from tiny_audio.train.metrics import METRICS, PICTURE, Reporter, start_tracker
 from tiny_audio.train.prefetch import Prefetcher
-from tiny_audio.train.stages import apply_learns, check_stage, checkpoint_decoder, compile_layers
-
-PROJECT = "tiny-audio"  # under which trackers file the run
+from tiny_audio.train.stages import (
+    apply_learns,
+    check_stage,
+    checkpoint_decoder,
+    compile_layers,
+    parameter_groups,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,6 @@ class RunSummary:
     best: Path | None
     last: Path | None
     wer: float | None  # of the newest evaluation, if there was one
-    eval_loss: float | None
     rejects: RejectCounts
     interrupted: int | None = None
 
@@ -95,7 +102,9 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
         TinyAudioError: whatever the user can mend; DivergedError if the loss is not finite.
     """
     check_settings(cfg)
-    accelerator = open_accelerator(cfg)
+    accelerator = open_accelerator(
+        cfg.device, cfg.training.precision, cfg.output_dir, tracker=cfg.training.report_to
+    )
     try:
         # The main process's: its name may hold the time, which differs by process.
         cfg.output_dir = broadcast_object_list([cfg.output_dir])[0]
@@ -182,17 +191,7 @@ class Run:
         if resumed is not None:
             self._restore(resumed)
         self.first_step = self.trainer.step
-        for line in beginning(
-            self.folder,
-            device=str(accelerator.device),
-            precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-            processes=accelerator.num_processes,
-            learning=self.learning,
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            held_out=len(self.held_out),
-            resumed=(resumed, self.first_step) if resumed else None,
-        ):
-            self._say(line)
+        self._say_beginning(resumed)
 
     def train(self, argv: Sequence[str] | None) -> RunSummary:
         """Run the loop between its first and last lines."""
@@ -205,8 +204,7 @@ class Run:
             interrupted = self.trainer.run()
         self.report.finish()
         summary = self._summary(time.perf_counter() - began, interrupted)
-        for line in self._last_lines(summary, argv):
-            self._say(line)
+        self._say_ending(summary, argv)
         return summary
 
     def _say(self, text: str) -> None:
@@ -262,7 +260,7 @@ class Run:
             report=self.report,
             evaluate=self._evaluate if self.held_out else None,
             save=self._save,
-            to_device=self.cache,
+            to_device=self.cache or self.stream.to_device,
             evaluate_start=self.cfg.model.init_from is not None,
         )
 
@@ -324,33 +322,62 @@ class Run:
             best=self.store.best,
             last=self.store.last,
             wer=evals[-1]["wer"] if evals else None,
-            eval_loss=evals[-1]["eval_loss"] if evals else None,
             rejects=rejects,
             interrupted=interrupted,
         )
 
-    def _last_lines(self, summary: RunSummary, argv: Sequence[str] | None) -> list[str]:
+    def _say_beginning(self, resumed: Path | None) -> None:
+        accelerator, counts = self.accelerator, self.learning
+        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+        processes = accelerator.num_processes
+        several = f", {processes} processes" if processes > 1 else ""
+        parts = ", ".join(f"{part} ({count:,})" for part, count in counts.items())
+        every, held_out = sum(p.numel() for p in self.model.parameters()), len(self.held_out)
+        self._say(f"Run {self.folder} on {accelerator.device}, {precision}{several}")
+        self._say(
+            f"Learns: {parts}; {sum(counts.values()):,} of {every:,} parameters, the others are "
+            "frozen"
+        )
+        held = f"Held out for evaluation: {held_out} utterances"
+        self._say(held if held_out else "No evaluation data")
+        if resumed is not None:
+            self._say(f"Goes on from {resumed}, after step {self.first_step}")
+
+    def _say_ending(self, summary: RunSummary, argv: Sequence[str] | None) -> None:
+        """Show the result, where it is and what to type next."""
         lines = [*summary.rejects.summary(), *self.report.usage(summary.steps, self.stream.usage)]
         if self.cache is not None:
             lines.append(self.cache.summary())
         if summary.interrupted is not None:
-            return lines + interruption(
-                self.folder,
-                number=summary.interrupted,
-                step=summary.steps,
-                argv=argv,
-                processes=self.accelerator.num_processes,
-            )
-        planned = 0 if self.report.stale else self.cfg.training.max_steps - self.first_step
-        return lines + ending(
-            self.folder,
-            steps=summary.steps - self.first_step,
-            planned=planned,
-            seconds=summary.seconds,
-            wer=summary.wer,
-            best=summary.best,
-            start=self.report.unbeaten_start(self.cfg.model.init_from),
-        )
+            number = summary.interrupted
+            by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            command = resume_command(self.folder, argv, self.accelerator.num_processes)
+            lines += [
+                f"Stopped by {by} after step {summary.steps}; everything is saved. Go on with:",
+                f"  {command}",
+            ]
+        else:
+            if summary.steps < self.cfg.training.max_steps and not self.report.stale:
+                lines.append(
+                    "All data was heard once; more steps were planned (data.exhausted=stop)"
+                )
+            score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
+            steps = summary.steps - self.first_step
+            lines += [
+                f"Trained {steps} steps in {duration(summary.seconds)}{score}",
+                f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}",
+            ]
+            start = self.report.unbeaten_start(self.cfg.model.init_from)
+            if start is not None:
+                lines.append(f"No checkpoint is better than {start}: keep that")
+            worse = "" if start is None else " (no better than the start)"
+            if summary.best is not None:
+                lines += [
+                    f"Best checkpoint: {summary.best}{worse}",
+                    f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(self.folder))}",
+                ]
+        for line in lines:
+            self._say(line)
 
 
 # ------------------------------------------------------------------------- the parts of a run
@@ -392,38 +419,6 @@ def check_settings(cfg: Config) -> None:
     resumes = t.resume_from_checkpoint is not None
     start = t.resume_from_checkpoint if resumes else cfg.model.init_from
     check_stage(t.learns, requires_init=t.requires_init, init_from=start)
-
-
-def open_accelerator(cfg: Config) -> Accelerator:
-    """Join the processes that ``accelerate launch`` or ``torchrun`` started, or be the only one."""
-    # Batches of many shapes leave holes in CUDA's memory; read when CUDA is first used.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    device = pick_device(cfg.device)
-    precision = cfg.training.precision
-    if precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if bf16 else "fp32"
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 for the products of what learns
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=cfg.training.report_to,
-        project_dir=cfg.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
-def close_accelerator(accelerator: Accelerator) -> None:
-    """Leave the process group and forget Accelerate's state, so that another run can start."""
-    # What wraps the model holds the process group; threads of a group that outlives the
-    # interpreter abort the process at its very end.
-    accelerator.free_memory()
-    gc.collect()
-    accelerator.end_training()
-    # Accelerate's state is global: without this a second run could not choose its precision.
-    GradientState._reset_state()
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
@@ -522,31 +517,3 @@ def make_stream(
         repeat=cfg.data.exhausted == "repeat",
         **data_limits(cfg, model),
     )
-
-
-def start_tracker(accelerator: Accelerator, cfg: Config, folder: Path) -> None:
-    """Open the tracker, if any. W&B keeps its files here where there is no key."""
-    tracker = cfg.training.report_to
-    if tracker is None:
-        return
-    if tracker == "wandb" and "WANDB_API_KEY" not in os.environ:
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        if not (netrc.is_file() and "wandb" in netrc.read_text(errors="replace")):
-            os.environ.setdefault("WANDB_MODE", "offline")
-    settings = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
-    own = {"wandb": {"dir": str(folder), "name": folder.name}}
-    try:
-        accelerator.init_trackers(PROJECT, config=settings, init_kwargs=own)
-    except Exception:
-        accelerator.trackers.clear()  # half made: closing it would hide why it failed
-        raise
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one table of plain values, which is what TensorBoard can show."""
-    if not isinstance(values, dict):
-        return {prefix: values if isinstance(values, bool | int | float | str) else str(values)}
-    rows: dict[str, Any] = {}
-    for key, value in values.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows

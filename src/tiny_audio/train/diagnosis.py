@@ -1,7 +1,6 @@
 """What the metrics of a run say about it, in plain words: pure functions of its rows.
 
-Rows are those of metrics.jsonl (see metrics.py). A note holds as long as the newest rows say so;
-the reporter decides when to say it again.
+Rows are those of metrics.jsonl. A note holds as long as the newest rows say so.
 
 The cliff is the short stretch of training in which the model begins to hear. A projector that tells
 the decoder nothing leaves it with guessing from the text so far: the loss first falls to what that
@@ -24,6 +23,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tiny_audio.model.projectors.base import DEAD_BELOW
 
@@ -45,33 +45,27 @@ SCALE_DRIFT = 10.0  # output RMS against the decoder's embeddings, either way
 DEAD_ROWS = 3  # logged rows in a row, so that one odd batch is no death
 
 
-@dataclass(frozen=True)
-class Note:
-    """One thing to know. ``key`` says what it is about, so that it is not said at every row."""
-
-    key: str
-    text: str
-
-
-def read_notes(rows: Sequence[Row], guess_loss: float, *, from_scratch: bool = True) -> list[Note]:
-    """Everything that the metrics so far say, first of the cliff.
+def read_notes(
+    rows: Sequence[Row], guess_loss: float, *, from_scratch: bool = True
+) -> dict[str, str]:
+    """Everything that the metrics so far say, first of the cliff: texts by what they are about.
 
     A run that does not begin ``from_scratch`` is compared with its start instead.
     """
     train = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
     if not train:
-        return []
-    found = [
-        _cliff_note(cliff_of(rows, guess_loss), train[-1], guess_loss, len(train))
-        if from_scratch
-        else _start_note(evals),
-        _unstable(train),
-        _overfitting(train, evals),
-        _scale(train[-1]),
-        *_dead_experts(train),
-    ]
-    return [note for note in found if note is not None]
+        return {}
+    cliff = cliff_of(rows, guess_loss)
+    about_cliff = {f"cliff-{cliff.phase.value}": _cliff(cliff, train, guess_loss)}
+    notes = {
+        **(about_cliff if from_scratch else _start(evals)),
+        "unstable": _unstable(train[-1]),
+        "overfitting": _overfitting(train, evals),
+        "scale": _scale(train[-1]),
+        **_dead_experts(train[-DEAD_ROWS:]),
+    }
+    return {key: text for key, text in notes.items() if text is not None}
 
 
 def start_of(rows: Sequence[Row]) -> Row | None:
@@ -91,34 +85,32 @@ def cliff_of(rows: Sequence[Row], guess_loss: float) -> Cliff:
     )
 
 
-def _cliff_note(cliff: Cliff, row: Row, guess_loss: float, n_rows: int) -> Note | None:
-    loss = f"loss {row['loss']:.2f}"
+def _cliff(cliff: Cliff, train: Sequence[Row], guess_loss: float) -> str | None:
+    loss = f"loss {train[-1]['loss']:.2f}"
     if cliff.phase is Phase.FALLING:
-        text = f"The cliff: {loss} and falling now. The decoder begins to hear."
-    elif cliff.phase is Phase.PASSED and cliff.sudden:
-        text = f"The cliff was passed at step {cliff.step}: {loss}. From here it improves slowly."
-    elif cliff.phase is Phase.PASSED:
-        if cliff.step is not None and row["step"] < 2 * cliff.step:
+        return f"The cliff: {loss} and falling now. The decoder begins to hear."
+    if cliff.phase is Phase.PASSED and cliff.sudden:
+        return f"The cliff was passed at step {cliff.step}: {loss}. From here it improves slowly."
+    if cliff.phase is Phase.PASSED:
+        if cliff.step is not None and train[-1]["step"] < 2 * cliff.step:
             return None  # what has just come down may turn out to have been a cliff
-        text = (
+        return (
             f"The decoder hears since step {cliff.step}: {loss}. The loss came down without a "
             "plateau, so there was no cliff to wait for."
         )
-    elif n_rows >= 6:
-        text = (
-            f"Still before the cliff: {loss}, and guessing by word frequency alone costs "
-            f"{guess_loss:.2f}. The text is gibberish until the loss drops; that is normal."
-        )
-    else:
+    if len(train) < MIN_POINTS:
         return None
-    return Note(f"cliff-{cliff.phase.value}", text)
+    return (
+        f"Still before the cliff: {loss}, and guessing by word frequency alone costs "
+        f"{guess_loss:.2f}. The text is gibberish until the loss drops; that is normal."
+    )
 
 
-def _start_note(evals: Sequence[Row]) -> Note | None:
+def _start(evals: Sequence[Row]) -> dict[str, str]:
     """Whether the newest evaluation is clearly better or worse than the start; first by WER."""
     start = start_of(evals)
     if start is None or evals[-1] is start:
-        return None
+        return {}
     now, wers = evals[-1], (start["wer"], evals[-1]["wer"])
     change = now["eval_loss"] / start["eval_loss"] - 1
     clearly = abs(change) > START_LOSS
@@ -129,95 +121,77 @@ def _start_note(evals: Sequence[Row]) -> Note | None:
         if abs(by) > max(START_WER, START_WER_SHARE * wers[0]):
             change, clearly = by, True
         elif by * change < 0:
-            return None  # the two do not agree
+            return {}  # the two do not agree
     if not clearly:
-        return None
+        return {}
     if change < 0:
-        return Note("start-better", f"Better than at the start: {figures} at step 0.")
-    return Note(
-        "start-worse",
-        f"Worse than at the start: {figures} at step 0. Are the labels written as the model wrote "
-        "until now? If not, data.labels.case=lower and data.labels.punctuation=strip make them "
-        "so; if they are, lower the learning rate.",
-    )
+        return {"start-better": f"Better than at the start: {figures} at step 0."}
+    return {
+        "start-worse": f"Worse than at the start: {figures} at step 0. Are the labels written as "
+        "the model wrote until now? If not, data.labels.case=lower and data.labels.punctuation="
+        "strip make them so; if they are, lower the learning rate."
+    }
 
 
-def _unstable(train: Sequence[Row]) -> Note | None:
-    norm = train[-1].get("grad_norm_max", 0.0)
+def _unstable(row: Row) -> str | None:
+    norm = row.get("grad_norm_max", 0.0)
     if norm <= UNSTABLE_NORM:
         return None
-    return Note(
-        "unstable",
+    return (
         f"Unstable: the gradient norm reached {norm:.0f} (below 10 is steady, above "
         f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.learning_rate or lengthen "
-        "training.warmup_steps.",
+        "training.warmup_steps."
     )
 
 
-def _overfitting(train: Sequence[Row], evals: Sequence[Row]) -> Note | None:
+def _overfitting(train: Sequence[Row], evals: Sequence[Row]) -> str | None:
     """The evaluation loss rises while the training loss goes on falling."""
-    evals = [row for row in evals if row.get("eval_loss") is not None]
-    if len(evals) <= OVERFIT_EVALUATIONS:
+    if not evals:
         return None
-    lowest = min(range(len(evals)), key=lambda i: evals[i]["eval_loss"])
-    best, now = evals[lowest], evals[-1]
+    best, now = min(evals, key=lambda row: row["eval_loss"]), evals[-1]
     rises = now["eval_loss"] > OVERFIT_RISE * best["eval_loss"]
-    if len(evals) - 1 - lowest < OVERFIT_EVALUATIONS or not rises:
+    if not rises or sum(row["step"] > best["step"] for row in evals) < OVERFIT_EVALUATIONS:
         return None
-    then, since = _mean_loss(train, best["step"]), _mean_loss(train, now["step"])
-    if then is None or since is None or since >= then:
+    # Mean training loss of the last rows up to either evaluation.
+    then, since = (
+        [row["loss"] for row in train if row["step"] <= step][-5:]
+        for step in (best["step"], now["step"])
+    )
+    if not then or np.mean(since) >= np.mean(then):
         return None
-    return Note(
-        "overfitting",
+    return (
         f"Overfitting: since step {best['step']} the evaluation loss rose from "
         f"{best['eval_loss']:.3f} to {now['eval_loss']:.3f} while the training loss fell from "
-        f"{then:.3f} to {since:.3f}. The model memorises; the best checkpoint is kept. More data, "
-        "more augmentation or fewer steps help.",
+        f"{np.mean(then):.3f} to {np.mean(since):.3f}. The model memorises; the best checkpoint is "
+        "kept. More data, more augmentation or fewer steps help."
     )
 
 
-def _mean_loss(train: Sequence[Row], step: int, rows: int = 5) -> float | None:
-    """Mean training loss of the last rows up to ``step``."""
-    losses = [row["loss"] for row in train if row["step"] <= step][-rows:]
-    return sum(losses) / len(losses) if losses else None
-
-
-def _scale(row: Row) -> Note | None:
+def _scale(row: Row) -> str | None:
     output, embedding = row.get("projector_output_rms"), row.get("embedding_rms")
-    if not output or not embedding:
+    if not output or not embedding or 1 / SCALE_DRIFT < output / embedding < SCALE_DRIFT:
         return None
-    ratio = output / embedding
-    if 1 / SCALE_DRIFT < ratio < SCALE_DRIFT:
-        return None
-    way = "louder" if ratio > 1 else "quieter"
-    factor = ratio if ratio > 1 else 1 / ratio
-    return Note(
-        "scale",
+    way = "louder" if output > embedding else "quieter"
+    factor = max(output / embedding, embedding / output)
+    return (
         f"The audio tokens are {factor:.0f} times {way} than the decoder's own embeddings "
         f"({output:.2g} against {embedding:.2g}): they are unlike anything it has read. A lower "
-        "training.learning_rate keeps them near.",
+        "training.learning_rate keeps them near."
     )
 
 
-def _dead_experts(train: Sequence[Row]) -> list[Note]:
-    """Experts that got next to no frames in each of the last rows."""
-    recent = train[-DEAD_ROWS:]
+def _dead_experts(recent: Sequence[Row]) -> dict[str, str]:
+    """Experts that got next to no frames in each of the recent rows."""
     names = [key for key in recent[-1] if re.search(r"_share_\d+$", key)]
     if len(recent) < DEAD_ROWS or not names:
-        return []
-    dead = [
-        name
+        return {}
+    equal = 1 / len(names)
+    return {
+        name: f"Dead expert: {name.removeprefix('projector_')} is {recent[-1][name]:.1%}, an equal "
+        f"share would be {equal:.0%}. It learns nothing any more."
         for name in names
-        if all(row.get(name, 1.0) < DEAD_BELOW / len(names) for row in recent)
-    ]
-    return [
-        Note(
-            name,
-            f"Dead expert: {name.removeprefix('projector_')} is {recent[-1][name]:.1%}, an equal "
-            f"share would be {1 / len(names):.0%}. It learns nothing any more.",
-        )
-        for name in dead
-    ]
+        if all(row.get(name, 1.0) < DEAD_BELOW * equal for row in recent)
+    }
 
 
 # ----------------------------------------------------------------------------------- the cliff
@@ -233,15 +207,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Cliff:
-    """Where training stands, and for a cliff that is passed, where it was.
-
-    ``step`` is the middle of the drop. ``sudden`` is False where the loss came down at once or
-    evenly, with no plateau before it.
-    """
+    """Where training stands, and for a cliff that is passed, where it was."""
 
     phase: Phase
-    step: int | None = None
-    sudden: bool = False
+    step: int | None = None  # the middle of the drop
+    sudden: bool = False  # else the loss came down at once or evenly, with no plateau before it
 
 
 def find_cliff(
@@ -274,9 +244,9 @@ def find_cliff(
 
 def _smoothed(losses: Sequence[float]) -> np.ndarray:
     """Running median of the last points [N] -> [N], so that the newest value needs no future."""
-    values = np.asarray(losses, dtype=float)
-    windows = [values[max(0, i + 1 - SMOOTH_POINTS) : i + 1] for i in range(len(values))]
-    return np.array([np.median(window) for window in windows])
+    padded = np.pad(np.asarray(losses, float), (SMOOTH_POINTS - 1, 0), constant_values=np.nan)
+    medians: np.ndarray = np.nanmedian(sliding_window_view(padded, SMOOTH_POINTS), axis=1)
+    return medians
 
 
 def _is_falling(curve: np.ndarray, guess_loss: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,73 +115,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-# ---------------------------------------------------- lines before, in and after the training loop
-
-
-def beginning(
-    folder: Path,
-    *,
-    device: str,
-    precision: str,
-    processes: int,
-    learning: Mapping[str, int],
-    parameters: int,
-    held_out: int,
-    resumed: tuple[Path, int] | None,
-) -> list[str]:
-    """Lines before the first step. ``learning``: parameters that learn, by part."""
-    where = f"{device}, {precision}" + (f", {processes} processes" if processes > 1 else "")
-    parts = ", ".join(f"{part} ({count:,})" for part, count in learning.items())
-    total = sum(learning.values())
-    lines = [
-        f"Run {folder} on {where}",
-        f"Learns: {parts}; {total:,} of {parameters:,} parameters, the others are frozen",
-        f"Held out for evaluation: {held_out} utterances" if held_out else "No evaluation data",
-    ]
-    if resumed is not None:
-        lines.append(f"Goes on from {resumed[0]}, after step {resumed[1]}")
-    return lines
-
-
-def ending(
-    folder: Path,
-    *,
-    steps: int,
-    seconds: float,
-    wer: float | None,
-    best: Path | None,
-    planned: int = 0,
-    start: str | None = None,
-) -> list[str]:
-    """Lines after the last step: the result, where it is, what to type next.
-
-    Args:
-        folder: of the run.
-        steps: that were made in ``seconds``.
-        seconds: of wall time.
-        wer: of the newest evaluation.
-        best: checkpoint.
-        planned: steps of the run, if the data had not ended before.
-        start: the weights that it began with and their score, where no evaluation was better.
-    """
-    lines = [
-        f"Trained {steps} steps in {duration(seconds)}"
-        + (f"; WER {wer:.1%}" if wer is not None else ""),
-        f"Curves: {folder / 'loss.png'}; every figure: {folder / 'metrics.jsonl'}",
-    ]
-    if steps < planned:
-        lines.insert(0, "All data was heard once; more steps were planned (data.exhausted=stop)")
-    if start is not None:
-        lines.append(f"No checkpoint is better than {start}: keep that")
-    if best is not None:
-        lines += [
-            f"Best checkpoint: {best}"
-            + (" (no better than the start)" if start is not None else ""),
-            f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
-        ]
-    return lines
-
-
 def patience_ended(metric: str, patience: int) -> str:
     """Why a run ended before its last step."""
     name = "WER" if metric == "wer" else "loss"
@@ -212,20 +144,6 @@ def out_of_memory(step: int, times: int, limit: float) -> str:
         f"Out of memory in step {step}{several}: {now} from here on; the updates stay the same. A "
         "smaller training.batch_seconds avoids the cut"
     )
-
-
-def interruption(
-    folder: Path, *, number: int, step: int, argv: Sequence[str] | None, processes: int
-) -> list[str]:
-    """Lines after an early end by signal ``number``: what was saved and how to go on.
-
-    ``argv``: the command line that was typed; None where the run was started from Python.
-    """
-    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return [
-        f"Stopped by {by} after step {step}; everything is saved. Go on with:",
-        f"  {resume_command(folder, argv, processes)}",
-    ]
 
 
 def resume_command(folder: Path, argv: Sequence[str] | None, processes: int) -> str:

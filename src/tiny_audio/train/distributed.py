@@ -11,6 +11,7 @@ of the code sees ordinary tensors.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -20,16 +21,53 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
+from tiny_audio.model.device import pick_device
 from tiny_audio.model.speech import SpeechModel
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def open_accelerator(
+    device: str, precision: str, folder: str, *, tracker: str | None = None
+) -> Accelerator:
+    """Join the processes that ``accelerate launch`` or ``torchrun`` started, or be the only one.
+
+    ``precision`` is auto, bf16 or fp32; ``tracker`` writes below ``folder``.
+    """
+    # Batches of many shapes leave holes in CUDA's memory; read when CUDA is first used.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    cuda = pick_device(device).type == "cuda"
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32 for the products of what learns
+    return Accelerator(
+        cpu=pick_device(device).type == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=tracker,
+        project_dir=folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def close_accelerator(accelerator: Accelerator) -> None:
+    """Leave the process group and forget Accelerate's state, so that another run can start."""
+    # What wraps the model holds the process group; threads of a group that outlives the
+    # interpreter abort the process at its very end.
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
+    # Accelerate's state is global: without this a second run could not choose its precision.
+    GradientState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class LossModule(nn.Module):

@@ -16,7 +16,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -40,64 +40,35 @@ from tiny_audio.train.distributed import (
 from tiny_audio.train.evaluation import Evaluation
 from tiny_audio.train.memory import MemoryGuard
 from tiny_audio.train.metrics import MetricsAccumulator, Reporter, id_numbers
-from tiny_audio.train.optim import lr_multiplier, set_lr
 from tiny_audio.train.prefetch import Prefetcher
-from tiny_audio.train.stages import training_mode
+from tiny_audio.train.stages import lr_multiplier, set_lr, training_mode
 
 
 class DivergedError(TinyAudioError):
     """The loss or a gradient is not a finite number; the weights were not updated with it."""
 
 
+@dataclass(eq=False)
 class Trainer:
-    """A run in progress: everything that changes from step to step.
+    """A run in progress: everything that changes from step to step."""
 
-    Args:
-        settings: steps, rates and what happens when.
-        accelerator: processes, devices and number format.
-        module: the model, prepared by ``accelerator``.
-        model: the same, bare.
-        optimizer: prepared by ``accelerator``.
-        stream: training batches of this process.
-        report: metrics, notes and display.
-        evaluate: scores the model on the held-out set; None where there is none.
-        save: writes a checkpoint of the trainer, scored where it was just evaluated.
-        to_device: moves a batch, or a part of one, to the device, and may give it encoder frames;
-            None: the stream does.
-        evaluate_start: before the first step, as the weights were trained before.
-    """
+    settings: TrainingConfig
+    accelerator: Accelerator
+    module: nn.Module  # the model, prepared by `accelerator`
+    model: SpeechModel  # the same, bare
+    optimizer: torch.optim.Optimizer  # prepared by `accelerator`
+    stream: Prefetcher  # training batches of this process
+    report: Reporter
+    evaluate: Callable[[], Evaluation] | None  # on the held-out set; None: there is none
+    save: Callable[[Trainer, Evaluation | None], None]  # a checkpoint, scored if just evaluated
+    to_device: Callable[[Batch], Batch]  # of a batch or a part of one; may give it encoder frames
+    evaluate_start: bool = False  # before the first step: the weights were trained before
 
-    def __init__(
-        self,
-        settings: TrainingConfig,
-        *,
-        accelerator: Accelerator,
-        module: nn.Module,
-        model: SpeechModel,
-        optimizer: torch.optim.Optimizer,
-        stream: Prefetcher,
-        report: Reporter,
-        evaluate: Callable[[], Evaluation] | None,
-        save: Callable[[Trainer, Evaluation | None], None],
-        to_device: Callable[[Batch], Batch] | None = None,
-        evaluate_start: bool = False,
-    ) -> None:
-        self.settings = settings
-        self.accelerator = accelerator
-        self.module = module
-        self.model = model
-        self.optimizer = optimizer
-        self.stream = stream
-        self.report = report
-        self.evaluate = evaluate
-        self.save = save
-        self.to_device = to_device or stream.to_device
-        self.evaluate_start = evaluate_start
-        self.guard = MemoryGuard()
-        self.sharded = False  # by FSDP
-        self.step = 0  # updates done
-        self.metrics = MetricsAccumulator()
-        self.rates: dict[str, float] = {}  # learning rates of the newest update, by part
+    guard: MemoryGuard = field(default_factory=MemoryGuard)
+    sharded: bool = False  # by FSDP
+    step: int = 0  # updates done
+    metrics: MetricsAccumulator = field(default_factory=MetricsAccumulator)
+    rates: dict[str, float] = field(default_factory=dict)  # of the newest update, by part
 
     def run(self) -> int | None:
         """Train until ``max_steps``. Returns the signal that ended the run early, if one did."""
@@ -154,13 +125,10 @@ class Trainer:
         norm = self._clip()
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
         self._check_finite(norm, [whole for whole, _, _ in values], window)
-        multiplier = lr_multiplier(
-            self.step,
-            warmup_steps=settings.warmup_steps,
-            max_steps=settings.max_steps,
-            min_ratio=settings.min_lr_rate,
+        rate = lr_multiplier(
+            self.step, settings.warmup_steps, settings.max_steps, settings.min_lr_rate
         )
-        self.rates = set_lr(self.optimizer, multiplier)
+        self.rates = set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._count(window, values, tokens, norm, self.guard.times - ooms_before)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +27,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from tiny_audio.config import Config
 from tiny_audio.data.heard import Heard
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import IGNORE
@@ -40,6 +43,7 @@ from tiny_audio.train.evaluation import Evaluation
 from tiny_audio.train.stages import part_of
 
 METRICS = "metrics.jsonl"
+PROJECT = "tiny-audio"  # under which trackers file the run
 PICTURE = "loss.png"
 QUIET_LOOKS = 20  # a note that was away for so many looks is said again
 _PIECES = 3  # of 16 bits: float32, in which processes add up, holds the sum of 256 of them
@@ -115,43 +119,24 @@ class MetricsAccumulator:
         return cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
 
 
+@dataclass(eq=False)
 class Reporter:
     """Keeps the rows of a run and passes them on to disk, display and tracker.
 
     Every process keeps them in memory; only the main one writes and shows.
-
-    Args:
-        accelerator: knows the processes and the trackers.
-        folder: of the run.
-        display: what the user sees.
-        metric: ``wer`` or ``loss``, by which evaluations are compared.
-        patience: evaluations in a row without a better one that end the run; None: none do.
-        embedding_rms: of the decoder, which audio tokens are compared with.
-        from_scratch: False for a run that begins with trained weights, see ``read_notes``.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        folder: Path,
-        display: Display,
-        *,
-        metric: str,
-        patience: int | None = None,
-        embedding_rms: float = 1.0,
-        from_scratch: bool = True,
-    ) -> None:
-        self.accelerator = accelerator
-        self.folder = folder
-        self.display = display
-        self.metric = metric
-        self.patience = patience
-        self.embedding_rms = embedding_rms
-        self.from_scratch = from_scratch
-        self.rows: list[Row] = []
-        self._labels: Counter[int] = Counter()  # how often each label token was seen
-        self._looks = 0
-        self._last_said: dict[str, int] = {}  # note key -> look at which it last held
+    accelerator: Accelerator
+    folder: Path  # of the run
+    display: Display
+    metric: str  # wer or loss, by which evaluations are compared
+    patience: int | None = None  # evaluations without a better one that end the run
+    embedding_rms: float = 1.0  # of the decoder, which audio tokens are compared with
+    from_scratch: bool = True  # False for a run that begins with trained weights
+    rows: list[Row] = field(default_factory=list)
+    _labels: Counter[int] = field(default_factory=Counter)  # how often each label token was seen
+    _looks: int = 0
+    _last_said: dict[str, int] = field(default_factory=dict)  # note -> look at which it last held
 
     @property
     def guess_loss(self) -> float:
@@ -270,10 +255,11 @@ class Reporter:
     def _show_notes(self) -> None:
         """Show the notes that hold now and were not said lately."""
         self._looks += 1
-        for note in read_notes(self.rows, self.guess_loss, from_scratch=self.from_scratch):
-            if self._looks - self._last_said.get(note.key, -QUIET_LOOKS) >= QUIET_LOOKS:
-                self.display.say(note.text)
-            self._last_said[note.key] = self._looks
+        notes = read_notes(self.rows, self.guess_loss, from_scratch=self.from_scratch)
+        for key, text in notes.items():
+            if self._looks - self._last_said.get(key, -QUIET_LOOKS) >= QUIET_LOOKS:
+                self.display.say(text)
+            self._last_said[key] = self._looks
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the same curves; plain values."""
@@ -356,3 +342,31 @@ def draw_curves(rows: Sequence[Row], cliff: Cliff, path: Path) -> None:
     if lines:
         axes.legend(lines, labels, loc="upper right")
     figure.savefig(path, format="png")
+
+
+def start_tracker(accelerator: Accelerator, cfg: Config, folder: Path) -> None:
+    """Open the tracker, if any. W&B keeps its files here where there is no key."""
+    tracker = cfg.training.report_to
+    if tracker is None:
+        return
+    if tracker == "wandb" and "WANDB_API_KEY" not in os.environ:
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        if not (netrc.is_file() and "wandb" in netrc.read_text(errors="replace")):
+            os.environ.setdefault("WANDB_MODE", "offline")
+    settings = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
+    own = {"wandb": {"dir": str(folder), "name": folder.name}}
+    try:
+        accelerator.init_trackers(PROJECT, config=settings, init_kwargs=own)
+    except Exception:
+        accelerator.trackers.clear()  # half made: closing it would hide why it failed
+        raise
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one table of plain values, which is what TensorBoard can show."""
+    if not isinstance(values, dict):
+        return {prefix: values if isinstance(values, bool | int | float | str) else str(values)}
+    rows: dict[str, Any] = {}
+    for key, value in values.items():
+        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows
