@@ -114,7 +114,7 @@ class FileShards:
         import pyarrow.parquet as pq
 
         try:
-            return sum(pq.read_metadata(path).num_rows for path in self.paths)
+            return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
         except damage_errors():
             return None
 
