@@ -19,9 +19,9 @@ import soundfile
 import tiny_audio.data.shards as shards
 from tests.data.faulty import Fault, Server, serving
 from tests.data.helpers import make_stream, noise, open_one
-from tiny_audio.data.records import Source
+from tiny_audio.data.records import Record, Source
+from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.data.remote import Patience, ShardError, open_url
-from tiny_audio.data.utterance import Record, Reject, RejectCounts
 from tiny_audio.errors import DataError
 
 SHARDS, ROWS = 8, 6

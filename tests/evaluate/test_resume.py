@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from tests.infer.helpers import tones, write_wav
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.command import evaluate_command
 from tiny_audio.evaluate.models import Options

@@ -8,7 +8,8 @@ import pytest
 
 from tests.infer.helpers import tones
 from tiny_audio.config import GenerationConfig
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.evaluate.records import Evaluation, Record
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.wer import score

@@ -1,7 +1,4 @@
-"""Utterances become batches: cut by length to a budget of seconds, then padded side by side.
-
-Letters: B utterances, S samples, T tokens.
-"""
+"""Utterances become batches: cut by length to a budget of seconds, then padded side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import IGNORE, Batch, label_places
 
 if TYPE_CHECKING:
@@ -89,8 +86,15 @@ def with_tokens(
 ) -> Batch:
     """The batch with tokens (and labels) for a projector that maps samples to tokens like this."""
     lengths = batch.waveform_lengths.tolist()
-    pairs = zip(batch.texts, lengths, strict=True)
-    rows = [_tokens(text, prompt, audio_tokens(n), with_labels) for text, n in pairs]
+    rows: list[tuple[list[int], tuple[int, int], int]] = []  # ids, span of the audio, prompt
+    for text, length in zip(batch.texts, lengths, strict=True):
+        n_audio = audio_tokens(length)
+        if with_labels:
+            ids, n_prompt = prompt.training(n_audio, text)
+        else:
+            ids = prompt.build(n_audio)
+            n_prompt = len(ids)
+        rows.append((ids, prompt.audio_span(n_audio), n_prompt))
     width = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), width)
     input_ids = torch.full(shape, prompt.end_id)
@@ -112,15 +116,3 @@ def with_tokens(
         labels=labels,
         label_places=None if labels is None else label_places(labels),
     )
-
-
-def _tokens(
-    text: str, prompt: Prompt, n_audio: int, with_labels: bool
-) -> tuple[list[int], tuple[int, int], int]:
-    """Ids [T], the span of the audio in them, and the length of the prompt."""
-    if with_labels:
-        ids, n_prompt = prompt.training(n_audio, text)
-    else:
-        ids = prompt.build(n_audio)
-        n_prompt = len(ids)
-    return ids, prompt.audio_span(n_audio), n_prompt

@@ -9,8 +9,8 @@ from itertools import islice
 from threading import Event
 from typing import Any, Protocol
 
+from tiny_audio.data.rejects import Reject
 from tiny_audio.data.remote import Patience, ShardError
-from tiny_audio.data.utterance import Reject
 from tiny_audio.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from threading import Event
 from typing import Any
 
 from tiny_audio import hub, logs
+from tiny_audio.data.records import Audio, LazyAudio
 from tiny_audio.data.remote import CORRUPT, UNREACHABLE, Patience
-from tiny_audio.data.utterance import Audio, LazyAudio
 from tiny_audio.errors import AudioError, DataError
 
 logger = logging.getLogger(__name__)

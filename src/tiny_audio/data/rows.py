@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tiny_audio.data.hub_open import audio_of
-from tiny_audio.data.records import text_of
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.data.records import Record, text_of
+from tiny_audio.data.rejects import Reject
 from tiny_audio.data.webdataset import KEY, PROBLEM
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from tiny_audio.data.failover import ShardReader, Shards
-from tiny_audio.data.records import Cursor, Draw, Source, id_hash, name_seed
+from tiny_audio.data.records import Cursor, Draw, Record, Source, id_hash, name_seed
+from tiny_audio.data.rejects import Reject
 from tiny_audio.data.remote import LOSSES, Patience
 from tiny_audio.data.rows import row_item
-from tiny_audio.data.utterance import Record, Reject
 from tiny_audio.errors import DataError
 
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
@@ -106,11 +106,11 @@ class ShardSource(Source):
             at = Place(at.epoch + 1)
             self._shards.forget(at.epoch - _KEPT)
 
-    def losses(self) -> Any:
+    def lost_shards(self) -> Any:
         return self._shards.losses()
 
-    def restore(self, losses: Any) -> None:
-        self._shards.restore(losses or ())
+    def restore(self, lost_shards: Any) -> None:
+        self._shards.restore(lost_shards or ())
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         at = Place(**cursor) if cursor else Place()

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tiny_audio import logs
 from tiny_audio.config import DataConfig
-from tiny_audio.data.named import open_set
 from tiny_audio.data.records import Source
+from tiny_audio.data.sources import open_set
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.html import MOST, report_command
 from tiny_audio.evaluate.listener import Listener

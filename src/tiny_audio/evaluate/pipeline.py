@@ -21,7 +21,7 @@ import torch
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import ModelError
 from tiny_audio.evaluate.listener import Answer, too_short
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import ConfigError
 from tiny_audio.evaluate.records import Record, parse_record
 from tiny_audio.evaluate.run import RESULTS, SUMMARY

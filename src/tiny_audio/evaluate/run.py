@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from tiny_audio.config import GenerationConfig
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.evaluate.listener import Answer, Listener, SpeechListener
 from tiny_audio.evaluate.records import Evaluation, Record, assemble
 from tiny_audio.evaluate.sets import Sample

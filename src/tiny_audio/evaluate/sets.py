@@ -9,11 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tiny_audio.config import LabelConfig
-from tiny_audio.data.decode import decode
-from tiny_audio.data.named import open_set as open_set
-from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.data.prepare import Preparer, decode
+from tiny_audio.data.records import Record, Source, Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.sources import open_set as open_set
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.snr import estimate_snr
 from tiny_audio.infer.prefetch import prefetch

@@ -20,7 +20,7 @@ from tiny_audio.audio.io import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.infer.batch_size import AUTO, in_parts, largest_batch, out_of_memory
 from tiny_audio.model.batch import Batch

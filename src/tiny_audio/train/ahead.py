@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiny_audio.data.heard import Heard
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.mixture import Usage
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.batch import Batch
 from tiny_audio.train.pace import Data
 
@@ -60,9 +60,9 @@ class Ahead:
         return self._stream.rejects
 
     @property
-    def heard(self) -> Heard:
+    def usage(self) -> Usage:
         """What was in the batches that were taken."""
-        return Heard.from_dict(self.state_dict()["heard"])
+        return Usage.from_dict(self.state_dict()["usage"])
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on after the last batch that was taken."""

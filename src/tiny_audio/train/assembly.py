@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from omegaconf import OmegaConf
 
 from tiny_audio.config import Config
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
@@ -116,8 +116,8 @@ class Run:
     def last_words(self, summary: RunSummary, argv: Sequence[str] | None) -> list[str]:
         """Lines after the last step."""
         cached = [] if self.frames is None else [self.frames.summary()]
-        heard = self.report.heard(summary.steps, self.stream.heard)
-        lines = [*summary.rejects.summary(), *heard, *cached]
+        usage = self.report.usage(summary.steps, self.stream.usage)
+        lines = [*summary.rejects.summary(), *usage, *cached]
         if summary.interrupted is None:
             return lines + ending(
                 self.folder,

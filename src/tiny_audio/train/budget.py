@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.config import Config
 from tiny_audio.data.batching import collate
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.oom import is_out_of_memory, release
 from tiny_audio.train.stages import training_mode

@@ -10,8 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from tiny_audio.config import Config
-from tiny_audio.data.records import IndexedSource, Source
-from tiny_audio.data.utterance import Record
+from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel

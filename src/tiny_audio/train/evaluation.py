@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.wer import Score
 from tiny_audio.model.speech import SpeechModel

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.data.batching import with_tokens
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.oom import is_out_of_memory, release
@@ -60,9 +60,9 @@ class Lane:
         return self.shared.stream.rejects
 
     @property
-    def heard(self) -> Any:
-        """What was heard of each source."""
-        return self.shared.stream.heard
+    def usage(self) -> Any:
+        """What was used of each source."""
+        return self.shared.stream.usage
 
     def state_dict(self) -> dict[str, Any]:
         """Where the shared stream stands."""

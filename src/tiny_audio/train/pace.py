@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.batch import Batch
 from tiny_audio.train.optim import lr_multiplier
 
@@ -50,7 +50,7 @@ class Data(Stream, Protocol):
     def rejects(self) -> RejectCounts: ...
 
     @property
-    def heard(self) -> Any: ...
+    def usage(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from tiny_audio.config import Config
-from tiny_audio.data.utterance import RejectCounts, Utterance
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.ahead import Ahead

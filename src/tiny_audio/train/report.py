@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from tiny_audio.data.heard import Heard
+from tiny_audio.data.mixture import Usage
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import quality
@@ -107,10 +107,10 @@ class Reporter:
         found = [self._quality(row) for row in self.monitor.rows if row["kind"] == "eval"]
         return len(found) - 1 - found.index(min(found)) if found else 0
 
-    def heard(self, step: int, heard: Heard) -> list[str]:
+    def usage(self, step: int, usage: Usage) -> list[str]:
         """Record what all processes learned from of each source, and tell it in lines."""
-        whole = Heard()
-        for part in gather_object([heard]):
+        whole = Usage()
+        for part in gather_object([usage]):
             whole.merge(part)
         self._record({"kind": "data", "step": step, **whole.row()})
         return whole.summary()

@@ -18,11 +18,10 @@ from tiny_audio.audio.augment import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream, eval_utterances
-from tiny_audio.data.quality import quality_limits
-from tiny_audio.data.records import Source
-from tiny_audio.data.reject_log import RejectLog
+from tiny_audio.data.prepare import quality_limits
+from tiny_audio.data.records import Source, Utterance
+from tiny_audio.data.rejects import RejectCounts, RejectLog
 from tiny_audio.data.sources import open_data
-from tiny_audio.data.utterance import RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
 from tiny_audio.model.checkpoint import (
