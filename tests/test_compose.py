@@ -279,3 +279,11 @@ def test_every_schema_key_has_a_type_and_is_its_own_nearest() -> None:
     for key in keys:
         assert hints.type_of(key) is not None
         assert hints.nearest_key(key) == key
+
+
+def test_the_rate_of_a_part_that_does_not_learn_is_refused() -> None:
+    assert compose(["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+    with pytest.raises(
+        ConfigError, match=r"frozen in this stage: set training\.lora_learning_rate"
+    ):
+        compose(["+experiments=mlp_lora", "training.learning_rate=1e-4"])

@@ -151,9 +151,10 @@ class SourceConfig:
 class LabelConfig:
     """How transcripts are cleaned before they are learned."""
 
-    case: str = "keep"  # keep | lower
+    case: str = "auto"  # keep | lower | lower_capitals | auto: lower sets that are in capitals
     punctuation: str = "keep"  # keep | strip
     allow_empty: bool = False  # learn clips without words as an end token only
+    case_of: dict[str, str] = field(default_factory=dict)  # by set; auto adds its decisions here
 
 
 @dataclass

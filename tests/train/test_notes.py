@@ -74,6 +74,32 @@ def test_a_cliff_is_not_denied_while_the_loss_has_just_come_down() -> None:
     assert not any("no cliff" in text for text in said)
 
 
+@pytest.mark.parametrize(
+    ("wer", "loss", "key"),
+    [
+        (0.80, 2.0, "start-worse"),
+        (0.74, 2.0, None),  # within 10 % of 0.72
+        (0.72, 2.1, "start-worse"),
+        (0.72, 2.05, None),
+        (0.80, 1.0, "start-worse"),  # capitals are learned and the words forgotten
+        (0.74, 1.0, None),  # they do not agree
+        (0.57, 2.0, "start-better"),
+        (0.70, 1.5, "start-better"),
+    ],
+)
+def test_a_run_from_trained_weights_is_compared_with_its_start(
+    wer: float, loss: float, key: str | None
+) -> None:
+    rows = [evaluation(0, 2.0, 0.72), *(train(i, 4.2) for i in range(1, 50))]
+    assert read_notes(rows, GUESS, from_scratch=False) == []
+    rows.append(evaluation(50, loss, wer))
+    found = read_notes(rows, GUESS, from_scratch=False)
+    assert [note.key for note in found] == [key] * (key is not None)
+    if key == "start-worse":
+        assert f"WER {wer:.1%} after 72.0%" in found[0].text
+        assert "data.labels.case=lower" in found[0].text
+
+
 def test_overfitting_is_a_rising_evaluation_loss_under_a_falling_training_loss() -> None:
     falling = [train(i, 2.0 - i / 500) for i in range(1, 401)]
     rising = [evaluation(100, 1.5), evaluation(200, 1.2), evaluation(300, 1.3)]

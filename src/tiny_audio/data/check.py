@@ -21,10 +21,19 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tiny_audio.config import Config, LabelConfig
-from tiny_audio.data.check_statistics import Statistics
+from tiny_audio.config import Config
+from tiny_audio.data.check_statistics import Statistics, findings
 from tiny_audio.data.overlap import EvaluationSet, Pairs
-from tiny_audio.data.prepare import Preparer, TokenLimits, decode, over_budget, quality_limits
+from tiny_audio.data.prepare import (
+    Preparer,
+    TokenLimits,
+    decode,
+    label_rules,
+    over_budget,
+    quality_limits,
+    sample_labels,
+    settle_case,
+)
 from tiny_audio.data.records import IndexedSource, Item, Source, Utterance
 from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.data.sources import open_set, open_sources, training_settings
@@ -35,7 +44,6 @@ from tiny_audio.model.resolve import find_checkpoint
 from tiny_audio.text.labels import LabelRules
 
 REPORT, PICTURE = "check.json", "check.png"
-_FEW = 0.02  # a share of labels below this, or above 1 less this, is no second way of writing
 _SHOWN = 8  # on the terminal, of lists that the JSON file has in full
 _BARS, _BAR_WIDTH = 12, 40
 
@@ -110,9 +118,8 @@ def check_set(
     can be used.
     """
     data, reader = config.data, _Reader(sources, limit)
-    rules = LabelRules(
-        data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
-    )
+    settle_case(data.labels, sample_labels(sources, data.labels))
+    rules = label_rules(data.labels)
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
     preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality_limits(data))
     statistics, rejects = Statistics(lengths, tests), RejectCounts()
@@ -144,6 +151,7 @@ def check_set(
             "same_text_other_audio": pairs(repeats.text_only),
         },
     }
+    report["labels"]["case_of"] = data.labels.case_of
     return report | {"findings": findings(report)}
 
 
@@ -185,9 +193,7 @@ def _settings(data: str, settings: Sequence[str], model: str) -> tuple[Config, P
 
 def _evaluation(sources: Sequence[Source], num_workers: int) -> Iterator[Utterance]:
     """What can be used of an evaluation set, whatever its length."""
-    labels = LabelConfig()
-    rules = LabelRules(labels.case, labels.punctuation, allow_empty=True)
-    preparer = Preparer(rules, min_seconds=0.0, max_seconds=math.inf)
+    preparer = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
     for result, _ in decode(_Reader(sources, None).items(), preparer, num_workers):
         if isinstance(result, Utterance):
             yield result
@@ -202,57 +208,6 @@ def _progress() -> Iterator[Callable[[int, float], None]]:
         yield lambda records, hours: progress.update(
             task, description=f"{records:,} records, {hours:.2f} h"
         )
-
-
-# ------------------------------------------------------------------------------------- findings
-
-
-def findings(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What deserves a look, the gravest first: kind, count, and a message with what to do.
-
-    The kinds are overlap, conflict, duplicate, marker, context and policy.
-    """
-    found: list[tuple[str, int, str]] = []
-    for test in report["overlap"]:
-        count, of = test["recordings_in_training"], test["recordings"]
-        message = f"{count:,} of {of:,} recordings of {test['set']} are in this set: "
-        found.append(("overlap", count, message + "scores on it mean nothing; take them out"))
-        count, of = test["long_texts_in_training"], test["long_texts"]
-        message = f"{count:,} of {of:,} texts of 5 words or more of {test['set']} are in this set: "
-        message += "the same recordings in another form, or only the same sentences"
-        found.append(("overlap", count, message))
-    for key, kind, what in (
-        ("same_audio_other_text", "conflict", "have the audio of another with a different text"),
-        ("same_audio_and_text", "duplicate", "came before, with audio and text"),
-    ):
-        count = report["repeats"][key]["utterances"]
-        found.append((kind, count, f"{count:,} utterances {what}: take them out"))
-    markers, tokens = report["markers"], report["tokens"]
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in markers["by_kind"].items())
-    message = f"{markers['utterances']:,} labels hold what may not have been said ({kinds}): "
-    found.append(("marker", markers["utterances"], message + "the model would learn to write it"))
-    count, context = tokens["over_context"], tokens["context"] or 0
-    message = f"{count:,} utterances are longer than the decoder's {context:,} positions: "
-    found.append(("context", count, message + "set data.max_seconds lower"))
-    found += _policy(report["labels"])
-    return [
-        {"kind": kind, "count": count, "message": message}
-        for kind, count, message in found
-        if count
-    ]
-
-
-def _policy(labels: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """Labels that are written in more than one way."""
-    known, capitals = sum(labels["case"].values()), labels["case"].get("capitals", 0)
-    if known and _FEW < capitals / known < 1 - _FEW:
-        message = f"{capitals:,} labels of {known:,} are in capitals, the others are not: "
-        yield "policy", capitals, message + "data.labels.case=lower makes them alike"
-    punctuated = labels["punctuated"]
-    share = punctuated / max(labels["labels"], 1)
-    if 0.1 < share < 0.8:
-        message = f"{share:.0%} of the labels have punctuation: "
-        yield "policy", punctuated, message + "data.labels.punctuation=strip makes them alike"
 
 
 # ------------------------------------------------------------------------------ what is shown
@@ -340,7 +295,9 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "punctuated": labels["punctuated"],
         "with digits": labels["with_digits"],
     }
-    yield "labels", ", ".join(f"{n / labels['labels']:.0%} {name}" for name, n in styles.items())
+    shares = [f"{n / labels['labels']:.0%} {name}" for name, n in styles.items()]
+    shares += [f"{name}: case={case}" for name, case in labels["case_of"].items() if case != "keep"]
+    yield "labels", ", ".join(shares)
     yield "notes removed", _listed(markers["removed_by_cleaning"])
     left = {mark["marker"]: mark["utterances"] for mark in markers["left_in_labels"]}
     yield "notes left", _listed(left)

@@ -1,4 +1,4 @@
-"""What `data check` counts over the usable utterances of a set, audio itself not kept."""
+"""What `data check` counts over the usable utterances of a set, and what deserves a look."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +37,7 @@ _PLAIN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789 '.,?!-")
 _RARE = 1e-4  # share of all letters below which a letter is odd
 T = TypeVar("T")
 
+_FEW = 0.02  # a share of labels below this, or above 1 less this, is no second way of writing
 _CASES = ("lower case", "capitals", "mixed case")
 
 
@@ -264,3 +265,54 @@ def odd_characters(characters: Counter[str]) -> dict[str, int]:
         return not character.isdigit()
 
     return {c: n for c, n in characters.most_common() if odd(c, n)}
+
+
+# ------------------------------------------------------------------------------------- findings
+
+
+def findings(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What deserves a look, the gravest first: kind, count, and a message with what to do.
+
+    The kinds are overlap, conflict, duplicate, marker, context and policy.
+    """
+    found: list[tuple[str, int, str]] = []
+    for test in report["overlap"]:
+        count, of = test["recordings_in_training"], test["recordings"]
+        message = f"{count:,} of {of:,} recordings of {test['set']} are in this set: "
+        found.append(("overlap", count, message + "scores on it mean nothing; take them out"))
+        count, of = test["long_texts_in_training"], test["long_texts"]
+        message = f"{count:,} of {of:,} texts of 5 words or more of {test['set']} are in this set: "
+        message += "the same recordings in another form, or only the same sentences"
+        found.append(("overlap", count, message))
+    for key, kind, what in (
+        ("same_audio_other_text", "conflict", "have the audio of another with a different text"),
+        ("same_audio_and_text", "duplicate", "came before, with audio and text"),
+    ):
+        count = report["repeats"][key]["utterances"]
+        found.append((kind, count, f"{count:,} utterances {what}: take them out"))
+    markers, tokens = report["markers"], report["tokens"]
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in markers["by_kind"].items())
+    message = f"{markers['utterances']:,} labels hold what may not have been said ({kinds}): "
+    found.append(("marker", markers["utterances"], message + "the model would learn to write it"))
+    count, context = tokens["over_context"], tokens["context"] or 0
+    message = f"{count:,} utterances are longer than the decoder's {context:,} positions: "
+    found.append(("context", count, message + "set data.max_seconds lower"))
+    found += _policy(report["labels"])
+    return [
+        {"kind": kind, "count": count, "message": message}
+        for kind, count, message in found
+        if count
+    ]
+
+
+def _policy(labels: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Labels that are written in more than one way."""
+    known, capitals = sum(labels["case"].values()), labels["case"].get("capitals", 0)
+    if known and _FEW < capitals / known < 1 - _FEW:
+        message = f"{capitals:,} labels of {known:,} are in capitals, the others are not: "
+        yield "policy", capitals, message + "data.labels.case=lower makes them alike"
+    punctuated = labels["punctuated"]
+    share = punctuated / max(labels["labels"], 1)
+    if 0.1 < share < 0.8:
+        message = f"{share:.0%} of the labels have punctuation: "
+        yield "policy", punctuated, message + "data.labels.punctuation=strip makes them alike"

@@ -26,7 +26,7 @@ from tiny_audio.data.prepare import (
     decode,
     over_budget,
 )
-from tiny_audio.data.records import Item, Record, Source, Utterance
+from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
 from tiny_audio.data.remote import LOSSES
 from tiny_audio.errors import DataError
@@ -334,11 +334,14 @@ def eval_utterances(
     max_label_tokens: int,
     num_workers: int,
     rejects: RejectCounts,
-) -> list[Utterance]:
-    """Every utterance that the model can take, once, in a fixed order, held in memory.
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[int, Utterance]:
+    """This rank's share of the utterances that the model can take, by record number, in memory.
 
-    What is rejected is added to `rejects`. Raises DataError if nothing can be used, and for a
-    source without end.
+    The shares of all ranks are disjoint and together the whole. Whose a record is depends on its
+    id, so that utterances which are evenly spread over the set are spread over the ranks as well.
+    What is rejected is added to `rejects`. Raises DataError for a source without end.
     """
     for source in sources:
         if source.endless:
@@ -346,15 +349,14 @@ def eval_utterances(
                 f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
             )
     limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
-    items = ((item, None) for item in chain.from_iterable(s.records() for s in sources))
-    usable: list[Utterance] = []
-    for result, _ in decode(items, Preparer(rules, min_seconds, max_seconds), num_workers):
+    records = enumerate(chain.from_iterable(source.records() for source in sources))
+    mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
+    usable: dict[int, Utterance] = {}
+    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else limits.check(result)
         if reject is not None:
             rejects.add(reject)
         elif isinstance(result, Utterance):
-            usable.append(result)
-    if not usable:
-        raise DataError(f"No sample of the evaluation data can be used: {rejects.why()}.")
+            usable[number] = result
     return usable

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,23 +19,26 @@ from torch.utils.data import DataLoader, Dataset
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
-from tiny_audio.config import DataConfig
+from tiny_audio.config import DataConfig, LabelConfig
 from tiny_audio.data.augment import Augmenter
-from tiny_audio.data.records import Item, Record, Utterance
+from tiny_audio.data.records import Item, Record, Source, Utterance
 from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import AudioError, ConfigError, LabelRejected, SampleRejected, TinyAudioError
+from tiny_audio.text.labels import LabelRules, case_for
 
 if TYPE_CHECKING:
-    from tiny_audio.text.labels import LabelRules
     from tiny_audio.text.prompt import Prompt
 
 Result = Utterance | Reject
+Labels = dict[str, list[str]]  # by set, as they are written: the case is kept
 T = TypeVar("T")
 
 CHUNK = 4  # records sent to a worker at once
 PREFETCH = 4  # chunks that wait for or in each worker
 UNHEARD = "unheard"  # column of `extra`: the label of an utterance of which only noise is left
 FULL_SCALE = 0.999  # of 1; resampling and the mean of the channels move clipped samples a little
+SAMPLED_LABELS = 200  # that decide on the case, over all sets
+_LEAST_LABELS = 20  # of each set
 _FRAME = SAMPLE_RATE // 10  # loudness is measured over 0.1 s
 
 
@@ -105,6 +108,42 @@ def loudness(waveform: npt.NDArray[np.float32]) -> float:
     return 10 * float(np.log10(max(power, 1e-20)))
 
 
+def label_rules(labels: LabelConfig) -> LabelRules:
+    """The rules that a configuration sets for labels."""
+    return LabelRules(**asdict(labels))
+
+
+def sample_labels(sources: Sequence[Source], labels: LabelConfig) -> Labels:
+    """Some labels of each set; no audio is decoded. Sources of one name are one set."""
+    rules = LabelRules("keep", labels.punctuation)
+    count = max(SAMPLED_LABELS // max(len(sources), 1), _LEAST_LABELS)
+    found: Labels = {source.name: [] for source in sources}
+    for source in sources:
+        for item in source.sample(count):
+            if isinstance(item, Record):
+                try:
+                    found[source.name].append(rules.clean(item.text))
+                except LabelRejected:  # counted and said when it is read for training
+                    continue
+    return found
+
+
+def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
+    """Put what ``auto`` decides into ``labels.case_of``, where nothing is yet; lines to say."""
+    lines: list[str] = []
+    if labels.case != "auto":
+        return lines
+    for name in [name for name in found if name not in labels.case_of]:
+        labels.case_of[name], share = case_for(found[name])
+        if labels.case_of[name] != "keep":
+            what = "all" if labels.case_of[name] == "lower" else "those"
+            lines.append(
+                f"Labels of {name}: {share:.0%} are in capitals; {what} are learned in lower case "
+                f"(data.labels.case=auto; data.labels.case=keep leaves them)"
+            )
+    return lines
+
+
 @dataclass(frozen=True)
 class Preparer:
     """Decodes and cleans records: the part of the work that is done in worker processes.
@@ -146,7 +185,7 @@ class Preparer:
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
             self._check_seconds(record.seconds)
-        label = self.rules.clean(record.text)
+        label = self.rules.clean(record.text, record.source)
         waveform = load_audio(
             record.audio() if callable(record.audio) else record.audio,
             max_seconds=self.max_seconds,

@@ -16,6 +16,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,6 +101,10 @@ class Source(ABC):
     def records(self, start: int = 0) -> Iterator[Item]:
         """One pass in the source's own order, from record `start` on."""
 
+    def sample(self, count: int) -> list[Item]:
+        """At most `count` records to look at, which leaves training's draws as they are."""
+        return list(islice(self.records(), count))
+
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
         """This rank's share of an endless stream, each pass in another order.
@@ -162,6 +167,12 @@ class IndexedSource(Source):
         while self.length is None or position < self.length:
             yield self._item(position)
             position += 1
+
+    def sample(self, count: int) -> list[Item]:
+        """Always the same ones, from all over the set; the first of an endless one."""
+        length = count if self.length is None else self.length
+        chosen = np.random.default_rng(0).choice(length, min(count, length), replace=False)
+        return [self._item(position) for position in sorted(chosen.tolist())]
 
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
         length = self.length

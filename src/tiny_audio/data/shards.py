@@ -83,6 +83,12 @@ class ShardSource(Source):
         items = (item for item, _ in walk if item is not None and self._belongs(item))
         yield from islice(items, start, self._count)
 
+    def sample(self, count: int) -> list[Item]:
+        """The first ones; none of a held-out part, which would be read through for them."""
+        apart = copy.copy(self)
+        apart._shards = copy.copy(self._shards)  # what is lost now is not left out in training
+        return [] if self._held_out else list(islice(apart.records(), count))
+
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
         at = Place(**cursor) if cursor else Place()
         while True:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from tiny_audio.config import LabelConfig
 from tiny_audio.data.prepare import Preparer, decode
 from tiny_audio.data.records import Record, Source, Utterance
 from tiny_audio.data.rejects import Reject
@@ -66,12 +65,12 @@ def read_samples(
     for source in sources:
         if source.endless and limit is None:
             raise DataError(f"The data source {source.name!r} is endless: set a limit.")
-    labels = LabelConfig()
-    rules = LabelRules(labels.case, labels.punctuation, allow_empty=True)
     items = chain.from_iterable(source.records() for source in sources)
     decoded = decode(
         ((item, _place(item)) for item in islice(items, start, limit)),
-        Preparer(rules, min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes),
+        Preparer(
+            LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes
+        ),
         num_workers,
     )
     samples = (_sample(item, *place) for item, place in decoded)

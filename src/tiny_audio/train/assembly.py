@@ -74,7 +74,11 @@ class Run:
         self.store = open_store(cfg, self.folder)
         self.report = Reporter(
             accelerator,
-            Monitor(self.folder, writes=accelerator.is_main_process),
+            Monitor(
+                self.folder,
+                writes=accelerator.is_main_process,
+                from_scratch=cfg.model.init_from is None,
+            ),
             parts.display,
             metric=cfg.training.metric_for_best_model,
             patience=cfg.training.early_stopping_patience,
@@ -126,6 +130,7 @@ class Run:
                 seconds=summary.seconds,
                 wer=summary.wer,
                 best=summary.best,
+                start=self.report.unbeaten_start(self.cfg.model.init_from),
             )
         return lines + interruption(
             self.folder,
@@ -163,6 +168,7 @@ class Run:
             warmup_steps=usable_warmup(t.warmup_steps, t.max_steps),
             min_lr_rate=t.min_lr_rate,
             max_grad_norm=t.max_grad_norm,
+            eval_start=self.cfg.model.init_from is not None,
             logging_steps=t.logging_steps,
             eval_steps=t.eval_steps,
             save_steps=t.save_steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +30,27 @@ class Checkup:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The held-out set: this process's share by record number, and the numbers of all of it."""
+
+    share: Mapping[int, Utterance]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def spread(self, count: int) -> list[int]:
+        """At most ``count`` numbers, evenly spread: neighbours are often one speaker's."""
+        count = min(count, len(self))
+        return [self.numbers[i * len(self) // count] for i in range(count)]
+
+
+@dataclass(frozen=True)
 class CheckupPlan:
     """What is looked at and how; the processes share the work.
 
     Args:
-        utterances: the held-out set, the same in every process.
+        held_out: the held-out set.
         words: utterances that are also transcribed, evenly spread over the set.
         show: pairs of reference and hypothesis that are returned.
         rule: of scoring.
@@ -43,7 +59,7 @@ class CheckupPlan:
         generation: how text is decoded.
     """
 
-    utterances: Sequence[Utterance]
+    held_out: HeldOut
     words: int
     show: int
     rule: ScoringRule
@@ -54,17 +70,18 @@ class CheckupPlan:
     def run(self, model: SpeechModel, accelerator: Accelerator) -> Checkup:
         """Evaluate the model; leaves it in eval mode and the random states as they were."""
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
+        share = self.held_out.share
+        heard = [number for number in self.held_out.spread(self.words) if number in share]
         with torch.random.fork_rng(devices), accelerator.autocast(), eagerly(model):
             ce_sum, tokens = loss_sums(
                 model,
-                self.utterances[part],
+                list(share.values()),
                 batch_seconds=self.batch_seconds,
                 max_utterances=self.max_utterances,
             )
             result = evaluate(
                 model,
-                self._transcribed()[part],
+                [share[number] for number in heard],
                 rule=self.rule,
                 batch_seconds=self.batch_seconds,
                 max_utterances=self.max_utterances,
@@ -74,14 +91,12 @@ class CheckupPlan:
         ce_sum, tokens = accelerator.reduce(sums, "sum").tolist()
         scores: list[Score] = gather_object([result.score])
         score = sum(scores[1:], scores[0])
-        texts = {r.id: (r.reference, r.hypothesis) for r in result.scored[: self.show]}
-        pairs = list(texts.values())
-        return Checkup(ce_sum / max(tokens, 1), score.wer, score.cer, tuple(pairs))
-
-    def _transcribed(self) -> Sequence[Utterance]:
-        """``words`` utterances evenly spread: neighbours in a set are often one speaker's."""
-        count = min(self.words, len(self.utterances))
-        return [self.utterances[i * len(self.utterances) // count] for i in range(count)]
+        number_of = {share[number].id: number for number in heard}
+        texts = gather_object(
+            [(number_of[r.id], (r.reference, r.hypothesis)) for r in result.scored[: self.show]]
+        )
+        pairs = tuple(dict(sorted(texts)).values())[: self.show]
+        return Checkup(ce_sum / max(tokens, 1), score.wer, score.cer, pairs)
 
 
 @torch.no_grad()

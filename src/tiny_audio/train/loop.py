@@ -1,5 +1,6 @@
 """The training loop, all of it: one process, DDP and FSDP run the same lines.
 
+evaluate weights that were trained before
 while steps are left:
     take the micro-batches of one step, count their label tokens over all processes
     for each micro-batch: loss / tokens, backward; in parts where memory runs out
@@ -107,6 +108,9 @@ class Trainer:
         training_mode(self.model, self.learns)
         self.sharded = is_sharded(self.module)
         batches = iter(self.stream)
+        begins = self.step == 0 and not self.report.monitor.rows
+        if begins and self.pace.eval_start and self.evaluate:
+            self._checkup(self.evaluate)
         while self.step < self.pace.max_steps and not self.report.stale:
             going = self._update(batches)  # False: the data has ended
             self.step += going

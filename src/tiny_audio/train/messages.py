@@ -46,10 +46,12 @@ def ending(
     wer: float | None,
     best: Path | None,
     planned: int = 0,
+    start: str | None = None,
 ) -> list[str]:
     """Lines after the last step: what came out, where it is, what to type next.
 
-    ``planned``: steps of the run, if the data had not ended before.
+    ``planned``: steps of the run, if the data had not ended before. ``start``: the weights that it
+    began with and their score, where no evaluation was better.
     """
     score = f"; WER {wer:.1%}" if wer is not None else ""
     early = steps < planned
@@ -58,9 +60,12 @@ def ending(
         f"Trained {steps} steps in {duration(seconds)}{score}",
         f"Curves: {folder / 'loss.png'}; every figure: {folder / 'metrics.jsonl'}",
     ]
+    if start is not None:
+        lines.append(f"No checkpoint is better than {start}: keep that")
     if best is not None:
         lines += [
-            f"Best checkpoint: {best}",
+            f"Best checkpoint: {best}"
+            + (" (no better than the start)" if start is not None else ""),
             f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(folder))}",
         ]
     return lines

@@ -5,7 +5,8 @@ step, epoch, loss (nats per label token), aux_loss, grad_norm, grad_norm_max, lr
 audio_seconds_per_second, padding (share of computed audio that is none), memory_gb,
 seconds_per_step, samples (hash of the ids learned from, in their order), guess_loss,
 embedding_rms, weight_norm_<part>, projector_<statistic>.
-Evaluation rows (``kind: eval``): step, eval_loss, wer, cer. At the end (``kind: data``): step, and
+Evaluation rows (``kind: eval``): step, eval_loss, wer, cer; step 0 is that of weights which were
+trained before. At the end (``kind: data``): step, and
 utterances_<source> and hours_<source> that were learned from.
 """
 
@@ -21,7 +22,8 @@ from typing import Any
 from torch import Tensor
 
 from tiny_audio.errors import DataError
-from tiny_audio.train.notes import Note, Row, cliff_of, read_notes
+from tiny_audio.train.cliff import Cliff, Phase
+from tiny_audio.train.notes import Note, Row, cliff_of, read_notes, start_of
 from tiny_audio.train.plot import draw_curves
 
 METRICS = "metrics.jsonl"
@@ -35,11 +37,13 @@ class Monitor:
     Args:
         folder: of the run.
         writes: False in all processes of a run but one.
+        from_scratch: False for a run that begins with trained weights, see ``read_notes``.
     """
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True, from_scratch: bool = True) -> None:
         self.folder = folder
         self.writes = writes
+        self.from_scratch = from_scratch
         self.rows: list[Row] = []
         self._labels: Counter[int] = Counter()  # how often each label token was seen
         self._looks = 0
@@ -66,7 +70,7 @@ class Monitor:
         """Notes that hold now and were not said lately."""
         self._looks += 1
         fresh = []
-        for note in read_notes(self.rows, self.guess_loss):
+        for note in read_notes(self.rows, self.guess_loss, from_scratch=self.from_scratch):
             if self._looks - self._last_said.get(note.key, -QUIET_LOOKS) >= QUIET_LOOKS:
                 fresh.append(note)
             self._last_said[note.key] = self._looks
@@ -75,7 +79,8 @@ class Monitor:
     def draw(self) -> Path:
         """Draw loss.png anew and return its path."""
         path = self.folder / PICTURE
-        draw_curves(self.rows, cliff_of(self.rows, self.guess_loss), path)
+        cliff = cliff_of(self.rows, self.guess_loss) if self.from_scratch else Cliff(Phase.BEFORE)
+        draw_curves(self.rows, cliff, path)
         return path
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back; rows on disk from after that moment are gone, they will come again."""
         self.rows = list(state["rows"])
+        self.from_scratch = self.from_scratch and start_of(self.rows) is None
         self._labels = Counter(state["labels"])
         self._write(self.rows, mode="w")
 

@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 UNSTABLE_NORM = 100.0  # gradient norm, before clipping; a steady run stays below 10
 OVERFIT_RISE = 1.03  # evaluation loss over its lowest, as a factor
 OVERFIT_EVALUATIONS = 2  # evaluations since the lowest
+START_LOSS = 0.03  # change of the evaluation loss since the start that is clear, as a share
+START_WER, START_WER_SHARE = 0.02, 0.1  # of the WER: over both, points and share of the start's
 SCALE_DRIFT = 10.0  # output RMS against the decoder's embeddings, either way
 DEAD_ROWS = 3  # logged rows in a row, so that one odd batch is no death
 
@@ -31,20 +33,30 @@ class Note:
     text: str
 
 
-def read_notes(rows: Sequence[Row], guess_loss: float) -> list[Note]:
-    """Everything that the metrics so far say, the cliff first."""
+def read_notes(rows: Sequence[Row], guess_loss: float, *, from_scratch: bool = True) -> list[Note]:
+    """Everything that the metrics so far say, first of the cliff.
+
+    A run that does not begin ``from_scratch`` is compared with its start instead.
+    """
     train = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
     if not train:
         return []
     found = [
-        _cliff_note(cliff_of(rows, guess_loss), train[-1], guess_loss, len(train)),
+        _cliff_note(cliff_of(rows, guess_loss), train[-1], guess_loss, len(train))
+        if from_scratch
+        else _start_note(evals),
         _unstable(train),
         _overfitting(train, evals),
         _scale(train[-1]),
         *_dead_experts(train),
     ]
     return [note for note in found if note is not None]
+
+
+def start_of(rows: Sequence[Row]) -> Row | None:
+    """The evaluation before the first step, None where the run began from scratch."""
+    return next((row for row in rows if row["kind"] == "eval" and row["step"] == 0), None)
 
 
 def cliff_of(rows: Sequence[Row], guess_loss: float) -> Cliff:
@@ -80,6 +92,34 @@ def _cliff_note(cliff: Cliff, row: Row, guess_loss: float, n_rows: int) -> Note 
     else:
         return None
     return Note(f"cliff-{cliff.phase.value}", text)
+
+
+def _start_note(evals: Sequence[Row]) -> Note | None:
+    """Whether the newest evaluation is clearly better or worse than the start; first by WER."""
+    start = start_of(evals)
+    if start is None or evals[-1] is start:
+        return None
+    now, wers = evals[-1], (start["wer"], evals[-1]["wer"])
+    change = now["eval_loss"] / start["eval_loss"] - 1
+    clearly = abs(change) > START_LOSS
+    figures = f"eval loss {now['eval_loss']:.3f} after {start['eval_loss']:.3f}"
+    if None not in wers:
+        figures = f"WER {wers[1]:.1%} after {wers[0]:.1%}, {figures}"
+        by = wers[1] - wers[0]
+        if abs(by) > max(START_WER, START_WER_SHARE * wers[0]):
+            change, clearly = by, True
+        elif by * change < 0:
+            return None  # the two do not agree
+    if not clearly:
+        return None
+    if change < 0:
+        return Note("start-better", f"Better than at the start: {figures} at step 0.")
+    return Note(
+        "start-worse",
+        f"Worse than at the start: {figures} at step 0. Are the labels written as the model wrote "
+        "until now? If not, data.labels.case=lower and data.labels.punctuation=strip make them "
+        "so; if they are, lower the learning rate.",
+    )
 
 
 def _unstable(train: Sequence[Row]) -> Note | None:

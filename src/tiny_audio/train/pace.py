@@ -23,6 +23,7 @@ class Pace:
     logging_steps: int
     eval_steps: int
     save_steps: int
+    eval_start: bool = False  # before the first step of a run that begins with trained weights
 
     def multiplier(self, step: int) -> float:
         """Of the learning rate in a step, the first being 0."""

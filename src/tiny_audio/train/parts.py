@@ -8,13 +8,14 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from tiny_audio.config import Config
-from tiny_audio.data.records import Utterance
 from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.resolve import find_checkpoint as find_weights
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.ahead import Ahead
 from tiny_audio.train.cache import open_cache
 from tiny_audio.train.compiling import compile_layers
+from tiny_audio.train.evaluation import HeldOut
+from tiny_audio.train.first_labels import look_at_labels
 from tiny_audio.train.pace import Data, Frames
 from tiny_audio.train.progress import LineDisplay, open_display
 from tiny_audio.train.saving import open_store, resume_point
@@ -34,7 +35,7 @@ class Parts:
 
     model: SpeechModel
     stream: Data
-    held_out: list[Utterance]
+    held_out: HeldOut
     eval_rejects: RejectCounts
     display: LineDisplay
     frames: Frames | None  # the encoder's, where they do not come from the model itself
@@ -58,6 +59,7 @@ def gather_parts(cfg: Config, accelerator: Accelerator) -> Parts:
         compile_layers(model, say)
     if said := settle_budget(cfg, model, accelerator, resumed):
         say(said)
+    look_at_labels(cfg, sources, model, accelerator, resumed, say)
     stream, held_out, rejects = make_data(cfg, sources, augment, model, accelerator, resumed)
     frames = open_cache(cfg, model, accelerator, sources[0], say)
     ahead = Ahead(stream, accelerator.device, upload=frames is None)

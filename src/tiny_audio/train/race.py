@@ -29,6 +29,7 @@ from tiny_audio.train.assembly import Run, RunSummary
 from tiny_audio.train.budget import AUTO
 from tiny_audio.train.cache import open_cache
 from tiny_audio.train.checkpoints import find_checkpoint, quality
+from tiny_audio.train.first_labels import look_at_labels
 from tiny_audio.train.interrupt import StopSignal
 from tiny_audio.train.lanes import EncodedOnce, Lane, Shared
 from tiny_audio.train.messages import interruption
@@ -115,6 +116,10 @@ def _open(
         if found is not None:
             load_weights(models[kind], found)
     root = Path(cfg.output_dir)
+    say = display.say if accelerator.is_main_process else (lambda text: None)
+    look_at_labels(cfg, sources, first, accelerator, resumed[race[0]], say)
+    for kind in race:
+        own[kind].data.labels = cfg.data.labels  # what was settled is kept in every checkpoint
     stream, held_out, rejects = make_data(
         cfg,
         sources,

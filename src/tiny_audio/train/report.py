@@ -17,8 +17,8 @@ from tiny_audio.train.checkpoints import quality
 from tiny_audio.train.evaluation import Checkup
 from tiny_audio.train.messages import patience_ended
 from tiny_audio.train.monitor import Monitor
-from tiny_audio.train.notes import Row
-from tiny_audio.train.progress import LineDisplay
+from tiny_audio.train.notes import Row, start_of
+from tiny_audio.train.progress import LineDisplay, evaluation_figures
 from tiny_audio.train.sharding import whole_tensor
 from tiny_audio.train.stages import part_of
 
@@ -90,9 +90,18 @@ class Reporter:
             self._explain()
             self.monitor.draw()
 
+    def unbeaten_start(self, name: str | None) -> str | None:
+        """The weights that the run began with and their score, if no evaluation was better."""
+        evals = self._evaluations()
+        start = start_of(evals)
+        if start is None or len(evals) == 1 or self._since_best(evals) < len(evals) - 1:
+            return None
+        figures = ", ".join(f"{key} {value}" for key, value in evaluation_figures(start))
+        return f"{name or 'the start'} ({figures} at step 0)"
+
     def is_best(self) -> bool:
-        """Whether the newest evaluation is better than all before it."""
-        return self._since_best() == 0
+        """Whether the newest evaluation is better than all before it, that of the start aside."""
+        return self._since_best([row for row in self._evaluations() if row["step"] > 0]) == 0
 
     @property
     def stale(self) -> bool:
@@ -100,11 +109,14 @@ class Reporter:
 
         Counted from the rows, so that a resumed run counts on where it was.
         """
-        return self.patience is not None and self._since_best() >= self.patience
+        return self.patience is not None and self._since_best(self._evaluations()) >= self.patience
 
-    def _since_best(self) -> int:
+    def _evaluations(self) -> list[Row]:
+        return [row for row in self.monitor.rows if row["kind"] == "eval"]
+
+    def _since_best(self, evals: list[Row]) -> int:
         """Evaluations since the one that was better than all before it; 0 without any."""
-        found = [self._quality(row) for row in self.monitor.rows if row["kind"] == "eval"]
+        found = [self._quality(row) for row in evals]
         return len(found) - 1 - found.index(min(found)) if found else 0
 
     def usage(self, step: int, usage: Usage) -> list[str]:

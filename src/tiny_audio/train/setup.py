@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from omegaconf import OmegaConf
 
 from tiny_audio.audio.augment import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream, eval_utterances
-from tiny_audio.data.prepare import quality_limits
-from tiny_audio.data.records import Source, Utterance
+from tiny_audio.data.prepare import label_rules, quality_limits
+from tiny_audio.data.records import Source
 from tiny_audio.data.rejects import RejectCounts, RejectLog
 from tiny_audio.data.sources import open_data
-from tiny_audio.errors import ConfigError, MissingExtraError
+from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 from tiny_audio.model.build import build_model
 from tiny_audio.model.checkpoint import (
     load_weights,
@@ -33,9 +33,9 @@ from tiny_audio.model.checkpoint import (
 from tiny_audio.model.device import pick_device
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.text.labels import LabelRules
 from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.budget import AUTO, choose_budget
+from tiny_audio.train.evaluation import HeldOut
 
 Sources = tuple[list[Source], list[Source]]  # to learn from, to evaluate on
 
@@ -197,8 +197,8 @@ def make_data(
     accelerator: Accelerator,
     resumed: Path | None,
     audio_tokens: Callable[[int], int] | None = None,
-) -> tuple[TrainingStream, list[Utterance], RejectCounts]:
-    """Training batches of this process, the held-out set, and what was rejected of the latter.
+) -> tuple[TrainingStream, HeldOut, RejectCounts]:
+    """Training batches of this process, the held-out set, and what all rejected of the latter.
 
     ``resumed``: the checkpoint that the run goes on from, None for a new run. ``audio_tokens``:
     samples to audio tokens, where several projectors are to have some; None: the model's.
@@ -208,9 +208,7 @@ def make_data(
     common: dict[str, Any] = {
         "prompt": model.prompt,
         "audio_tokens": audio_tokens or model.audio_tokens,
-        "rules": LabelRules(
-            data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
-        ),
+        "rules": label_rules(data.labels),
         "min_seconds": data.min_seconds,
         "max_seconds": data.max_seconds,
         "max_label_tokens": data.max_label_tokens,
@@ -219,9 +217,9 @@ def make_data(
     log = RejectLog(Path(cfg.output_dir), accelerator.process_index)
     if resumed is not None:
         log.continue_from(resumed.parent.parent)
-    rejects = RejectCounts()
-    looks = bool(eval_sources) and training.eval_steps > 0
-    held_out = eval_utterances(eval_sources, rejects=rejects, **common) if looks else []
+    rejects, held_out = RejectCounts(), HeldOut({}, ())
+    if eval_sources and training.eval_steps > 0:
+        held_out = _hear_held_out(eval_sources, rejects, accelerator, common)
     stream = TrainingStream(
         train_sources,
         [source.weight for source in train_sources],
@@ -238,6 +236,22 @@ def make_data(
         **common,
     )
     return stream, held_out, rejects
+
+
+def _hear_held_out(
+    sources: list[Source], rejects: RejectCounts, accelerator: Accelerator, common: dict[str, Any]
+) -> HeldOut:
+    """Each process decodes its share; what all of them rejected is added to ``rejects``."""
+    own = RejectCounts()
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = eval_utterances(sources, rejects=own, rank=rank, world_size=processes, **common)
+    for counts in gather_object([own]):
+        rejects.merge(counts)
+    held_out = HeldOut(mine, tuple(sorted(gather_object(list(mine)))))
+    if not len(held_out):
+        why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
+        raise DataError(f"No sample of the evaluation data can be used: {why}.")
+    return held_out
 
 
 def _netrc_has_wandb() -> bool:
