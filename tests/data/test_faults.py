@@ -115,7 +115,7 @@ def test_every_shard_that_fails_is_counted_and_nothing_else_is_lost(server, kind
     counts = RejectCounts.from_dict(stream.state_dict()["rejects"])  # of the first
     assert counts.reasons == {"shard_unreachable": 4, "shard_corrupt": 1}
     assert counts.seen == len(heard) + 5
-    left_out = [ROWS - row for epoch, _, row, *_ in source.losses() if epoch == 0]
+    left_out = [ROWS - row for epoch, _, row, *_ in source.lost_shards() if epoch == 0]
     assert len(heard) + sum(left_out) == SHARDS * ROWS
     said = [record.message for record in caplog.records]
     assert len(said) >= 5
@@ -138,7 +138,7 @@ def test_a_resumed_run_leaves_out_the_same(server, kind, at):
     }
     source = source_of(server, kind)
     drawn = list(islice(source.draws(3, 0, 1, None), 70))
-    state = json.loads(json.dumps([drawn[at - 1].cursor, source.losses()]))
+    state = json.loads(json.dumps([drawn[at - 1].cursor, source.lost_shards()]))
     server.faults = {}  # all is well again
     resumed = source_of(server, kind)
     resumed.restore(state[1])
