@@ -30,7 +30,7 @@ from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.prepare import Preparer, quality_limits
 from tiny_audio.data.records import IndexedSource, Record, Source, Utterance
 from tiny_audio.data.sources import open_sources
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.labels import LabelRules
 from tiny_audio.text.prompt import Prompt
 

@@ -160,6 +160,7 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
     "patience": "training.early_stopping_patience",
     "eval_every": "training.eval_steps",
     "workers": "data.num_workers",
+    "race": "data.cache_encoder",
     "beams": "evaluation.generation.num_beams",
 }
 

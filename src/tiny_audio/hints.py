@@ -72,6 +72,7 @@ ADVICE = {
     "use_flash_att*": _ATTENTION,
     "freeze_*": _LEARNS,
     "*wandb*": "set training.report_to=wandb",
+    "race": "run them one after another with data.cache_encoder=DIR: the encoder runs once for all",
     "model_name*": "set model=NAME for one of the pairs, or model.encoder.id and model.decoder.id",
 }
 

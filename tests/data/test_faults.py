@@ -19,9 +19,9 @@ import soundfile
 import tiny_audio.data.shards as shards
 from tests.data.faulty import Fault, Server, serving
 from tests.data.helpers import make_stream, noise, open_one
+from tiny_audio.audio.remote import RetryPolicy, UnreadableError, open_remote
 from tiny_audio.data.records import Record, Source
 from tiny_audio.data.rejects import Reject, RejectCounts
-from tiny_audio.data.remote import Patience, ShardError, open_url
 from tiny_audio.errors import DataError
 
 SHARDS, ROWS = 8, 6
@@ -208,7 +208,7 @@ def test_a_server_that_does_not_tell_lengths(server, folder):
     items = one_pass(source_of(server, "webdataset"))
     assert {item.text for item in items if isinstance(item, Record)} == words(*range(SHARDS))
     size = (folder / "0000.tar").stat().st_size
-    with open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file:
+    with open_remote(f"{server.url}/0000.tar", RetryPolicy(**QUICK), Event()) as file:
         file.seek(size + 500_000)
         assert file.read(10) == b""
     with pytest.raises(DataError, match="does not tell the length"):
@@ -227,7 +227,7 @@ def test_resuming_within_a_shard_reads_none_of_the_others(server):
 
 def test_the_file_of_an_address_is_the_file(server, folder):
     data = (folder / "0000.tar").read_bytes()
-    with open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file:
+    with open_remote(f"{server.url}/0000.tar", RetryPolicy(**QUICK), Event()) as file:
         for start, count in [(0, 10), (70_000, 300), (5, 20), (len(data) - 4, 99), (33, 0)]:
             file.seek(start)
             assert file.read(count) == data[start : start + count]
@@ -240,16 +240,16 @@ def test_the_file_of_an_address_is_the_file(server, folder):
 def test_a_server_that_keeps_one_waiting_is_given_up(server, kind):
     server.faults = {"0000.tar": Fault(kind, at=100)}
     with (
-        open_url(f"{server.url}/0000.tar", Patience(**QUICK), Event()) as file,
-        pytest.raises(ShardError, match=r"tried 3 times") as error,
+        open_remote(f"{server.url}/0000.tar", RetryPolicy(**QUICK), Event()) as file,
+        pytest.raises(UnreadableError, match=r"tried 3 times") as error,
     ):
         file.read()
-    assert error.value.reason == "shard_unreachable"
+    assert error.value.reason == "unreachable"
 
 
 def test_a_port_where_nobody_listens_is_given_up():
     with (
-        open_url("http://127.0.0.1:9/x", Patience(**QUICK), Event()) as file,
-        pytest.raises(ShardError, match="refused"),
+        open_remote("http://127.0.0.1:9/x", RetryPolicy(**QUICK), Event()) as file,
+        pytest.raises(UnreadableError, match="refused"),
     ):
         file.read(1)

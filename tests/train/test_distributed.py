@@ -90,7 +90,7 @@ def test_fsdp_makes_the_updates_of_one_process(tmp_path: Path) -> None:
     model = sharded_worker.model_without_dropout()
     alone = sharded_worker.trainer(model, tmp_path, sharded_worker.STEPS, sharded=False)
     alone.run()
-    rows = alone.report.monitor.rows
+    rows = alone.report.rows
     assert sharded["losses"] == pytest.approx([row["loss"] for row in rows], rel=1e-4)
     assert sharded["norms"] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-3)
     for name, value in model.state_dict().items():

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.train.helpers import TEXTS, rows, run
-from tiny_audio.model.checkpoint import load_checkpoint, read_config
-from tiny_audio.model.resolve import find_checkpoint
+from tiny_audio.model.checkpoint import find_checkpoint, load_checkpoint, read_config
 from tiny_audio.train.first_labels import describe, nats_a_word
 
 

@@ -12,7 +12,7 @@ from tests.train.helpers import rows, run, settings, write_set
 from tiny_audio.compose import compose
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.checkpoint import load_checkpoint, read_config, read_info
-from tiny_audio.train.run import train
+from tiny_audio.train.build import train
 
 SHORT = ("training.max_steps=3", "training.eval_steps=2", "training.eval_utterances=3")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tiny_audio.data.records import Utterance
-from tiny_audio.model.batch import IGNORE, Batch, label_places
+from tiny_audio.model.batch import IGNORE, Batch, label_positions
 
 if TYPE_CHECKING:
     from tiny_audio.text.prompt import Prompt
@@ -114,5 +114,5 @@ def with_tokens(
         attention_mask=attention_mask,
         audio_mask=audio_mask,
         labels=labels,
-        label_places=None if labels is None else label_places(labels),
+        label_positions=None if labels is None else label_positions(labels),
     )

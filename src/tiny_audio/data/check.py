@@ -38,9 +38,8 @@ from tiny_audio.data.records import IndexedSource, Item, Source, Utterance
 from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.model.checkpoint import read_config
-from tiny_audio.model.lengths import Lengths, lengths_of
-from tiny_audio.model.resolve import find_checkpoint
+from tiny_audio.model.build import Lengths, lengths_of
+from tiny_audio.model.checkpoint import find_checkpoint, read_config
 from tiny_audio.text.labels import LabelRules
 
 REPORT, PICTURE = "check.json", "check.png"

@@ -15,7 +15,7 @@ import numpy as np
 from tiny_audio.data.overlap import EvaluationSet, Repeats, audio_print, text_print
 from tiny_audio.data.records import Utterance
 from tiny_audio.data.rejects import EXAMPLES
-from tiny_audio.model.lengths import Lengths
+from tiny_audio.model.build import Lengths
 
 MOST_WORDS = 1_000_000  # different words that are counted; later new ones are not
 MOST_MARKERS = 1_000

@@ -28,7 +28,7 @@ from tiny_audio.data.prepare import (
 )
 from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
-from tiny_audio.data.remote import LOSSES
+from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class _PoolReader:
 
     def _add(self, pool: _Pool, result: Result, draw: MixtureDraw) -> None:
         reject = result if isinstance(result, Reject) else self._check(result)
-        if draw.epoch == 0 or (reject is not None and reject.reason in LOSSES):
+        if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
             self._rejects.seen += 1
             if reject is not None:
                 self._rejects.add(reject)

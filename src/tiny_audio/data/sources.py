@@ -11,11 +11,10 @@ from typing import Any
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
 from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import open_files, open_hub
+from tiny_audio.data.hub import RETRY_OPTIONS, open_files, open_hub
 from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source
-from tiny_audio.data.remote import PATIENCE
 from tiny_audio.data.synthetic import SyntheticSource
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.hints import BENCHMARKS
@@ -149,9 +148,9 @@ KINDS = {
     "folder": (_folder, ("subset", "split", "revision"), ()),
     "hub": (open_hub, (), None),
     "synthetic": (_synthetic, ("path", "subset", "revision", "id_column"), ("seed",)),
-    "parquet": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "arrow": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "webdataset": (open_files, ("subset", "split", "revision"), PATIENCE),
+    "parquet": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
+    "arrow": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
+    "webdataset": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,12 +11,11 @@ from accelerate.utils import broadcast_object_list
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from tiny_audio.config import Config
+from tiny_audio.config import LabelConfig
 from tiny_audio.data.prepare import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
-from tiny_audio.model.batch import IGNORE, label_places
-from tiny_audio.model.checkpoint import read_config
-from tiny_audio.model.speech import Prefill, SpeechModel
+from tiny_audio.model.batch import IGNORE, Prefill, label_positions
+from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules, in_capitals
 
 UNLIKE = 1.25  # nats a word of the labels against the cheapest other way to write them
@@ -34,32 +32,25 @@ _WAYS = {  # setting -> what it is called, those that change less first
 }
 
 
-def look_at_labels(
-    cfg: Config,
-    sources: tuple[list[Source], list[Source]],
+def check_first_labels(
+    labels: LabelConfig,
+    train: Sequence[Source],
+    evaluation: Sequence[Source],
     model: SpeechModel,
     accelerator: Accelerator,
-    resumed: Path | None,
     say: Callable[[str], None],
 ) -> None:
-    """Settle ``data.labels.case=auto`` in ``cfg`` and tell what is odd about the labels.
+    """Settle ``case=auto`` in ``labels`` and say what is odd about the training labels.
 
-    A resumed run keeps what was settled; every process gets what the main one found.
+    Every process gets what the main one found.
     """
-    labels = cfg.data.labels
-    if resumed is not None:
-        if labels.case == "auto":
-            before = read_config(resumed).data.labels
-            labels.case, labels.case_of = before.case, before.case_of
-        return
     if accelerator.is_main_process:
-        found = sample_labels(sources[0], labels)
+        found = sample_labels(train, labels)
         lines = []
         if labels.case == "auto":
-            more = sample_labels(sources[1], labels)
-            lines = settle_case(
-                labels, {n: found.get(n, []) + more.get(n, []) for n in found | more}
-            )
+            more = sample_labels(evaluation, labels)
+            names = found | more
+            lines = settle_case(labels, {n: found.get(n, []) + more.get(n, []) for n in names})
         rules = label_rules(labels)
         learned = [rules.clean(text, name) for name, texts in found.items() for text in texts]
         with accelerator.autocast():
@@ -117,12 +108,12 @@ def nats_a_word(model: SpeechModel, texts: Sequence[str], words_of: Sequence[str
         ids = pad_sequence([torch.tensor(p + t) for t, p in rows], batch_first=True)  # [B, T]
         labels = [torch.tensor([IGNORE] * len(p) + t) for t, p in rows]
         wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
-        places = label_places(wanted)
-        targets = wanted.flatten()[places + 1].to(model.device)
+        positions = label_positions(wanted)
+        targets = wanted.flatten()[positions + 1].to(model.device)
         ids = ids.to(model.device)
         embeds = model.causal_lm.get_input_embeddings()(ids)
         prefill = Prefill(embeds, torch.ones_like(ids), torch.arange(ids.shape[1]).expand_as(ids))
-        logits = model.label_logits(prefill, places.to(model.device), masked=False)
+        logits = model.label_logits(prefill, positions.to(model.device), masked=False)
         total += float(cross_entropy(logits.float(), targets, reduction="sum"))
     return total / sum(len(text.split()) for text in words_of)
 
