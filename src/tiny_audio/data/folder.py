@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_audio.data.manifest import check_columns
-from tiny_audio.data.records import IndexedSource, Record, text_of
+from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
 from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 
@@ -28,24 +28,18 @@ class FolderSource(IndexedSource):
     A metadata file describes the files at and below its own folder by ``file_name``, relative to
     it, and goes before a .txt. Audio without a transcript is rejected as ``no_transcript``.
 
+    Args:
+        spec: fields of ``SourceConfig``.
+        key: where these settings stand, for messages: ``data.train.main``.
+
     Raises DataError if the folder has no audio, or a metadata file lacks a column.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        *,
-        key: str,
-        weight: float,
-        max_samples: int | None,
-        text_column: str,
-        id_column: str | None,
-        speaker_column: str | None,
-    ) -> None:
-        super().__init__(name, weight, max_samples)
-        self._path, self._text = path, text_column
-        self._id, self._speaker = id_column, speaker_column
+    def __init__(self, name: str, spec: Spec, key: str) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._path = path = Path(spec["path"]).expanduser()
+        self._text, self._id = spec["text_column"], spec["id_column"]
+        self._speaker = spec["speaker_column"]
         if not path.is_dir():
             raise DataError(f"There is no folder {path}: set {key}.path.")
         files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.data.records import IndexedSource, Record, text_of
+from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
 from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 
@@ -29,31 +29,19 @@ class ManifestSource(IndexedSource):
     """JSON lines; paths are relative to the manifest.
 
     Args:
-        key: where the settings of this source stand, for messages: ``data.train.main``.
-        audio_column, text_column, id_column, speaker_column, duration_column: names of the
-            columns. Id (default: the path), speaker and duration need not be there.
+        spec: fields of ``SourceConfig``; of the columns id (default: the path), speaker and
+            duration need not be there.
+        key: where these settings stand, for messages: ``data.train.main``.
 
     Raises DataError if the file cannot be read or its first record lacks a column.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        *,
-        key: str,
-        weight: float,
-        max_samples: int | None,
-        audio_column: str,
-        text_column: str,
-        id_column: str | None,
-        speaker_column: str | None,
-        duration_column: str,
-    ) -> None:
-        super().__init__(name, weight, max_samples)
-        self._path = path
-        self._audio, self._text, self._id = audio_column, text_column, id_column
-        self._speaker, self._duration = speaker_column, duration_column
+    def __init__(self, name: str, spec: Spec, key: str) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._path = path = Path(spec["path"]).expanduser()
+        self._audio, self._text = spec["audio_column"], spec["text_column"]
+        self._id, self._speaker = spec["id_column"], spec["speaker_column"]
+        self._duration = spec["options"].get("duration_column", "duration")
         try:
             self._starts, self._numbers = _lines(path)
         except OSError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from tiny_audio.errors import DataError
 # What `load_audio` takes, or a function that fetches or makes it in the worker process.
 Audio = str | Path | bytes | npt.NDArray[np.float32]
 LazyAudio = Callable[[], Audio]
+Spec = Mapping[str, Any]  # the fields of one source's ``SourceConfig``
 Cursor = Any  # a JSON value that only its source understands; None is the beginning
 
 

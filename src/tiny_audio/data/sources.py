@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
@@ -14,12 +13,10 @@ from tiny_audio.data.folder import FolderSource
 from tiny_audio.data.hub import RETRY_OPTIONS, open_files, open_hub
 from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.mixture import mean_seconds
-from tiny_audio.data.records import Source
+from tiny_audio.data.records import Source, Spec
 from tiny_audio.data.synthetic import SyntheticSource
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.hints import BENCHMARKS
-
-Spec = Mapping[str, Any]  # the fields of one source, as in the configuration
 
 
 def open_sources(specs: Mapping[str, Spec], *, key: str) -> list[Source]:
@@ -102,52 +99,13 @@ def _open(name: str, spec: Spec, key: str) -> Source:
     return opener(name, spec, key)
 
 
-def _manifest(name: str, spec: Spec, key: str) -> Source:
-    return ManifestSource(
-        name,
-        Path(spec["path"]).expanduser(),
-        key=key,
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        audio_column=spec["audio_column"],
-        text_column=spec["text_column"],
-        id_column=spec["id_column"],
-        speaker_column=spec["speaker_column"],
-        duration_column=spec["options"].get("duration_column", "duration"),
-    )
-
-
-def _folder(name: str, spec: Spec, key: str) -> Source:
-    return FolderSource(
-        name,
-        Path(spec["path"]).expanduser(),
-        key=key,
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        text_column=spec["text_column"],
-        id_column=spec["id_column"],
-        speaker_column=spec["speaker_column"],
-    )
-
-
-def _synthetic(name: str, spec: Spec, key: str) -> Source:
-    return SyntheticSource(
-        name,
-        key=key,
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        split=spec["split"] or "train",
-        seed=spec["options"].get("seed", 0),
-    )
-
-
 # kind -> its opener, fields that must be null, and the options it knows (None: passed on)
 KINDS: dict[str, tuple[Callable[[str, Spec, str], Source], tuple[str, ...], tuple[str, ...] | None]]
 KINDS = {
-    "manifest": (_manifest, ("subset", "split", "revision"), ("duration_column",)),
-    "folder": (_folder, ("subset", "split", "revision"), ()),
+    "manifest": (ManifestSource, ("subset", "split", "revision"), ("duration_column",)),
+    "folder": (FolderSource, ("subset", "split", "revision"), ()),
     "hub": (open_hub, (), None),
-    "synthetic": (_synthetic, ("path", "subset", "revision", "id_column"), ("seed",)),
+    "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
     "parquet": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
     "arrow": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
     "webdataset": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.grammar import sentences
-from tiny_audio.data.records import IndexedSource, Record, Source, Utterance
+from tiny_audio.data.records import IndexedSource, Record, Source, Spec, Utterance
 from tiny_audio.errors import DataError, MissingExtraError
 
 Wave = npt.NDArray[np.float32]
@@ -237,14 +237,14 @@ class SyntheticSource(IndexedSource):
     Raises DataError for another split, MissingExtraError without the `synth` extra.
     """
 
-    def __init__(
-        self, name: str, *, key: str, weight: float, max_samples: int | None, split: str, seed: int
-    ) -> None:
-        super().__init__(name, weight, max_samples)
-        if split not in ("train", "test"):
-            raise DataError(f"Synthetic speech has no split {split!r}: set {key}.split=train|test.")
-        voice_names(split)  # says now, not in a worker, that espeak-ng is missing
-        self._split, self._seed = split, seed
+    def __init__(self, name: str, spec: Spec, key: str) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._split, self._seed = spec["split"] or "train", spec["options"].get("seed", 0)
+        if self._split not in ("train", "test"):
+            raise DataError(
+                f"Synthetic speech has no split {self._split!r}: set {key}.split=train|test."
+            )
+        voice_names(self._split)  # says now, not in a worker, that espeak-ng is missing
 
     def size(self) -> None:
         return None
