@@ -159,6 +159,8 @@ def test_batches_after_a_resume_are_those_of_the_first_run(server, prompt, at, m
         batches.append(batch.ids)
         states.append(json.dumps(first.state_dict()))
     state = json.loads(states[at - 1])
+    if at == 4:  # as in checkpoints of before the name changed
+        state["losses"] = state.pop("lost_shards")
     # A server that is well again after the checkpoint changes only what was not yet read by then.
     pools = [json.loads(later)["pool"] for later in states]
     alike = pools.count(state["pool"]) + sum(pool < state["pool"] for pool in pools)

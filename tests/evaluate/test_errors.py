@@ -52,7 +52,7 @@ def test_the_relation_is_not_carried_on_through_a_third_word() -> None:
 
 
 def test_classic_confusions_are_forgiven_under_the_rule() -> None:
-    found = forgive_homophones(
+    errors, pairs = forgive_homophones(
         evaluation(
             [
                 ("Their house is too big.", "There house is two big"),
@@ -65,26 +65,24 @@ def test_classic_confusions_are_forgiven_under_the_rule() -> None:
             RULE,
         )
     )
-    assert found.errors == 0
-    assert found.wer == 0.0
-    pairs = dict(found.pairs.most_common())
-    assert pairs["their", "there"] == 1
-    assert pairs["they are", "their"] == 1
-    assert pairs["too", "2"] == 1
-    assert found.pairs.ids["too", "2"] == ["0"]
+    assert errors == 0
+    assert len(pairs["their", "there"]) == 1
+    assert len(pairs["they are", "their"]) == 1
+    assert len(pairs["too", "2"]) == 1
+    assert pairs["too", "2"] == ["0"]
 
 
 def test_what_sounds_different_stays_wrong() -> None:
     plain = evaluation([("the cat sat", "the hat sat down"), ("", "to two"), ("go", "")], RULE)
-    found = forgive_homophones(plain)
-    assert found.errors == plain.score.words.errors
-    assert found.pairs.total() == 0
+    errors, pairs = forgive_homophones(plain)
+    assert errors == plain.score.words.errors
+    assert not pairs
 
 
 def test_equal_words_in_another_order_may_still_be_homophones() -> None:
-    found = forgive_homophones(evaluation([("to two", "two to")]))
-    assert found.errors == 0
-    assert found.pairs.total() == 2
+    errors, pairs = forgive_homophones(evaluation([("to two", "two to")]))
+    assert errors == 0
+    assert sum(map(len, pairs.values())) == 2
 
 
 def slow(reference: tuple[str, ...], hypothesis: tuple[str, ...]) -> int:
@@ -120,7 +118,7 @@ def test_the_fewest_errors_are_found() -> None:
     for _ in range(300):
         pair = [tuple(rng.choices(words, k=rng.randrange(1, 7))) for _ in range(2)]
         plain = evaluation([(" ".join(pair[0]), " ".join(pair[1]))])
-        assert forgive_homophones(plain).errors == slow(*pair)
+        assert forgive_homophones(plain)[0] == slow(*pair)
 
 
 # ----------------------------------------------------------------------------------- confusions
@@ -143,12 +141,11 @@ def test_confusions_add_up_to_the_errors() -> None:
         ("delete", words.deletions),
         ("insert", words.insertions),
     ):
-        assert found[kind].total() == total
-    assert found["substitute"].most_common()[0] == (("cat", "hat"), 2)
-    assert found["substitute"].ids["cat", "hat"] == ["0", "1"]
-    assert list(found["delete"].ids) == [("the", "")]
-    assert ("", "now") in found["insert"].ids
-    assert list(found["boundary"].ids) == [("everyone", "every one")]
+        assert sum(map(len, found[kind].values())) == total
+    assert next(iter(found["substitute"].items())) == (("cat", "hat"), ["0", "1"])
+    assert list(found["delete"]) == [("the", "")]
+    assert ("", "now") in found["insert"]
+    assert list(found["boundary"]) == [("everyone", "every one")]
 
 
 def test_kinds_of_words() -> None:

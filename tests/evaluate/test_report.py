@@ -204,14 +204,6 @@ def test_the_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(["analysis", "report", paths[1], "--audio", "loud", "--out", str(out)]) == 2
 
 
-def test_the_page_is_in_the_package() -> None:
-    from importlib.resources import files
-
-    folder = files("tiny_audio.evaluate")
-    for name in ("report/page.html", "report/page.css", "report/page.js", "homophones.txt"):
-        assert folder.joinpath(name).is_file()
-
-
 def test_no_element_hides_what_its_form_can_do(tmp_path: Path) -> None:
     """A form's element named `reset` or `submit` stands where the form's own method would."""
     text, _ = page(tmp_path, records(0.1, seed=0))

@@ -67,17 +67,6 @@ def test_parts_add_up_to_the_whole(results: Path) -> None:
     assert [one.reference for one in parts["news"].score.utterances] == ["a dog"]
 
 
-def test_summary_is_json_and_complete(results: Path) -> None:
-    summary = json.loads(json.dumps(rescore(results, get_rule("basic")).summary()))
-    assert summary["scoring"] == "basic/1"
-    assert summary["utterances"] == 3
-    assert summary["failed"] == 1
-    assert summary["failures"] == {"too_short": 1}
-    assert summary["substitutions"] + summary["deletions"] + summary["insertions"] == round(
-        summary["wer"] * summary["reference_words"]
-    )
-
-
 def test_table_and_markdown_have_a_row_a_source_and_one_for_all(results: Path) -> None:
     scored = rescore(results, get_rule("basic"))
     section = figures_section(scored, "title")

@@ -68,11 +68,7 @@ def whole(
 
 @pytest.mark.parametrize("kept", [1, 6, 8, 13])
 def test_wherever_it_was_stopped_the_end_is_the_same(
-    kept: int,
-    whole: tuple[Path, list[Record]],
-    checkpoint: str,
-    sets: list[str],
-    tmp_path: Path,
+    kept: int, whole: tuple[Path, list[Record]], checkpoint: str, sets: list[str], tmp_path: Path
 ) -> None:
     """Records, texts, log-probabilities to the last digit, and figures; only times differ."""
     out, records = whole

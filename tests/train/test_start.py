@@ -10,7 +10,7 @@ import pytest
 from tests.train.helpers import rows, run
 from tests.train.test_patience import reporter
 from tests.train.test_resume import untimed
-from tiny_audio.train.evaluation import Checkup
+from tiny_audio.train.evaluation import Evaluation
 
 SHORT = ("training.eval_steps=2", "training.eval_utterances=2", "training.max_steps=4")
 
@@ -57,9 +57,9 @@ def test_the_best_of_what_was_learned_is_kept_though_the_start_was_better(tmp_pa
     report = reporter(tmp_path, "wer", patience=None)
     best = []
     for step, wer in enumerate((0.3, 0.5, 0.6, 0.4)):
-        report.evaluated(step, Checkup(1.0, wer, None, ()))
+        report.evaluated(step, Evaluation(1.0, wer, None, ()))
         best.append(report.is_best())
     assert best[1:] == [True, False, True]
     assert report.unbeaten_start("nano") == "nano (eval loss 1.0000, WER 30.0% at step 0)"
-    report.evaluated(4, Checkup(1.0, 0.2, None, ()))
+    report.evaluated(4, Evaluation(1.0, 0.2, None, ()))
     assert report.unbeaten_start("nano") is None

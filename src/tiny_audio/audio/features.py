@@ -143,11 +143,9 @@ class LogMel(nn.Module):
 class SpecAugment(nn.Module):
     """Time and frequency masks on the log-mel (Park et al. 2019, arXiv:1904.08779, section 2).
 
-    As in the paper each mask's width is uniform from 0 to its maximum and its place uniform among
-    those where it fits; time warping, which the paper found to matter least, is left out. Masked
-    cells become 0, which is the paper's choice for features near zero mean, as Whisper's scaled
-    log-mel is. The masks of one utterance never cover all of its frames or all bands, and a
-    module in evaluation mode changes nothing.
+    Widths are uniform from 0 to the maximum and positions uniform where the mask fits; time warping
+    is left out. Masked cells become 0, about the mean of Whisper's scaled log-mel. The masks of one
+    utterance never cover all of its frames or bands; in evaluation mode nothing is changed.
 
     Args:
         freq_masks: masks over mel bands for each utterance.
@@ -194,12 +192,10 @@ class SpecAugment(nn.Module):
             return mel
         bands = torch.full_like(lengths, mel.shape[1])
         width = bands.clamp(max=self.freq_width)
-        masked = self._masks(self.freq_masks, width, bands, mel.shape[1], generator)[:, :, None]
+        freq = self._masks(self.freq_masks, width, bands, mel.shape[1], generator)
         width = (lengths * self.max_time_fraction).long().clamp(max=self.time_width)
-        masked = (
-            masked | self._masks(self.time_masks, width, lengths, mel.shape[2], generator)[:, None]
-        )
-        return mel.masked_fill(masked, 0.0)
+        time = self._masks(self.time_masks, width, lengths, mel.shape[2], generator)
+        return mel.masked_fill(freq[:, :, None] | time[:, None], 0.0)
 
     @staticmethod
     def _masks(

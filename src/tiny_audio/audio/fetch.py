@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
 from tiny_audio.audio.remote import (
@@ -61,13 +61,10 @@ def opened(
 
 def can_rewind(source: Source) -> bool:
     """Whether looking into the source is cheap and takes nothing from a later reader."""
-    if isinstance(source, str) and is_remote(source):
-        return False
     if isinstance(source, (str, os.PathLike)):
-        try:
+        with suppress(OSError, ValueError):  # opening it will say what is wrong
             return not stat.S_ISFIFO(os.stat(source).st_mode)
-        except (OSError, ValueError):
-            return True  # and opening it will say what is wrong
+        return not is_remote(str(source))
     return isinstance(source, (bytes, bytearray, memoryview)) or _is_plain(source)
 
 
@@ -104,11 +101,10 @@ def _open(
 
 def _open_path(path: str) -> BinaryIO:
     try:
-        if os.path.isdir(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise AudioError(f"{path} is a folder: name the audio files in it", reason="unreadable")
-        if os.path.exists(path) and not (
-            os.path.isfile(path) or stat.S_ISFIFO(os.stat(path).st_mode)
-        ):
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
             raise AudioError(f"{path} is a device, not a file", reason="unreadable")
         return open(path, "rb")
     except FileNotFoundError as error:

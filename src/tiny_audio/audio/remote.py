@@ -211,9 +211,10 @@ class RemoteFile(io.RawIOBase):
         headers = {"User-Agent": "tiny-audio", "Accept-Encoding": "identity"}
         headers["Range"] = f"bytes={self._position}-{end}"
         seconds = self._policy.timeout
-        timeout = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+        request: dict[str, Any] = {"headers": headers, "read_bufsize": _BUFFER}
+        request["timeout"] = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
         try:  # with a size, it does not ask for one
-            self._file = fs.open(self._url, block_size=0, size=1, headers=headers, timeout=timeout)
+            self._file = fs.open(self._url, block_size=0, size=1, **request)
         except ClientResponseError as error:
             headers = dict(error.headers or {})
             total = headers.get("Content-Range", "").rpartition("/")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -45,10 +46,8 @@ class HubShards:
             except Exception as error:  # hub, network, parser and builder share no base class
                 reason, line = _failure_of(error)
                 failures += 1
-                retries = self._policy.retries
-                if failures > (min(1, retries) if reason == CORRUPT else retries) or (
-                    stopped.is_set()
-                ):
+                retries = min(self._policy.retries, 1 if reason == CORRUPT else math.inf)
+                if failures > retries or stopped.is_set():
                     raise UnreadableError(f"{line} (tried {failures} times)", reason) from error
             self._policy.wait(failures, stopped)
 

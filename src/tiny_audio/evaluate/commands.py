@@ -78,13 +78,11 @@ def homophones(
     results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
     """Show the word error rate if words that sound alike were forgiven (English)."""
-    from tiny_audio.evaluate.errors import forgive_homophones
     from tiny_audio.evaluate.results import load_systems
     from tiny_audio.evaluate.tables import homophone_section, show
 
-    for system in load_systems([results], scoring):
-        forgiven = forgive_homophones(system.evaluation)
-        show([homophone_section(system.evaluation, forgiven, top)], markdown=markdown)
+    systems = load_systems([results], scoring)
+    show((homophone_section(one.evaluation, top) for one in systems), markdown=markdown)
 
 
 @analysis.command("compare")

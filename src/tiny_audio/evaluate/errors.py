@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -21,21 +20,7 @@ from tiny_audio.evaluate.wer import AlignedWord, Counts, UtteranceScore
 # ------------------------------------------------------------------------------------ confusions
 
 Pair = tuple[str, str]  # reference, hypothesis; "" where there is none
-
-
-class Confusions:
-    """Errors of one kind: pair -> ids of the utterances with it, one for each time."""
-
-    def __init__(self) -> None:
-        self.ids: dict[Pair, list[str]] = defaultdict(list)
-
-    def most_common(self) -> list[tuple[Pair, int]]:
-        """Pairs and how often each happened, the most frequent first."""
-        return Counter({pair: len(ids) for pair, ids in self.ids.items()}).most_common()
-
-    def total(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.ids.values()))
+Confusions = dict[Pair, list[str]]  # ids of utterances, one for each time; the most frequent first
 
 
 def confusions(evaluation: Evaluation) -> dict[str, Confusions]:
@@ -44,14 +29,25 @@ def confusions(evaluation: Evaluation) -> dict[str, Confusions]:
     boundary: the same letters with other spaces, such as ("every one", "everyone"); their steps
     are counted in the other three too.
     """
-    found = {kind: Confusions() for kind in ("substitute", "delete", "insert", "boundary")}
-    for record, one in evaluation.pairs():
-        for step in one.alignment:
-            if step.op != "equal":
-                found[step.op].ids[step.reference, step.hypothesis].append(record.id)
-        for pair in _boundaries(one.alignment):
-            found["boundary"].ids[pair].append(record.id)
+    found: dict[str, Confusions] = {}
+    for kind in ("substitute", "delete", "insert", "boundary"):
+        found[kind] = _by_frequency(
+            (pair, record.id)
+            for record, one in evaluation.pairs()
+            for pair in (
+                _boundaries(one.alignment)
+                if kind == "boundary"
+                else [(s.reference, s.hypothesis) for s in one.alignment if s.op == kind]
+            )
+        )
     return found
+
+
+def _by_frequency(items: Iterable[tuple[Pair, str]]) -> Confusions:
+    found: Confusions = defaultdict(list)
+    for pair, name in items:
+        found[pair].append(name)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _boundaries(alignment: Sequence[AlignedWord]) -> Iterator[Pair]:
@@ -164,36 +160,19 @@ _LONGEST = 2  # words in a phrase of homophones.txt
 _Phrases = list[list[tuple[int, str, frozenset[int]]]]  # at each word: length, phrase, groups
 
 
-@dataclass(frozen=True)
-class Homophones:
-    """Word errors of an evaluation if words that sound alike were forgiven (English).
+def forgive_homophones(evaluation: Evaluation) -> tuple[int, Confusions]:
+    """Word errors if words that sound alike were forgiven (English), and those that were.
 
     The least number of errors when phrases of one group of `homophones.txt` may stand for each
-    other: who writes "their" for "there" has heard well. pairs: those that were forgiven.
+    other: who writes "their" for "there" has heard well. A contraction that the scoring rule has
+    spelled out ("they are") counts as the contraction.
     """
-
-    errors: int
-    reference_words: int
-    pairs: Confusions
-
-    @property
-    def wer(self) -> float | None:
-        """None where there is no reference word."""
-        return self.errors / self.reference_words if self.reference_words else None
-
-
-def forgive_homophones(evaluation: Evaluation) -> Homophones:
-    """Count an evaluation's word errors anew, with homophones forgiven.
-
-    A contraction that the scoring rule has spelled out ("they are") counts as the contraction.
-    """
-    errors, pairs = 0, Confusions()
+    errors, pairs = 0, []
     for record, one in evaluation.pairs():
-        left, found = _forgive_utterance(one)
+        left, forgiven = _forgive_utterance(one)
         errors += left
-        for pair in found:
-            pairs.ids[pair].append(record.id)
-    return Homophones(errors, evaluation.score.words.reference, pairs)
+        pairs += [(pair, record.id) for pair in forgiven]
+    return errors, _by_frequency(pairs)
 
 
 @cache

@@ -16,7 +16,6 @@ from rich.table import Table
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.errors import (
     Confusions,
-    Homophones,
     confusions,
     forgive_homophones,
     hallucination,
@@ -265,18 +264,24 @@ def error_sections(
     yield _confusion_section("Substitutions", found["substitute"], top)
     yield _confusion_section("Deletions", found["delete"], top, columns=("said",))
     yield _confusion_section("Insertions", found["insert"], top, columns=("heard",))
-    yield homophone_section(evaluation, forgive_homophones(evaluation), top)
+    yield homophone_section(evaluation, top)
     yield _confusion_section("Only the spaces differ", found["boundary"], top)
     yield _class_section(evaluation, seen)
 
 
-def homophone_section(evaluation: Evaluation, forgiven: Homophones, top: int) -> Section:
+def homophone_section(evaluation: Evaluation, top: int) -> Section:
     """Homophones that were confused, and the word error rate without them."""
+    errors, pairs = forgive_homophones(evaluation)
     note = (
-        f"{forgiven.pairs.total()} confused. WER {percent(evaluation.score.wer)}, with "
-        f"homophones forgiven {percent(forgiven.wer)} (English; lists are never complete)."
+        f"{_total(pairs)} confused. WER {percent(evaluation.score.wer)}, with homophones forgiven "
+        f"{percent(share(errors, evaluation.score.words.reference))} (English; lists are never "
+        "complete)."
     )
-    return _confusion_section("Homophones", forgiven.pairs, top, note)
+    return _confusion_section("Homophones", pairs, top, note)
+
+
+def _total(found: Confusions) -> int:
+    return sum(map(len, found.values()))
 
 
 def _confusion_section(
@@ -287,10 +292,10 @@ def _confusion_section(
     columns: Sequence[str] = ("said", "heard"),
 ) -> Section:
     rows = [
-        (*filter(None, pair), str(count), _examples(found.ids[pair]))
-        for pair, count in found.most_common()[:top]
+        (*filter(None, pair), str(len(ids)), _examples(ids))
+        for pair, ids in list(found.items())[:top]
     ]
-    note = note or f"{found.total()} in all, {len(found.ids)} different"
+    note = note or f"{_total(found)} in all, {len(found)} different"
     text = (*range(len(columns)), len(columns) + 1)
     return Section(title, (*columns, "times", "in"), rows, note, text)
 

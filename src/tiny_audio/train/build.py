@@ -28,11 +28,16 @@ from tiny_audio.data.rejects import RejectCounts, RejectLog
 from tiny_audio.data.sources import open_data
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
-from tiny_audio.model.checkpoint import load_weights, read_config, read_info, take_revisions
+from tiny_audio.model.checkpoint import find_checkpoint as find_weights
+from tiny_audio.model.checkpoint import (
+    load_weights,
+    read_config,
+    read_info,
+    save_checkpoint,
+    take_revisions,
+)
 from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.lora import add_lora
-from tiny_audio.model.resolve import find_checkpoint as find_weights
-from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.cached_features import open_cache

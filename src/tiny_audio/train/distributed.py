@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
-from tiny_audio.model.device import pick_device
+from tiny_audio.model.build import pick_device
 from tiny_audio.model.speech import SpeechModel
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
