@@ -24,7 +24,7 @@ from bench.load import TOKENS_PER_SECOND, WINDOW, Collator, durations, utterance
 from bench.plain import Plain
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model import encoder, generate
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.quantise import KINDS, quantise

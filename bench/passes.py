@@ -14,7 +14,7 @@ from bench.common import Row, Table, synchronize
 from bench.flops import Flops
 from bench.load import Collator
 from bench.train import Bench, as_large_as_fixed, cut
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel

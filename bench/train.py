@@ -20,7 +20,7 @@ from bench.flops import Flops
 from bench.load import WINDOW, Collator, durations, feed, utterances
 from bench.step import Step, Variant
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.speech import SpeechModel
 
 

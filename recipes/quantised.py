@@ -17,9 +17,9 @@ import torch
 import tiny_audio
 from recipes.runs import machine, markdown
 from tiny_audio.config import EvaluationConfig
-from tiny_audio.data.named import open_set
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.sources import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.evaluate.sets import read_samples
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.evaluate.wer import score

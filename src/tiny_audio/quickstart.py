@@ -16,8 +16,8 @@ from rich.table import Table
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config
+from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.run import evaluate
@@ -104,10 +104,7 @@ def _settings(seed: int, out: Path, steps: int | None, device: str) -> Config:
 
 def _unseen(seed: int) -> list[Utterance]:
     """Sentences and voices of the test split, other ones than those shown in training."""
-    return [
-        Utterance(id=u.id, waveform=u.waveform, text=u.text, source="unseen", speaker=u.voice)
-        for u in synthetic_utterances("test", seed, count=UNSEEN)
-    ]
+    return list(synthetic_utterances("test", seed, count=UNSEEN))
 
 
 def _say(console: Console, outcome: Outcome, out: Path, try_file: Path | None) -> None:

@@ -20,8 +20,8 @@ import tiny_audio.data.shards as shards
 from tests.data.faulty import Fault, Server, serving
 from tests.data.helpers import make_stream, noise, open_one
 from tiny_audio.audio.remote import RetryPolicy, UnreadableError, open_remote
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Record, Reject, RejectCounts
+from tiny_audio.data.records import Record, Source
+from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.errors import DataError
 
 SHARDS, ROWS = 8, 6

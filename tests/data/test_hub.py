@@ -16,9 +16,10 @@ import soundfile
 import tiny_audio.data.shards as shards
 from tests.data.helpers import noise, open_one
 from tiny_audio.audio.io import load_audio
+from tiny_audio.data.records import Record
+from tiny_audio.data.rejects import Reject
 from tiny_audio.data.shards import audio_of
 from tiny_audio.data.sources import hold_out
-from tiny_audio.data.utterance import Record, Reject
 from tiny_audio.errors import AudioError, DataError
 
 ROWS = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.data.helpers import open_one, write_manifest
 from tests.data.test_faults import QUICK, write_shard
 from tiny_audio.config import LabelConfig
-from tiny_audio.data.label_case import sample_labels, settle_case
+from tiny_audio.data.prepare import sample_labels, settle_case
 
 
 def manifest(path: Path, loud: int, usual: int) -> str:
@@ -40,7 +40,7 @@ def test_what_is_lost_while_looking_is_not_lost_in_training(tmp_path: Path) -> N
     broken.write_bytes(b"rubbish" * 100)
     assert len(sample_labels([source], LabelConfig())["main"]) == 12
     broken.write_bytes(whole)
-    assert source.losses() == []
+    assert source.lost_shards() == []
     assert len(list(source.records())) == 18
     held = source.hold_out(4)[1]
     assert held.sample(4) == []

@@ -27,8 +27,8 @@ from tests.data.helpers import (
 from tests.data.test_hub import write_parquet
 from tiny_audio.data.loader import TrainingStream, eval_utterances
 from tiny_audio.data.records import Source
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.data.sources import open_data, open_sources
-from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch
 from tiny_audio.text.labels import LabelRules

@@ -12,8 +12,8 @@ import torch
 
 import tiny_audio
 from tiny_audio.config import GenerationConfig
+from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.infer.recognise import prompt_batch
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.generate import Growing, Hypothesis, Preallocated

@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.data.batching import collate
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import build_model
 from tiny_audio.model.decoder import embedding_rms

@@ -39,7 +39,7 @@ def test_it_stands_where_batches_were_taken(corpus: Path, count: int) -> None:
         assert torch.equal(one.waveform, two.waveform)
         assert ahead.state_dict() == plain.state_dict()
         assert ahead.epoch == plain.epoch
-        assert ahead.usage == plain.heard
+        assert ahead.usage == plain.usage
 
 
 @pytest.mark.parametrize("taken", [1, 4, 9])

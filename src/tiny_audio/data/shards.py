@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
-from tiny_audio.data.records import Cursor, Draw, Source, id_hash, name_seed, text_of
-from tiny_audio.data.utterance import Audio, Record, Reject
+from tiny_audio.data.records import Audio, Cursor, Draw, Record, Source, id_hash, name_seed, text_of
+from tiny_audio.data.rejects import Reject
 from tiny_audio.data.webdataset import KEY, PROBLEM
 from tiny_audio.errors import DataError
 

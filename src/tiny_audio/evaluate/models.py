@@ -21,7 +21,7 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.results import Record
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot

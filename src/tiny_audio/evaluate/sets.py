@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny_audio.data.decode import decode
-from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.data.prepare import Preparer, decode
+from tiny_audio.data.records import Record, Source, Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.text.labels import LabelRules

@@ -26,7 +26,7 @@ from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import AudioError, ConfigError, ModelError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from tiny_audio import logs
 from tiny_audio.config import Config
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.checkpoint import find_checkpoint as find_weights
 from tiny_audio.model.checkpoint import read_config, save_checkpoint
 from tiny_audio.model.decoder import embedding_rms

@@ -27,8 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config, EncoderConfig
-from tiny_audio.data.records import IndexedSource, Source
-from tiny_audio.data.utterance import Record
+from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder import PlainEncoder

@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
-from tiny_audio.data.label_case import label_rules
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.quality import quality_limits
+from tiny_audio.data.prepare import label_rules, quality_limits
 from tiny_audio.data.records import Source
-from tiny_audio.data.reject_log import RejectLog
+from tiny_audio.data.rejects import RejectLog
 from tiny_audio.data.sources import open_data
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model

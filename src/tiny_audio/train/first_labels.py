@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.config import LabelConfig
-from tiny_audio.data.label_case import label_rules, sample_labels, settle_case
+from tiny_audio.data.prepare import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
 from tiny_audio.model.batch import IGNORE, Prefill, label_positions
 from tiny_audio.model.speech import SpeechModel

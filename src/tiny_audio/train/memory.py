@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.batching import collate
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel

@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tiny_audio.config import Config
-from tiny_audio.data.heard import Heard
+from tiny_audio.data.mixture import Usage
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import IGNORE
 from tiny_audio.model.speech import SpeechModel
@@ -180,9 +180,9 @@ class Reporter:
             self._show_notes()
             self.draw()
 
-    def usage(self, step: int, usage: Heard) -> list[str]:
+    def usage(self, step: int, usage: Usage) -> list[str]:
         """Record what all processes learned from of each source; lines that tell it."""
-        whole = Heard()
+        whole = Usage()
         for part in gather_object([usage]):
             whole.merge(part)
         self.record({"kind": "data", "step": step, **whole.row()})

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from tiny_audio.data.heard import Heard
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.utterance import RejectCounts
+from tiny_audio.data.mixture import Usage
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.batch import Batch
 
 
@@ -44,9 +44,9 @@ class Prefetcher:
         return self._stream.rejects
 
     @property
-    def usage(self) -> Heard:
+    def usage(self) -> Usage:
         """What was learned from of each source."""
-        return Heard.from_dict(self.state_dict()["heard"])
+        return Usage.from_dict(self.state_dict()["usage"])
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the stream after the last batch that was taken."""

@@ -1,7 +1,9 @@
-"""Everyday English sentences from a small grammar, so that the quickstart needs no corpus.
+"""English sentences from a small grammar, grammar.txt, so that the quickstart needs no corpus.
 
 Text is what the bundled pair writes: lower case words with apostrophes, numbers spelt out.
 """
+
+from __future__ import annotations
 
 import random
 import re
@@ -58,30 +60,19 @@ def past(verb: str) -> str:
 
 
 @cache
-def _lists() -> dict[str, list[str]]:
-    """Words by the name of their list; a list of verbs also as NAME.past and NAME.done."""
+def _grammar() -> tuple[dict[str, list[str]], list[str]]:
+    """Words by the name of their list, and patterns: see the head of grammar.txt."""
+    text = resources.files("tiny_audio.data").joinpath("grammar.txt").read_text("utf-8")
+    entries, _, patterns = re.sub(r"#.*\n", "", text).strip().partition("\n\n")
     lists: dict[str, list[str]] = {}
-    for entry in _grammar()[0].replace("\n ", " ").splitlines():
+    for entry in entries.replace("\n ", " ").splitlines():
         name, _, words = entry.partition(":")
-        verbs = [word.replace("_", " ").split("/") for word in words.split()]
-        lists[name] = [verb[0] for verb in verbs]
-        lists[f"{name}.past"] = [verb[1] if verb[1:] else past(verb[0]) for verb in verbs]
-        lists[f"{name}.done"] = [verb[-1] if verb[1:] else past(verb[0]) for verb in verbs]
-    words = resources.files("tiny_audio").joinpath("assets/nano/words.txt").read_text("utf-8")
-    lists["rare"] = words.split()
-    return lists
-
-
-@cache
-def _patterns() -> list[str]:
-    return _grammar()[1].splitlines()
-
-
-def _grammar() -> tuple[str, str]:
-    """Word lists and patterns, one a line; see the head of everyday.txt."""
-    text = resources.files("tiny_audio.data").joinpath("everyday.txt").read_text("utf-8")
-    lists, _, patterns = re.sub(r"#.*\n", "", text).strip().partition("\n\n")
-    return lists, patterns
+        forms = [word.replace("_", " ").split("/") for word in words.split()]
+        lists[name] = [form[0] for form in forms]
+        lists[f"{name}.past"] = [form[1] if form[1:] else past(form[0]) for form in forms]
+        lists[f"{name}.done"] = [form[-1] if form[1:] else past(form[0]) for form in forms]
+    rare = resources.files("tiny_audio").joinpath("assets/nano/words.txt").read_text("utf-8")
+    return lists | {"rare": rare.split()}, patterns.splitlines()
 
 
 def _slot(name: str, rng: random.Random) -> str:
@@ -93,7 +84,7 @@ def _slot(name: str, rng: random.Random) -> str:
     if name == "ordinal":
         return ordinal_words(rng.randint(1, 31))
     if name == "date":
-        month = rng.choice(_lists()["month"])
+        month = rng.choice(_grammar()[0]["month"])
         days = {"february": 28, "april": 30, "june": 30, "september": 30, "november": 30}
         return f"{ordinal_words(rng.randint(1, days.get(month, 31)))} of {month}"
     if name == "digits":
@@ -105,12 +96,12 @@ def _slot(name: str, rng: random.Random) -> str:
         hour = number_words(rng.randint(1, 12))
         minute = rng.choice(["o'clock", "fifteen", "thirty", "forty five", "oh five", ""])
         return f"{hour} {minute}".strip()
-    return rng.choice([word for one in name.split("|") for word in _lists()[one]])
+    return rng.choice([word for one in name.split("|") for word in _grammar()[0][one]])
 
 
 def _sentence(rng: random.Random) -> str:
     words: list[str] = []
-    for word in rng.choice(_patterns()).split():
+    for word in rng.choice(_grammar()[1]).split():
         if not word.startswith("{"):
             words.append(word)
             continue
@@ -128,7 +119,7 @@ def is_test_text(text: str) -> bool:
 
 
 def sentences(seed: int, split: str = "train") -> Iterator[str]:
-    """Endless everyday sentences of one split, "train" or "test"; deterministic in `seed`."""
+    """Endless sentences of one split, "train" or "test"; deterministic in `seed`."""
     rng = random.Random(f"{split}-{seed}")
     while True:
         text = _sentence(rng)
