@@ -219,7 +219,7 @@ class TrainingStream:
             "seed": seed,
             "rank": rank,
             "world_size": world_size,
-            "repeat": repeat,
+            **({} if repeat else {"repeat": False}),  # as earlier checkpoints have it
         }
         self._batching: dict[str, Any] = {
             "pool": pool,
