@@ -20,8 +20,8 @@ from tiny_audio.config import EvaluationConfig
 from tiny_audio.data.named import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.data.utterance import Utterance
-from tiny_audio.evaluate.report import percent
-from tiny_audio.evaluate.sets import read_set
+from tiny_audio.evaluate.sets import read_samples
+from tiny_audio.evaluate.tables import percent
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.quantise import weight_bytes
@@ -33,10 +33,10 @@ COLUMNS = ("dtype", "weights", "MB", "WER synthetic", "WER speech_test", "audio 
 def sets(data: Path, sentences: int) -> list[list[Utterance]]:
     """Both test sets, in memory."""
     manifest = str(data / "speech_test" / "manifest.jsonl")
-    real = read_set(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
+    real = read_samples(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
     return [
         list(synthetic_utterances("test", SEED, count=sentences)),
-        [one for one in real if isinstance(one, Utterance)],
+        [one.item for one in real if isinstance(one.item, Utterance)],
     ]
 
 

@@ -88,6 +88,25 @@ def test_an_error_in_a_command_is_told_the_same_way(capsys: pytest.CaptureFixtur
     assert "no/such/folder" in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("--dtype", "float12", "use auto, float32 or bfloat16"),
+        ("--max-download", "lots", "500MB"),
+        ("--max-download", "0", "500MB"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_to_use(
+    option: str, value: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["transcribe", "a.wav"], ["eval", "nano", "--data", "a.jsonl"]):
+        assert cli.run([*command, option, value]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {option} {value}: ")
+        assert advice in said
+        assert said.count("\n") == 1
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = "import sys; from tiny_audio.cli import main; sys.argv[1:] = ['--help']; main()"
     process = subprocess.Popen(

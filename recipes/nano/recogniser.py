@@ -37,7 +37,7 @@ from tiny_audio.config import Config, SourceConfig
 from tiny_audio.model.build import ASSETS, build_model
 from tiny_audio.model.checkpoint import BUNDLED, save_checkpoint
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.run import train
+from tiny_audio.train.build import train
 
 RATE = 16_000
 WEIGHTS = {

@@ -7,6 +7,7 @@ Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in sta
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import typer
 from tiny_audio import logs
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
-from tiny_audio.errors import TinyAudioError
+from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
 
 PROGRAM = "tiny-audio"
@@ -44,6 +45,28 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
 _size: Any = {"parser": lambda text: 0 if str(text) == "auto" else int(text), "metavar": "N|auto"}
 Size = Annotated[int, typer.Option(help="utterances in one batch; auto: what fits", **_size)]
+
+
+def _dtype(text: str) -> str:
+    if text not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"--dtype {text}: use auto, float32 or bfloat16.")
+    return text
+
+
+def _bytes(text: str) -> int:
+    """Bytes of a size such as 500MB or 1.5G, in powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", text.upper())
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise ConfigError(f"--max-download {text}: give a size such as 500MB or 2GB.")
+    return size
+
+
+_formats: Any = {"parser": _dtype, "metavar": "auto|float32|bfloat16"}
+Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_formats)]
+_sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
+_MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
+MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
@@ -98,7 +121,7 @@ def train(context: typer.Context) -> None:
     typed, codes = list(sys.argv), [0]
 
     def job(config: Config) -> None:
-        from tiny_audio.train.run import train as run
+        from tiny_audio.train.build import train as run
 
         codes.append(run(config, argv=typed).exit_code)
 
@@ -128,11 +151,13 @@ def evaluate(
     beams: Beams = GenerationConfig.num_beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
+    dtype: Dtype = None,
+    max_download: MaxDownload = None,
     report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
     if rescore is not None:
-        from tiny_audio.evaluate.command import rescore_command
+        from tiny_audio.evaluate.run import rescore_command
 
         if models or data:
             raise typer.BadParameter("--rescore takes neither models nor --data")
@@ -140,10 +165,12 @@ def evaluate(
         return
     if not models or not data:
         raise typer.BadParameter("give MODEL... and --data SET, or --rescore FILE")
-    from tiny_audio.evaluate.command import evaluate_command
     from tiny_audio.evaluate.models import Options
+    from tiny_audio.evaluate.run import evaluate_command
 
-    options = Options(device, batch_seconds, batch_size, beams, language, quantise)
+    options = Options(
+        device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download
+    )
     evaluate_command(
         models,
         data,
@@ -167,6 +194,8 @@ def transcribe(
     device: Device = Config.device,
     beams: Beams = GenerationConfig.num_beams,
     quantise: Quantise = None,
+    dtype: Dtype = "auto",
+    max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
     from tiny_audio.infer.transcribe import transcribe_command
@@ -181,6 +210,8 @@ def transcribe(
         max_utterances=batch_size,
         beams=beams,
         quantise=quantise,
+        dtype=dtype,
+        max_bytes=max_download,
     )
     raise typer.Exit(code)
 

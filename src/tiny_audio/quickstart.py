@@ -19,14 +19,14 @@ from tiny_audio.config import Config
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import TinyAudioError
-from tiny_audio.evaluate.records import Evaluation
-from tiny_audio.evaluate.report import percent
+from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.run import evaluate
+from tiny_audio.evaluate.tables import percent
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.text.scoring import get_rule
-from tiny_audio.train.progress import duration
-from tiny_audio.train.run import RunSummary, train
+from tiny_audio.train.build import RunSummary, train
+from tiny_audio.train.display import duration
 
 UNSEEN = 200  # utterances in the final test
 SHOWN = 6  # of them, in the report

@@ -36,7 +36,7 @@ from tiny_audio.data.recordings import Recordings
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.train.setup import find_augmentation
+from tiny_audio.train.components import find_augmentation
 
 CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")
 

@@ -19,12 +19,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tiny_audio.config import Config, LabelConfig
+from tiny_audio.config import Config
 from tiny_audio.data.check_findings import findings
 from tiny_audio.data.check_plot import draw_check
 from tiny_audio.data.check_report import print_check
 from tiny_audio.data.check_tally import Tally
 from tiny_audio.data.decode import Item, decode
+from tiny_audio.data.label_case import label_rules, sample_labels, settle_case
 from tiny_audio.data.named import open_set, training_settings
 from tiny_audio.data.overlap import EvaluationSet, Pairs
 from tiny_audio.data.pool import over_budget
@@ -94,11 +95,11 @@ def check_set(
     can be used.
     """
     data, reading = config.data, Reading(sources, limit)
-    rules = LabelRules(
-        data.labels.case, data.labels.punctuation, allow_empty=data.labels.allow_empty
-    )
+    settle_case(data.labels, sample_labels(sources, data.labels))
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
-    preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality_limits(data))
+    preparer = Preparer(
+        label_rules(data.labels), data.min_seconds, data.max_seconds, quality_limits(data)
+    )
     tally, rejects = Tally(lengths, tests), RejectCounts()
     seconds = config.training.batch_seconds
     budget = math.inf if isinstance(seconds, str) else seconds  # auto: chosen in training
@@ -116,7 +117,9 @@ def check_set(
     if rejects.total == rejects.seen:
         why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
         raise DataError(f"No sample of the data can be used: {why}.")
-    return _report(tally, rejects, reading)
+    report = _report(tally, rejects, reading)
+    report["labels"]["case_of"] = data.labels.case_of
+    return report
 
 
 def check_command(
@@ -206,9 +209,7 @@ def _settings(data: str, settings: Sequence[str], model: str) -> tuple[Config, P
 
 def _evaluation(sources: Sequence[Source], num_workers: int) -> Iterator[Utterance]:
     """What can be used of an evaluation set, whatever its length."""
-    labels = LabelConfig()
-    rules = LabelRules(labels.case, labels.punctuation, allow_empty=True)
-    preparer = Preparer(rules, min_seconds=0.0, max_seconds=math.inf)
+    preparer = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
     for result, _ in decode(Reading(sources, None).items(), preparer, num_workers):
         if isinstance(result, Utterance):
             yield result

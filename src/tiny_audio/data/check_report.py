@@ -86,7 +86,9 @@ def _labels(labels: dict[str, Any]) -> str:
     known = labels["labels"]
     parts = [f"{n / known:.0%} {case}" for case, n in labels["case"].items()]
     parts += [f"{labels['punctuated'] / known:.0%} punctuated"]
-    return ", ".join([*parts, f"{labels['with_digits'] / known:.0%} with digits"])
+    parts += [f"{labels['with_digits'] / known:.0%} with digits"]
+    parts += [f"{name}: case={case}" for name, case in labels["case_of"].items() if case != "keep"]
+    return ", ".join(parts)
 
 
 def _tokens(tokens: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from tiny_audio.data.mixture import Mixture, Position
 from tiny_audio.data.pool import PoolReader
 from tiny_audio.data.prepare import Preparer, TokenLimits
 from tiny_audio.data.quality import QualityLimits
-from tiny_audio.data.records import Source
+from tiny_audio.data.records import Source, id_hash
 from tiny_audio.data.reject_log import RejectLog
 from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
 from tiny_audio.errors import DataError
@@ -135,7 +135,7 @@ class TrainingStream:
             "epoch": self._state.epoch,
             "start": self._state.start.to_dict(),
             "rejects": self._state.rejects.to_dict(),
-            "losses": self._mixture.losses(),
+            "lost_shards": self._mixture.lost_shards(),
             "heard": self.heard.to_dict(),
             "data": self._data,
             "batching": self._batching,
@@ -165,7 +165,7 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state.get("losses"))
+        self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former name
         self.heard = Heard.from_dict(state.get("heard", {}))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -222,11 +222,14 @@ def eval_utterances(
     max_label_tokens: int,
     num_workers: int,
     rejects: RejectCounts,
-) -> list[Utterance]:
-    """Every utterance that the model can take, once, in a fixed order, held in memory.
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[int, Utterance]:
+    """This rank's share of the utterances that the model can take, by record number, in memory.
 
-    What is rejected is added to `rejects`. Raises DataError if nothing can be used, and for a
-    source without end.
+    The shares of all ranks are disjoint and together the whole. Whose a record is depends on its
+    id, so that utterances which are evenly spread over the set are spread over the ranks as well.
+    What is rejected is added to `rejects`. Raises DataError for a source without end.
     """
     for source in sources:
         if source.endless:
@@ -234,16 +237,14 @@ def eval_utterances(
                 f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
             )
     limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
-    items = ((item, None) for item in chain.from_iterable(s.records() for s in sources))
-    usable: list[Utterance] = []
-    for result, _ in decode(items, Preparer(rules, min_seconds, max_seconds), num_workers):
+    records = enumerate(chain.from_iterable(source.records() for source in sources))
+    mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
+    usable: dict[int, Utterance] = {}
+    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else limits.check(result)
         if reject is not None:
             rejects.add(reject)
         elif isinstance(result, Utterance):
-            usable.append(result)
-    if not usable:
-        why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
-        raise DataError(f"No sample of the evaluation data can be used: {why}.")
+            usable[number] = result
     return usable

@@ -105,13 +105,15 @@ class Mixture:
             position = Position(before.drawn + 1, tuple(cursors), before.ended)
             yield MixtureDraw(draw.item, chosen, draw.epoch, before, position)
 
-    def losses(self) -> list[Any]:
+    def lost_shards(self) -> list[Any]:
         """What each source had to leave out, for `restore`; JSON values."""
-        return [source.losses() for source in self._sources]
+        return [source.lost_shards() for source in self._sources]
 
-    def restore(self, losses: Sequence[Any] | None) -> None:
+    def restore(self, lost_shards: Sequence[Any] | None) -> None:
         """Leave out what another mixture of the same sources left out; None: nothing."""
-        for source, lost in zip(self._sources, losses or [()] * len(self._sources), strict=True):
+        for source, lost in zip(
+            self._sources, lost_shards or [()] * len(self._sources), strict=True
+        ):
             source.restore(lost)
 
     def passes(self, position: Position) -> float:

@@ -8,7 +8,7 @@ from tiny_audio.data.decode import Item, Result, decode
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position
 from tiny_audio.data.prepare import Preparer, TokenLimits
 from tiny_audio.data.reject_log import RejectLog
-from tiny_audio.data.remote import LOSSES
+from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.data.utterance import Record, Reject, RejectCounts, Utterance
 from tiny_audio.errors import DataError
 
@@ -89,7 +89,7 @@ class PoolReader:
 
     def _add(self, pool: Pool, result: Result, draw: MixtureDraw) -> None:
         reject = result if isinstance(result, Reject) else self._check(result)
-        if draw.epoch == 0 or (reject is not None and reject.reason in LOSSES):
+        if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
             self._rejects.seen += 1
             if reject is not None:
                 self._rejects.add(reject)

@@ -31,6 +31,7 @@ class Preparer:
         quality: further limits, of training data; None: there are none.
         augment: how a usable sample is changed at last, so that what is rejected does not depend
             on it; None: not at all, as in evaluation.
+        max_bytes: of a recording at an address, see ``load_audio``.
     """
 
     rules: LabelRules
@@ -38,6 +39,7 @@ class Preparer:
     max_seconds: float
     quality: QualityLimits | None = None
     augment: Augmenter | None = None
+    max_bytes: int | None = None
 
     def __call__(self, record: Record) -> Utterance | Reject:
         """The utterance, or why there is none.
@@ -59,10 +61,14 @@ class Preparer:
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
             self._check_seconds(record.seconds)
-        label = self.rules.clean(record.text)
+        label = self.rules.clean(record.text, record.source)
         audio = record.audio() if callable(record.audio) else record.audio
         waveform = load_audio(
-            audio, max_seconds=self.max_seconds, offset=record.offset, duration=record.seconds
+            audio,
+            max_seconds=self.max_seconds,
+            offset=record.offset,
+            duration=record.seconds,
+            max_bytes=self.max_bytes,
         )
         self._check_seconds(len(waveform) / SAMPLE_RATE)
         if self.quality is not None:

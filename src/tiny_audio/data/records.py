@@ -13,6 +13,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -59,6 +60,10 @@ class Source(ABC):
     def records(self, start: int = 0) -> Iterator[Record | Reject]:
         """One pass in the source's own order, from record `start` on."""
 
+    def sample(self, count: int) -> list[Record | Reject]:
+        """At most `count` records to look at, which leaves training's draws as they are."""
+        return list(islice(self.records(), count))
+
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
         """This rank's share of an endless stream, each pass in another order.
@@ -74,11 +79,11 @@ class Source(ABC):
     def hold_out(self, count: int) -> tuple[Source, Source]:
         """The source without some records, and those: about `count`, chosen by id alone."""
 
-    def losses(self) -> Any:
+    def lost_shards(self) -> Any:
         """What draws had to leave out so far, for `restore`; a JSON value, None: nothing."""
         return None
 
-    def restore(self, losses: Any) -> None:  # noqa: B027 - most sources lose nothing
+    def restore(self, lost_shards: Any) -> None:  # noqa: B027 - most sources lose nothing
         """Leave out what another source of the same data left out, so that draws are the same."""
 
 
@@ -127,6 +132,12 @@ class IndexedSource(Source):
         while self.length is None or position < self.length:
             yield self._item(position)
             position += 1
+
+    def sample(self, count: int) -> list[Record | Reject]:
+        """Always the same ones, from all over the set; the first of an endless one."""
+        length = count if self.length is None else self.length
+        chosen = np.random.default_rng(0).choice(length, min(count, length), replace=False)
+        return [self._item(position) for position in sorted(chosen.tolist())]
 
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
         drawn = int(cursor or 0)  # by this rank; rank r owns the positions r, r + world_size, ...

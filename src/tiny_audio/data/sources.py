@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import open_files, open_hub
+from tiny_audio.data.hub import RETRY_OPTIONS, open_files, open_hub
 from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.records import Source
-from tiny_audio.data.remote import PATIENCE
 from tiny_audio.data.spoken import SpokenSource
 from tiny_audio.data.weights import UNITS, mean_seconds
 from tiny_audio.errors import DataError
@@ -143,7 +142,7 @@ KINDS = {
     "folder": (_folder, ("subset", "split", "revision"), ()),
     "hub": (open_hub, (), None),
     "synthetic": (_synthetic, ("path", "subset", "revision", "id_column"), ("seed",)),
-    "parquet": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "arrow": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "webdataset": (open_files, ("subset", "split", "revision"), PATIENCE),
+    "parquet": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
+    "arrow": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
+    "webdataset": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
 }

@@ -142,12 +142,13 @@ def load(
     name_or_dir: str = "nano",
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | None = "auto",
     quantise: str | None = None,
 ) -> Recogniser:
     """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
 
-    quantise: `int8` for smaller weights, see docs/speed.md.
+    dtype: of the frozen weights, None: as in training. quantise: `int8` for smaller weights, see
+    docs/speed.md.
     """
     model = resolve_model(name_or_dir, device=device, dtype=dtype)
     return Recogniser(quantise_weights(model, quantise))
@@ -175,6 +176,8 @@ def transcribe_command(
     max_utterances: int,
     beams: int,
     quantise: str | None = None,
+    dtype: str | None = "auto",
+    max_bytes: int | None = None,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
 
@@ -186,15 +189,22 @@ def transcribe_command(
         raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
     if "-" in files and sys.stdin is None:
         raise ConfigError("standard input is closed: name a file instead of -, or feed one in.")
-    recogniser = load(model, device=device, quantise=quantise)
+    recogniser = load(model, device=device, dtype=dtype, quantise=quantise)
     sources = [sys.stdin.buffer if name == "-" else name for name in files]
     names = [f"{name}: " if len(files) > 1 else "" for name in files]
     if stream:
-        pairs = zip(names, sources, strict=True)
-        return 0 if all([_print_stream(recogniser, *pair) for pair in pairs]) else 1
+        printed = [
+            _print_stream(recogniser, name, source, max_bytes)
+            for name, source in zip(names, sources, strict=True)
+        ]
+        return 0 if all(printed) else 1
     failures = 0
     transcripts = recogniser.transcripts(
-        sources, batch_seconds=batch_seconds, max_utterances=max_utterances, beams=beams
+        sources,
+        batch_seconds=batch_seconds,
+        max_utterances=max_utterances,
+        beams=beams,
+        max_bytes=max_bytes,
     )
     for name, transcript in zip(names, transcripts, strict=True):
         if transcript.error is not None:
@@ -207,11 +217,13 @@ def transcribe_command(
     return 1 if failures else 0
 
 
-def _print_stream(recogniser: Recogniser, name: str, source: AudioInput) -> bool:
+def _print_stream(
+    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
+) -> bool:
     """Print one recording's text as it is written; True if it could be read to its end."""
     begun = False
     try:
-        for piece in recogniser.stream(source):
+        for piece in recogniser.stream(source, max_bytes=max_bytes):
             write_out(piece if begun else name + piece)
             begun = True
     except AudioError as error:

@@ -27,7 +27,7 @@ from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
@@ -88,23 +88,6 @@ def build_model(
     )
     model.identity = identity(cfg, encoder, lm)
     return model.eval()
-
-
-def with_projector(model: SpeechModel, cfg: ModelConfig, *, seed: int) -> SpeechModel:
-    """Another model of the same encoder and decoder, shared, with a fresh projector of its own."""
-    other = SpeechModel(
-        features=model.features,
-        encoder=model.encoder,
-        projector=_projector(cfg, model.encoder.width, model.causal_lm, model.device, seed),
-        decoder=model.causal_lm,
-        tokenizer=model.tokenizer,
-        prompt=model.prompt,
-        spec_augment=model.spec_augment,
-        window_seconds=model.window_seconds,
-    )
-    other.augment_generator = model.augment_generator
-    other.identity = identity(cfg, model.encoder, model.causal_lm)
-    return other.eval()
 
 
 def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:

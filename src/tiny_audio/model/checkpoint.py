@@ -115,6 +115,11 @@ def _rename(stored: Any) -> None:
     """Give the settings of an earlier version's configuration today's names, in place."""
     if OmegaConf.select(stored, "model.attn_implementation") == "packed":  # is no more
         stored.model.attn_implementation = "sdpa"
+    for key in schema.REMOVED:
+        path, _, name = key.rpartition(".")
+        section = OmegaConf.select(stored, path)
+        if OmegaConf.is_dict(section):
+            section.pop(name, None)
     for path, names in schema.RENAMED.items():
         section = OmegaConf.select(stored, path)
         for old, new in names.items():

@@ -178,7 +178,7 @@ class FrameStore:
         entries = np.frombuffer(content, _ENTRY, count)
         whole = entries[entries["sum"] == _sums(entries)]
         self.damaged += count - len(whole)
-        rows = whole.view(_ROW).copy()
+        rows: npt.NDArray[Any] = whole.view(_ROW).copy()
         rows["shard"] = self._shards.index(data)
         return rows
 

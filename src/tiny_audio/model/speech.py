@@ -30,7 +30,7 @@ from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
 Mask = Callable[[Tensor, Tensor], Tensor]
 
