@@ -25,7 +25,7 @@ from tiny_audio.data.check_plot import draw_check
 from tiny_audio.data.check_report import print_check
 from tiny_audio.data.check_tally import Tally
 from tiny_audio.data.decode import Item, decode
-from tiny_audio.data.named import open_set, training_settings
+from tiny_audio.data.named import is_place, open_set, training_settings
 from tiny_audio.data.overlap import EvaluationSet, Pairs
 from tiny_audio.data.pool import over_budget
 from tiny_audio.data.prepare import Preparer, TokenLimits
@@ -147,8 +147,11 @@ def check_command(
     chosen = {"train": config.data.train, "eval": config.data.eval}.get(part)
     if chosen is None:
         raise ConfigError(f"--part is {part}: use train or eval.")
-    sources = open_sources({k: asdict(v) for k, v in chosen.items()}, key=f"data.{part}")
-    reading = [(name, open_set(name)) for name in against]
+    typed = "DATA" if is_place(data) else None
+    sources = open_sources(
+        {k: asdict(v) for k, v in chosen.items()}, key=f"data.{part}", typed=typed
+    )
+    reading = [(name, open_set(name, "--against")) for name in against]
     lengths = lengths_of(config.model, folder)
     now = datetime.now(UTC)
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")

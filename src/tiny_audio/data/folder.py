@@ -12,7 +12,7 @@ from typing import Any
 from tiny_audio.data.manifest import check_columns
 from tiny_audio.data.records import IndexedSource, text_of
 from tiny_audio.data.utterance import Record, Reject
-from tiny_audio.errors import DataError
+from tiny_audio.errors import DataError, SourceError
 
 AUDIO_SUFFIXES = frozenset({
     ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov",
@@ -28,7 +28,7 @@ class FolderSource(IndexedSource):
     A metadata file describes the files at and below its own folder by ``file_name``, relative to
     it, and goes before a .txt. Audio without a transcript is rejected as ``no_transcript``.
 
-    Raises DataError if the folder has no audio, or a metadata file lacks a column.
+    Raises SourceError if the folder has no audio, or a metadata file lacks a column.
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class FolderSource(IndexedSource):
         name: str,
         path: Path,
         *,
-        key: str,
         weight: float,
         max_samples: int | None,
         text_column: str,
@@ -47,21 +46,18 @@ class FolderSource(IndexedSource):
         self._path = path
         self._id, self._speaker = id_column, speaker_column
         if not path.is_dir():
-            raise DataError(f"There is no folder {path}: set {key}.path.")
+            raise SourceError(f"There is no folder {path}", setting="path")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         self._rows: dict[Path, dict[str, Any]] = {}  # relative path -> its metadata
         self._text = text_column
         for file in files:
             if file.name in METADATA_NAMES:
-                self._read_metadata(file, key)
+                self._read_metadata(file)
         found = {file.relative_to(path) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
         # A file that is described but missing is part of the set: reading it says that it's gone.
         self._files = sorted(found | self._rows.keys(), key=lambda file: file.as_posix())
         if not self._files:
-            raise DataError(
-                f"The folder {path} has no audio files: set {key}.path, or {key}.kind if it holds "
-                "something else."
-            )
+            raise SourceError(f"The folder {path} has no audio files", setting="path")
 
     def size(self) -> int:
         return len(self._files)
@@ -94,7 +90,7 @@ class FolderSource(IndexedSource):
         except UnicodeDecodeError as error:
             return error
 
-    def _read_metadata(self, file: Path, key: str) -> None:
+    def _read_metadata(self, file: Path) -> None:
         for row in _rows(file):
             text = self._text if self._text in row or _FALLBACK_TEXT not in row else _FALLBACK_TEXT
             wanted = {"file_name": "file_name", "text_column": text, "id_column": self._id}
@@ -103,7 +99,7 @@ class FolderSource(IndexedSource):
                     f"{file} has no column 'file_name', but {', '.join(map(str, row))}: it must "
                     "give the path of each audio file, relative to itself."
                 )
-            check_columns(wanted, list(row), where=str(file), key=key)
+            check_columns(wanted, list(row), where=str(file))
             place = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
             transcript = row.pop(text)
             self._rows[place] = {**row, "text": transcript}

@@ -54,7 +54,7 @@ def open_hub(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     options = {name: value for name, value in spec["options"].items() if name not in PATIENCE}
     dataset = open_dataset(path, spec["subset"], split, spec["revision"], options, key, patience)
     found = list(dataset.column_names or [])
-    columns = _columns(spec, found, f"The dataset {path}", key)
+    columns = _columns(spec, found, f"The dataset {path}")
     used = [columns[role] for role in _ROLES]
     dataset = undecoded(dataset, spec["audio_column"], used, f"{key}.audio_column")
     splits = dataset.info.splits or {}
@@ -78,7 +78,7 @@ def open_files(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     places = find_shards(spec["path"], spec["kind"], key)
     wanted = {role: spec[f"{role}_column"] for role in _ROLES}
     shards = FileShards(spec["kind"], places, wanted, patience)
-    columns = _columns(spec, shards.columns(key), shards.names[0], key)
+    columns = _columns(spec, shards.columns(key), shards.names[0])
     shards = FileShards(spec["kind"], places, columns, patience)
     return ShardSource(
         name,
@@ -91,12 +91,10 @@ def open_files(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     )
 
 
-def _columns(
-    spec: Mapping[str, Any], found: list[str], where: str, key: str
-) -> dict[str, str | None]:
+def _columns(spec: Mapping[str, Any], found: list[str], where: str) -> dict[str, str | None]:
     """Role -> column; raises DataError for one that is not there. The speaker need not be."""
     settings = {f"{role}_column": spec[f"{role}_column"] for role in _ROLES[:3]}
-    check_columns(settings, found, where=where, key=key)
+    check_columns(settings, found, where=where)
     speaker = spec["speaker_column"]
     speaker = speaker if speaker in found or spec["kind"] == "webdataset" else None
     return {role: spec[f"{role}_column"] for role in _ROLES[:3]} | {"speaker": speaker}

@@ -15,14 +15,21 @@ from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.hints import BENCHMARKS
 
 
-def open_set(data: str) -> list[Source]:
+def open_set(data: str, option: str = "--data") -> list[Source]:
     """Open what `data` names: a manifest file, a folder, a benchmark or a preset of conf/data.
 
-    Of a preset that is both, the benchmark's test sets go before the sets for training.
+    Of a preset that is both, the benchmark's test sets go before the sets for training. `option`:
+    of the command line, after which `data` stood.
 
     Raises DataError where it is none of these, or cannot be opened.
     """
-    return open_sources(_specs(data), key="data.eval")
+    typed = option if is_place(data) else None
+    return open_sources(_specs(data), key="data.eval", typed=typed)
+
+
+def is_place(data: str) -> bool:
+    """Whether it is a manifest or a folder, not a name."""
+    return Path(data).expanduser().exists()
 
 
 def training_settings(data: str, settings: Sequence[str]) -> Config:
@@ -65,12 +72,21 @@ def _specs(data: str) -> Mapping[str, Spec]:
 
 def benchmarks() -> list[str]:
     """The public test sets that are known by name: the files of conf/data/eval."""
-    folder = resources.files("tiny_audio.conf").joinpath(BENCHMARKS)
+    return _options(BENCHMARKS)
+
+
+def _options(group: str) -> list[str]:
+    folder = resources.files("tiny_audio.conf").joinpath(group)
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def _preset(name: str) -> Config:
     try:
         return compose([f"data={name}", "output_dir=."])
-    except ConfigError as error:
-        raise DataError(f"{name} is no file, no folder and no preset here: {error}") from None
+    except ConfigError:
+        if name in _options("data"):
+            raise
+        known = ", ".join(sorted({*_options("data"), *benchmarks()}))
+        raise DataError(
+            f"{name}: there is no such file, folder or preset; presets: {known}."
+        ) from None

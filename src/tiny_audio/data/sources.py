@@ -13,22 +13,42 @@ from tiny_audio.data.records import Source
 from tiny_audio.data.remote import PATIENCE
 from tiny_audio.data.spoken import SpokenSource
 from tiny_audio.data.weights import UNITS, mean_seconds
-from tiny_audio.errors import DataError
+from tiny_audio.errors import DataError, SourceError
 
 Spec = Mapping[str, Any]  # the fields of one source, as in the configuration
 
 
-def open_sources(specs: Mapping[str, Spec], *, key: str) -> list[Source]:
+def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
     """Open every source.
 
     Args:
         specs: name -> kind, path, subset, split, revision, audio_column, text_column, id_column,
             speaker_column, max_samples, weight, options.
         key: where these settings stand, for messages: ``data.train``.
+        typed: what on the command line named their path, where it was no setting: ``--data``.
 
     Raises DataError, with the setting to change, for what cannot be opened.
     """
-    return [_open(name, spec, f"{key}.{name}") for name, spec in specs.items()]
+    found = []
+    for name, spec in specs.items():
+        try:
+            found.append(_open(name, spec, f"{key}.{name}"))
+        except SourceError as error:
+            raise DataError(
+                f"{error}: {_remedy(error.setting, f'{key}.{name}', typed)}."
+            ) from error
+    return found
+
+
+def _remedy(setting: str, key: str, typed: str | None) -> str:
+    """What to do about a source that is not what one of its settings says."""
+    if typed is None:
+        return f"set {key}.{setting}" + (f", or {key}.kind" if setting == "path" else "")
+    if setting == "path":
+        return f"give another manifest or folder as {typed}"
+    if key.startswith("data.train"):  # settings can be typed beside it
+        return f"set {key}.{setting}=NAME"
+    return f"rename it in the file, {typed} goes by that name"
 
 
 def open_data(
@@ -101,7 +121,6 @@ def _manifest(name: str, spec: Spec, key: str) -> Source:
     return ManifestSource(
         name,
         Path(spec["path"]).expanduser(),
-        key=key,
         weight=spec["weight"],
         max_samples=spec["max_samples"],
         audio_column=spec["audio_column"],
@@ -116,7 +135,6 @@ def _folder(name: str, spec: Spec, key: str) -> Source:
     return FolderSource(
         name,
         Path(spec["path"]).expanduser(),
-        key=key,
         weight=spec["weight"],
         max_samples=spec["max_samples"],
         text_column=spec["text_column"],
