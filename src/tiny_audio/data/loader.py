@@ -217,7 +217,7 @@ class TrainingStream:
             "seed": seed,
             "rank": rank,
             "world_size": world_size,
-            "repeat": repeat,
+            **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
         }
         self._batching: dict[str, Any] = {
             "pool": pool,
@@ -276,8 +276,8 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state["lost_shards"])
-        self.usage = Usage.from_dict(state["usage"])
+        self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
+        self.usage = Usage.from_dict(state.get("usage", state.get("heard", {})))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
