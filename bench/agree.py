@@ -77,18 +77,12 @@ def check_training(model: SpeechModel) -> bool:
         model.encoder.padding = "native"
         native = _apart(model, of_ours, of_window)
     print("\nSame loss and gradients (fp32, relative difference):")
-    print(
-        f"- ours, padded to 30 s, and the plain way: loss {native[0]:.1e}, gradient {native[1]:.1e}"
-    )
-    print(
-        f"- ours, tight ragged batch, and each clip alone the plain way: loss {tight[0]:.1e}, "
-        f"gradient {tight[1]:.1e}"
-    )
-    print(
-        f"- the same, the decoder without padding mask: loss {maskless[0]:.1e}, "
-        f"gradient {maskless[1]:.1e}",
-        flush=True,
-    )
+    for name, (loss, gradient) in (
+        ("ours, padded to 30 s, and the plain way", native),
+        ("ours, tight ragged batch, and each clip alone the plain way", tight),
+        ("the same, the decoder without padding mask", maskless),
+    ):
+        print(f"- {name}: loss {loss:.1e}, gradient {gradient:.1e}", flush=True)
     return max(*native, *tight, *maskless) < 1e-4
 
 

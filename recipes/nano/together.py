@@ -23,7 +23,7 @@ from recipes.nano.turns import Turns, soft_audio
 from tiny_audio.config import Config
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.build import (
+from tiny_audio.train.components import (
     find_augmentation,
     find_data,
     make_model,

@@ -35,7 +35,7 @@ from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.train.build import find_augmentation
+from tiny_audio.train.components import find_augmentation
 
 pytest.importorskip("audiomentations")
 

@@ -24,7 +24,7 @@ def ragged(model: SpeechModel) -> Batch:
     return make_batch(model, noise([2.0, 0.7, 1.3]), TEXTS)
 
 
-def test_label_places_are_the_positions_before_the_labels() -> None:
+def test_label_positions_are_the_positions_before_the_labels() -> None:
     labels = torch.full((2, 5), IGNORE)
     labels[0, 3:], labels[1, 1] = 7, 9
     assert label_positions(labels).tolist() == [2, 3, 5]

@@ -159,8 +159,8 @@ def trainer_of(
         module=module,
         model=model,
         optimizer=optimizer,
-        stream=(stream := Prefetcher(ListStream(batches), CPU)),  # type: ignore[arg-type]
-        to_device=stream.to_device,
+        stream=Prefetcher(ListStream(batches)),  # type: ignore[arg-type]
+        to_device=lambda batch: batch,
         report=Reporter(accelerator, folder, display, metric="wer", embedding_rms=rms),
         evaluate=None,
         save=lambda trainer, evaluation: None,

@@ -19,8 +19,6 @@ from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.prompt import Prompt
 from tiny_audio.train.prefetch import Prefetcher
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
@@ -34,7 +32,7 @@ def stream_of(corpus: Path, **changes: Any) -> TrainingStream:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_it_stands_where_batches_were_taken(corpus: Path, count: int) -> None:
-    plain, ahead = stream_of(corpus), Prefetcher(stream_of(corpus), CPU)
+    plain, ahead = stream_of(corpus), Prefetcher(stream_of(corpus))
     for one, two in islice(zip(plain, ahead, strict=False), 12):
         ahead.fetch(count)
         assert one.ids == two.ids
@@ -47,19 +45,19 @@ def test_it_stands_where_batches_were_taken(corpus: Path, count: int) -> None:
 @pytest.mark.parametrize("taken", [1, 4, 9])
 def test_another_goes_on_after_the_last_that_was_taken(corpus: Path, taken: int) -> None:
     whole = [batch.ids for batch in islice(stream_of(corpus), taken + 4)]
-    first = Prefetcher(stream_of(corpus), CPU)
+    first = Prefetcher(stream_of(corpus))
     batches = iter(first)
     for _ in range(taken):
         next(batches)
         first.fetch(2)
-    second = Prefetcher(stream_of(corpus), CPU)
+    second = Prefetcher(stream_of(corpus))
     second.load_state_dict(first.state_dict())
     assert [batch.ids for batch in islice(second, 4)] == whole[taken:]
 
 
 def test_it_ends_where_the_data_ends(corpus: Path) -> None:
     wanted = [batch.ids for batch in stream_of(corpus, repeat=False)]
-    ahead = Prefetcher(stream_of(corpus, repeat=False), CPU)
+    ahead = Prefetcher(stream_of(corpus, repeat=False))
     found = []
     for batch in ahead:
         found.append(batch.ids)
@@ -77,7 +75,7 @@ class Broken(ListStream):
 
 def test_an_error_waits_for_its_turn(corpus: Path) -> None:
     two = list(islice(stream_of(corpus), 2))
-    ahead = Prefetcher(Broken(two), CPU)  # type: ignore[arg-type]
+    ahead = Prefetcher(Broken(two))  # type: ignore[arg-type]
     batches = iter(ahead)
     for batch in two:
         assert next(batches).ids == batch.ids
@@ -86,21 +84,11 @@ def test_an_error_waits_for_its_turn(corpus: Path) -> None:
         next(batches)
 
 
-def test_without_cuda_nothing_is_copied(corpus: Path) -> None:
-    ahead = Prefetcher(stream_of(corpus), CPU)
-    batch = next(iter(ahead))
-    assert ahead.to_device(batch).waveform is batch.waveform
-    part = ahead.to_device(batch.rows(0, 1))
-    assert torch.equal(part.input_ids, batch.rows(0, 1).input_ids)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_cuda_the_copy_is_the_batch(corpus: Path) -> None:
-    device = torch.device("cuda")
-    plain, ahead = stream_of(corpus), Prefetcher(stream_of(corpus), device)
+def test_on_cuda_what_is_fetched_is_pinned_and_the_same(corpus: Path) -> None:
+    plain, ahead = stream_of(corpus), Prefetcher(stream_of(corpus), pin=True)
     for one, two in islice(zip(plain, ahead, strict=False), 6):
         ahead.fetch(2)
-        sent = ahead.to_device(two)
-        assert sent.waveform.is_cuda
-        assert torch.equal(sent.waveform.cpu(), one.waveform)
-        assert torch.equal(sent.input_ids.cpu(), one.input_ids)
+        assert two.waveform.is_pinned()
+        assert torch.equal(two.to("cuda").waveform.cpu(), one.waveform)
+        assert torch.equal(two.input_ids, one.input_ids)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,28 +16,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from omegaconf import OmegaConf
 
 from tiny_audio import logs
-from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config
-from tiny_audio.data.augment import Augmenter, open_augmenter
-from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.prepare import label_rules, quality_limits
-from tiny_audio.data.records import Source
-from tiny_audio.data.rejects import RejectCounts, RejectLog
-from tiny_audio.data.sources import open_data
-from tiny_audio.errors import ConfigError, MissingExtraError
-from tiny_audio.model.build import build_model
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.checkpoint import find_checkpoint as find_weights
-from tiny_audio.model.checkpoint import (
-    load_weights,
-    read_config,
-    read_info,
-    save_checkpoint,
-    take_revisions,
-)
+from tiny_audio.model.checkpoint import read_config, save_checkpoint
 from tiny_audio.model.decoder import embedding_rms
-from tiny_audio.model.lora import add_lora
-from tiny_audio.model.speech import SpeechModel
-from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.cached_features import open_cache
 from tiny_audio.train.checkpoints import (
     CheckpointStore,
@@ -50,6 +31,14 @@ from tiny_audio.train.checkpoints import (
     rng_state,
     seed_everything,
     write_state,
+)
+from tiny_audio.train.components import (
+    check_settings,
+    data_limits,
+    find_augmentation,
+    find_data,
+    make_model,
+    make_stream,
 )
 from tiny_audio.train.display import Display, duration, resume_command
 from tiny_audio.train.distributed import (
@@ -68,7 +57,6 @@ from tiny_audio.train.metrics import METRICS, PICTURE, Reporter, start_tracker
 from tiny_audio.train.prefetch import Prefetcher
 from tiny_audio.train.stages import (
     apply_learns,
-    check_stage,
     checkpoint_decoder,
     compile_layers,
     parameter_groups,
@@ -164,19 +152,8 @@ class Run:
             limits = data_limits(cfg, self.model)
             self.held_out = load_held_out(eval_sources, accelerator, self.eval_rejects, **limits)
         stream = make_stream(cfg, train_sources, augment, self.model, accelerator, resumed)
-        self.cache = None
-        if cfg.data.cache_encoder is not None:
-            self.cache = open_cache(
-                cfg.data.cache_encoder,
-                self.model,
-                train_sources,
-                encoder=cfg.model.encoder,
-                variants=cfg.data.cache_variants,
-                autocast=accelerator.autocast,
-                mixed_precision=accelerator.mixed_precision,
-                say=self._say,
-            )
-        self.stream = Prefetcher(stream, accelerator.device, upload=self.cache is None)
+        self.cache = open_cache(cfg, self.model, accelerator, train_sources, self._say)
+        self.stream = Prefetcher(stream, pin=accelerator.device.type == "cuda" and not self.cache)
 
         assert self.model.augment_generator is not None
         self.model.augment_generator.manual_seed(cfg.seed + accelerator.process_index)
@@ -263,7 +240,7 @@ class Run:
             report=self.report,
             evaluate=self._evaluate if self.held_out else None,
             save=self._save,
-            to_device=self.cache or self.stream.to_device,
+            to_device=self.cache or (lambda batch: batch.to(self.accelerator.device)),
             evaluate_start=self.cfg.model.init_from is not None,
         )
 
@@ -337,186 +314,40 @@ class Run:
         parts = ", ".join(f"{part} ({count:,})" for part, count in counts.items())
         every, held_out = sum(p.numel() for p in self.model.parameters()), len(self.held_out)
         self._say(f"Run {self.folder} on {accelerator.device}, {precision}{several}")
-        self._say(
-            f"Learns: {parts}; {sum(counts.values()):,} of {every:,} parameters, the others are "
-            "frozen"
-        )
-        held = f"Held out for evaluation: {held_out} utterances"
-        self._say(held if held_out else "No evaluation data")
+        learns = f"Learns: {parts}; {sum(counts.values()):,} of {every:,} parameters"
+        self._say(f"{learns}, the others are frozen")
+        evaluation = f"Held out for evaluation: {held_out} utterances"
+        self._say(evaluation if held_out else "No evaluation data")
         if resumed is not None:
             self._say(f"Goes on from {resumed}, after step {self.first_step}")
 
     def _say_ending(self, summary: RunSummary, argv: Sequence[str] | None) -> None:
-        """Show the result, where it is and what to type next."""
+        """Show what was read, the result, where it is and what to type next."""
         lines = [*summary.rejects.summary(), *self.report.usage(summary.steps, self.stream.usage)]
         if self.cache is not None:
             lines.append(self.cache.summary())
-        if summary.interrupted is not None:
-            number = summary.interrupted
+        steps, number = summary.steps, summary.interrupted
+        if number is not None:
             by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             command = resume_command(self.folder, argv, self.accelerator.num_processes)
-            lines += [
-                f"Stopped by {by} after step {summary.steps}; everything is saved. Go on with:",
-                f"  {command}",
-            ]
+            lines.append(f"Stopped by {by} after step {steps}; everything is saved. Go on with:")
+            lines.append(f"  {command}")
         else:
-            if summary.steps < self.cfg.training.max_steps and not self.report.stale:
+            if steps < self.cfg.training.max_steps and not self.report.stale:
                 lines.append(
                     "All data was heard once; more steps were planned (data.exhausted=stop)"
                 )
             score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
-            steps = summary.steps - self.first_step
-            lines += [
-                f"Trained {steps} steps in {duration(summary.seconds)}{score}",
-                f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}",
-            ]
-            start = self.report.unbeaten_start(self.cfg.model.init_from)
+            took = duration(summary.seconds)
+            lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
+            lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
+            start, worse = self.report.unbeaten_start(self.cfg.model.init_from), ""
             if start is not None:
                 lines.append(f"No checkpoint is better than {start}: keep that")
-            worse = "" if start is None else " (no better than the start)"
+                worse = " (no better than the start)"
             if summary.best is not None:
-                lines += [
-                    f"Best checkpoint: {summary.best}{worse}",
-                    f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(self.folder))}",
-                ]
+                folder = shlex.quote(str(self.folder))
+                lines.append(f"Best checkpoint: {summary.best}{worse}")
+                lines.append(f"Next: tiny-audio transcribe FILE --model {folder}")
         for line in lines:
             self._say(line)
-
-
-# ------------------------------------------------------------------------- the parts of a run
-
-
-def check_settings(cfg: Config) -> None:
-    """Raise ConfigError for a value that no part further down would notice in time."""
-    t, data = cfg.training, cfg.data
-    for key, value, known in (
-        ("training.precision", t.precision, ("auto", "bf16", "fp32")),
-        ("training.report_to", t.report_to, (None, "wandb", "tensorboard")),
-        ("training.metric_for_best_model", t.metric_for_best_model, ("wer", "loss")),
-        ("data.exhausted", data.exhausted, ("repeat", "stop")),
-    ):
-        if value not in known:
-            names = ", ".join("null" if name is None else name for name in known)
-            raise ConfigError(f"{key}={value}: use one of {names}")
-    for key in ("max_steps", "gradient_accumulation_steps", "logging_steps", "max_utterances"):
-        if getattr(t, key) <= 0:
-            raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
-    patience = t.early_stopping_patience
-    if patience is not None and (patience < 1 or t.eval_steps < 1):
-        raise ConfigError(
-            f"training.early_stopping_patience={patience}: must be 1 or more, with "
-            "training.eval_steps above 0"
-        )
-    seconds = t.batch_seconds
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds != AUTO and not (number and seconds > 0):
-        raise ConfigError(f"training.batch_seconds={seconds}: must be a number above 0, or {AUTO}")
-    if data.cache_variants < 1:
-        raise ConfigError(f"data.cache_variants={data.cache_variants}: must be 1 or more")
-    get_rule(cfg.evaluation.scoring)
-    quality_limits(data)
-    if t.report_to is not None and importlib.util.find_spec(t.report_to) is None:
-        raise MissingExtraError(
-            f"training.report_to={t.report_to}: not installed; pip install 'tiny-audio[track]'"
-        )
-    resumes = t.resume_from_checkpoint is not None
-    start = t.resume_from_checkpoint if resumes else cfg.model.init_from
-    check_stage(t.learns, requires_init=t.requires_init, init_from=start)
-
-
-def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
-    """Open the sources to learn from and those to evaluate on."""
-    return open_data(
-        {name: asdict(source) for name, source in cfg.data.train.items()},
-        {name: asdict(source) for name, source in cfg.data.eval.items()},
-        holdout=cfg.data.holdout,
-        weights=cfg.data.weights,
-    )
-
-
-def find_augmentation(cfg: Config) -> Augmenter | None:
-    """Open the noises and rooms of the augmentation; None: there is none."""
-    longest, budget = cfg.data.max_seconds, cfg.training.batch_seconds
-    augment = open_augmenter(
-        asdict(cfg.data.augment),
-        seed=cfg.seed,
-        min_seconds=cfg.data.min_seconds,
-        max_seconds=longest if budget == AUTO else min(longest, budget),
-    )
-    if augment is not None and cfg.data.cache_encoder is not None:
-        augment.repeats = cfg.data.cache_variants  # what is never heard again is of no use there
-    return augment
-
-
-def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:
-    """Build the pair, its adapters where they are to learn, and load the weights of ``start``.
-
-    Raises:
-        CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
-    """
-    spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
-    if start is not None:
-        take_revisions(cfg.model, start)
-    model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
-    model.augment_generator = torch.Generator(device)
-    lora = "lora" in cfg.training.learns
-    # The decoder's own weights are loaded under their plain names, before there are adapters.
-    later = start is not None and "decoder" in read_info(start).parts
-    if lora and not later:
-        _add_adapters(model, cfg)
-    if start is not None:
-        load_weights(model, start, trainable_adapter=lora)
-    if lora and model.decoder is model.causal_lm:
-        _add_adapters(model, cfg)
-    model.decoder_changed = model.decoder_changed or "decoder" in cfg.training.learns
-    return model
-
-
-def _add_adapters(model: SpeechModel, cfg: Config) -> None:
-    """Add fresh adapters, the same in every process and run with this seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        model.decoder = add_lora(model.causal_lm, **asdict(cfg.model.lora))
-
-
-def data_limits(cfg: Config, model: SpeechModel) -> dict[str, Any]:
-    """What training and evaluation data have in common."""
-    data = cfg.data
-    return {
-        "prompt": model.prompt,
-        "audio_tokens": model.audio_tokens,
-        "rules": label_rules(data.labels),
-        "min_seconds": data.min_seconds,
-        "max_seconds": data.max_seconds,
-        "max_label_tokens": data.max_label_tokens,
-        "num_workers": data.num_workers,
-    }
-
-
-def make_stream(
-    cfg: Config,
-    sources: list[Source],
-    augment: Augmenter | None,
-    model: SpeechModel,
-    accelerator: Accelerator,
-    resumed: Path | None = None,
-) -> TrainingStream:
-    """Training batches of this process. ``resumed``: the checkpoint that the run goes on from."""
-    log = RejectLog(Path(cfg.output_dir), accelerator.process_index)
-    if resumed is not None:
-        log.continue_from(resumed.parent.parent)
-    return TrainingStream(
-        sources,
-        [source.weight for source in sources],
-        batch_seconds=cfg.training.batch_seconds,
-        max_utterances=cfg.training.max_utterances,
-        pool=cfg.data.pool,
-        seed=cfg.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        quality=quality_limits(cfg.data),
-        augment=augment,
-        log=log,
-        repeat=cfg.data.exhausted == "repeat",
-        **data_limits(cfg, model),
-    )

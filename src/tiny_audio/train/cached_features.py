@@ -15,17 +15,18 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.audio.features import SpecAugment
-from tiny_audio.config import EncoderConfig
+from tiny_audio.config import Config, EncoderConfig
 from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
@@ -36,29 +37,17 @@ from tiny_audio.model.speech import SpeechModel
 _LOOKED_AT = 512  # records of a source whose durations stand for all
 
 
+@dataclass(eq=False)
 class CachedFeatures:
-    """Gives batches their encoder frames.
+    """Gives batches their encoder frames."""
 
-    Args:
-        model: whose encoder computes what the store does not have.
-        store: frames on disk.
-        variants: of each clip, 1 or more.
-        autocast: makes the context in which the encoder runs in training.
-        say: told once if the disk refuses.
-    """
-
-    def __init__(
-        self,
-        model: SpeechModel,
-        store: FrameStore,
-        *,
-        variants: int,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        say: Callable[[str], None],
-    ) -> None:
-        self.model, self.store, self.variants = model, store, variants
-        self.autocast, self.say = autocast, say
-        self.read = self.computed = 0  # clips
+    model: SpeechModel  # whose encoder computes what the store does not have
+    store: FrameStore
+    variants: int  # of each clip, 1 or more
+    autocast: Callable[[], AbstractContextManager[Any]]  # in which the encoder runs in training
+    say: Callable[[str], None]  # told once if the disk refuses
+    read: int = 0  # clips
+    computed: int = 0  # clips
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with frames, on the model's device; what is missing is computed and stored.
@@ -160,35 +149,42 @@ def _variant_key(audio: bytes, variant: int, augment: SpecAugment | None) -> byt
 
 
 def open_cache(
-    root: str,
+    cfg: Config,
     model: SpeechModel,
+    accelerator: Accelerator,
     sources: Sequence[Source],
-    *,
-    encoder: EncoderConfig,
-    variants: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    mixed_precision: str,
     say: Callable[[str], None],
-) -> CachedFeatures:
-    """Open the cache in the folder ``root`` and say how large it gets.
+) -> CachedFeatures | None:
+    """Open ``data.cache_encoder`` and say how large it gets; None where no folder is named.
 
     Raises:
         ConfigError: a source is endless, so that nothing would ever be read again.
         DataError: the folder cannot be used.
     """
+    folder, variants = cfg.data.cache_encoder, cfg.data.cache_variants
+    if folder is None:
+        return None
     for source in sources:
         if source.endless:
             raise ConfigError(
                 f"data.cache_encoder: the source {source.name!r} is endless, none of it is heard "
                 f"twice; set data.train.{source.name}.max_samples, or leave the cache out"
             )
-    properties = frame_properties(model, encoder, mixed_precision)
-    store = FrameStore(Path(root).expanduser(), properties, model.encoder.width)
-    for line in _size_lines(store, hours_of(sources), bytes_per_hour(model) * variants):
-        say(line)
+    properties = frame_properties(model, cfg.model.encoder, accelerator.mixed_precision)
+    store = FrameStore(Path(folder).expanduser(), properties, model.encoder.width)
+    rate, hours = bytes_per_hour(model) * variants, hours_of(sources)
+    free = shutil.disk_usage(store.folder).free
+    say(f"Encoder cache: {len(store):,} clips ({store.size / 1e9:.2f} GB) in {store.folder}")
+    if hours is None:
+        size = f"to come: {rate / 1e9:.2f} GB for each hour of speech (its hours are not known)"
+    else:
+        size = f"all of {hours:,.1f} h take about {hours * rate / 1e9:.2f} GB"
+    say(f"  {size}; {free / 1e9:.0f} GB are free")
+    if hours is not None and hours * rate - store.size > free:
+        say("  that does not fit: what is left over is computed on every pass")
     masks = "fixed masks in each of the others" if variants > 1 else "training.spec_augment is off"
     say(f"  SpecAugment comes before the encoder: none in the first variant, {masks}")
-    return CachedFeatures(model, store, variants=variants, autocast=autocast, say=say)
+    return CachedFeatures(model, store, variants, accelerator.autocast, say)
 
 
 def frame_properties(
@@ -238,22 +234,3 @@ def hours_of(sources: Sequence[Source]) -> float | None:
             return None
         total += source.length * sum(known) / len(known) / 3600
     return total
-
-
-def _size_lines(store: FrameStore, hours: float | None, rate: float) -> list[str]:
-    """What is there, what is to come at ``rate`` bytes an hour, and whether it fits."""
-    there, free = store.size, shutil.disk_usage(store.folder).free
-    lines = [f"Encoder cache: {len(store):,} clips ({there / 1e9:.2f} GB) in {store.folder}"]
-    if hours is None:
-        lines.append(
-            f"  to come: {rate / 1e9:.2f} GB for each hour of speech (its hours are not known); "
-            f"{free / 1e9:.0f} GB are free"
-        )
-        return lines
-    whole = hours * rate
-    lines.append(
-        f"  all of {hours:,.1f} h take about {whole / 1e9:.2f} GB; {free / 1e9:.0f} GB are free"
-    )
-    if whole - there > free:
-        lines.append("  that does not fit: what is left over is computed on every pass")
-    return lines

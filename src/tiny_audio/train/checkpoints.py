@@ -81,13 +81,9 @@ class CheckpointStore:
     def save(
         self, step: int, write: Callable[[Path], None], *, wer: float | None, loss: float | None
     ) -> None:
-        """Write a checkpoint, list it, then delete those that are no longer kept.
+        """Write a checkpoint, list it with its scores, then delete those that are no longer kept.
 
-        Args:
-            step: updates done.
-            write: writes a whole checkpoint to the folder it is given, or nothing.
-            wer: of an evaluation at this step, None where there was none.
-            loss: likewise.
+        ``write`` writes a whole checkpoint to the folder it is given, or nothing.
 
         Raises:
             CheckpointError: the disk is full or refuses; what was there before is untouched.
@@ -151,12 +147,7 @@ def _read_index(folder: Path) -> list[Entry]:
 
 
 def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from, None for a new run; refuses to mix two runs in one folder.
-
-    Args:
-        where: ``training.resume_from_checkpoint``.
-        store: of this run.
-        output_dir: of this run.
+    """The checkpoint that ``training.resume_from_checkpoint`` means, None for a new run.
 
     Raises:
         ConfigError: the folder holds another run, or later checkpoints than the one to go on from.
@@ -179,11 +170,7 @@ def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) ->
 
 
 def find_checkpoint(where: str, output_dir: Path) -> Path:
-    """Folder that ``training.resume_from_checkpoint`` means.
-
-    Args:
-        where: ``last``, a run's folder (its last checkpoint), or a checkpoint's folder.
-        output_dir: of this run; ``last`` is looked up there.
+    """``last`` (of ``output_dir``), a run's folder (its last checkpoint), or a checkpoint's folder.
 
     Raises:
         CheckpointError: nothing was saved there.

@@ -80,13 +80,8 @@ def evaluate_held_out(
 ) -> Evaluation:
     """Evaluate the model; leaves it in eval mode and the random states as they were.
 
-    Args:
-        model: with whole weights.
-        accelerator: whose processes share the work.
-        held_out: the set.
-        settings: scoring rule, batches and decoding.
-        transcribed: utterances for the WER, evenly spread over the set.
-        shown: pairs of reference and hypothesis that are returned.
+    ``transcribed`` utterances, evenly spread over the set, give the WER; ``shown`` of them are
+    returned as pairs. The processes share the work; the model has whole weights.
     """
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     share = held_out.share

@@ -141,12 +141,7 @@ def choose_budget(
 ) -> tuple[float, str]:
     """The budget of a micro-batch in seconds, the same in all processes, and how it was found.
 
-    Args:
-        model: on its device, stage applied.
-        accelerator: of the run.
-        learns: parts that learn.
-        max_seconds: of one clip.
-        max_utterances: in a batch.
+    ``model`` is on its device, with the stage applied; ``max_seconds`` is that of one clip.
     """
     if accelerator.device.type == "cuda":
 

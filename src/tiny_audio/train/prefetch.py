@@ -1,4 +1,4 @@
-"""The next batches, made and sent to the device while it still computes on the present ones.
+"""The next batches, made while the device still computes on the present ones.
 
 The loop asks for them once the work of a step has been handed to the device and before it waits for
 the result. Nothing runs beside the loop, so the order of data and random numbers is as without it.
@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.mixture import Usage
@@ -26,20 +23,13 @@ class Prefetcher:
 
     Args:
         stream: training batches of this process.
-        device: where they go. On CUDA what is fetched is pinned and copied there on a stream of
-            its own; elsewhere a copy would gain nothing.
-        upload: False where something else moves batches to the device.
+        pin: put what is fetched into page-locked memory, which CUDA copies without waiting.
     """
 
-    def __init__(
-        self, stream: TrainingStream, device: torch.device, *, upload: bool = True
-    ) -> None:
-        self._stream, self._device = stream, device
-        cuda = upload and device.type == "cuda"
-        self._side = torch.cuda.Stream(device) if cuda else None
+    def __init__(self, stream: TrainingStream, *, pin: bool = False) -> None:
+        self._stream, self._pin = stream, pin
         self._source: Iterator[Batch] = iter(())
         self._ready: deque[tuple[Batch, dict[str, Any], float]] = deque()  # batch, state, epoch
-        self._uploaded: list[tuple[Tensor, Batch]] = []  # by the host's waveform
         self._failure: Exception | None = None
         self._taken: tuple[dict[str, Any], float] | None = None  # state and epoch
 
@@ -92,25 +82,4 @@ class Prefetcher:
             if batch is None:
                 return
             state, epoch = self._stream.state_dict(), self._stream.epoch
-            self._ready.append((self._upload(batch), state, epoch))
-
-    def to_device(self, part: Batch) -> Batch:
-        """A batch, or a part of one, on the device."""
-        for number, (waveform, uploaded) in enumerate(self._uploaded):
-            if waveform is part.waveform:
-                del self._uploaded[: number + 1]
-                current = torch.cuda.current_stream(self._device)
-                current.wait_stream(self._side or current)
-                for value in vars(uploaded).values():
-                    if isinstance(value, Tensor):
-                        value.record_stream(current)  # its memory is not free before that is done
-                return uploaded
-        return part.to(self._device)
-
-    def _upload(self, batch: Batch) -> Batch:
-        if self._side is None:
-            return batch
-        pinned = batch.pin_memory()
-        with torch.cuda.stream(self._side):
-            self._uploaded.append((pinned.waveform, pinned.to(self._device)))
-        return pinned
+            self._ready.append((batch.pin_memory() if self._pin else batch, state, epoch))
