@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMER_KEYS = {"heard": "usage", "losses": "lost_shards"}  # of a stream's state in old checkpoints
-
 _TAG = 78  # keeps these random numbers apart from others with the same seed
 # Reading is given up when so much in a row is rejected. Passes are more than two because the last
 # good record of one may be the first, and that of the next the last.
@@ -219,7 +217,7 @@ class TrainingStream:
             "seed": seed,
             "rank": rank,
             "world_size": world_size,
-            **({} if repeat else {"repeat": False}),  # as earlier checkpoints have it
+            **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
         }
         self._batching: dict[str, Any] = {
             "pool": pool,
@@ -260,7 +258,6 @@ class TrainingStream:
         Raises DataError if that one read other data. If it cut batches otherwise, the pool that
         it was in is cut anew from its beginning, with a warning.
         """
-        state = {_FORMER_KEYS.get(key, key): value for key, value in state.items()}
         if state["data"] != self._data:
             changed = ", ".join(
                 f"{name} was {state['data'].get(name)}, is {value}"
@@ -279,8 +276,8 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state["lost_shards"])
-        self.usage = Usage.from_dict(state["usage"])
+        self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
+        self.usage = Usage.from_dict(state.get("usage", state.get("heard", {})))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state

@@ -36,7 +36,7 @@ class Position:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Position:
         """The position that `to_dict` wrote."""
-        return cls(values["drawn"], tuple(values["cursors"]), tuple(values["ended"]))
+        return cls(values["drawn"], tuple(values["cursors"]), tuple(values.get("ended", ())))
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ class Mixture:
         """What each source had to leave out, for `restore`; JSON values."""
         return [source.lost_shards() for source in self._sources]
 
-    def restore(self, lost: Sequence[Any]) -> None:
-        """Leave out what another mixture of the same sources left out."""
-        for source, lost_shards in zip(self._sources, lost, strict=True):
-            source.restore(lost_shards)
+    def restore(self, lost_shards: Sequence[Any] | None) -> None:
+        """Leave out what another mixture of the same sources left out; None: nothing."""
+        nothing = [None] * len(self._sources)
+        for source, lost in zip(self._sources, lost_shards or nothing, strict=True):
+            source.restore(lost)
 
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
@@ -220,4 +221,4 @@ class Usage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
         """What `to_dict` wrote."""
-        return cls(Counter(values["utterances"]), dict(values["seconds"]))
+        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))
