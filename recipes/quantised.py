@@ -17,9 +17,9 @@ import torch
 import tiny_audio
 from recipes.runs import machine, markdown
 from tiny_audio.config import EvaluationConfig
-from tiny_audio.data.named import open_set
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.sources import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.evaluate.sets import read_samples
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.evaluate.wer import score
@@ -73,7 +73,7 @@ def main() -> None:
     rows = [
         row(given.model, dtype, kind, heard)
         for dtype in ("float32", "bfloat16")
-        for kind in (None, "int8", "int4")
+        for kind in (None, "int8")
     ]
     words = " and ".join(str(sum(len(u.text.split()) for u in members)) for members in heard)
     print(f"{markdown(COLUMNS, rows)}\n\n{given.model}, {words} words, {machine()}, 1 thread")

@@ -160,6 +160,7 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
     "patience": "training.early_stopping_patience",
     "eval_every": "training.eval_steps",
     "workers": "data.num_workers",
+    "race": "data.cache_encoder",
     "beams": "evaluation.generation.num_beams",
 }
 
@@ -279,3 +280,11 @@ def test_every_schema_key_has_a_type_and_is_its_own_nearest() -> None:
     for key in keys:
         assert hints.type_of(key) is not None
         assert hints.nearest_key(key) == key
+
+
+def test_the_rate_of_a_part_that_does_not_learn_is_refused() -> None:
+    assert compose(["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+    with pytest.raises(
+        ConfigError, match=r"frozen in this stage: set training\.lora_learning_rate"
+    ):
+        compose(["+experiments=mlp_lora", "training.learning_rate=1e-4"])

@@ -21,14 +21,15 @@ from recipes.nano.text import Vocabulary, corpus, cut_books
 from recipes.nano.turns import Spellings, Turns
 from recipes.runs import machine, markdown
 from tiny_audio.config import EvaluationConfig
-from tiny_audio.data.named import open_set
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.sources import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Reject, Utterance
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.sets import read_samples
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.model.build import ASSETS
-from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
 
@@ -39,8 +40,7 @@ COLUMNS = ("set", "clips", "words", "WER", "S", "D", "I", "RTFx", "failed")
 
 def synthetic() -> list[Utterance]:
     """Unseen voices and sentences."""
-    spoken = synthetic_utterances("test", SEED, count=SENTENCES)
-    return [Utterance(u.id, u.waveform, u.text, "synthetic", u.voice) for u in spoken]
+    return list(synthetic_utterances("test", SEED, count=SENTENCES))
 
 
 def manifest(path: Path, seconds: float) -> list[Utterance | Reject]:

@@ -7,6 +7,7 @@ Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in sta
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import typer
 from tiny_audio import logs
 from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
-from tiny_audio.errors import TinyAudioError
+from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
 
 PROGRAM = "tiny-audio"
@@ -44,7 +45,29 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Seconds = Annotated[float, typer.Option(help="audio in one batch, padding included")]
 _size: Any = {"parser": lambda text: 0 if str(text) == "auto" else int(text), "metavar": "N|auto"}
 Size = Annotated[int, typer.Option(help="utterances in one batch; auto: what fits", **_size)]
-Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
+
+
+def _dtype(text: str) -> str:
+    if text not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"--dtype {text}: use auto, float32 or bfloat16.")
+    return text
+
+
+def _bytes(text: str) -> int:
+    """Bytes of a size such as 500MB or 1.5G, in powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", text.upper())
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise ConfigError(f"--max-download {text}: give a size such as 500MB or 2GB.")
+    return size
+
+
+_formats: Any = {"parser": _dtype, "metavar": "auto|float32|bfloat16"}
+Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_formats)]
+_sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
+_MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
+MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
+Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
 
@@ -98,7 +121,7 @@ def train(context: typer.Context) -> None:
     typed, codes = list(sys.argv), [0]
 
     def job(config: Config) -> None:
-        from tiny_audio.train.run import train as run
+        from tiny_audio.train.build import train as run
 
         codes.append(run(config, argv=typed).exit_code)
 
@@ -128,6 +151,8 @@ def evaluate(
     beams: Beams = GenerationConfig.num_beams,
     language: Annotated[str | None, typer.Option(help="for foreign models of several")] = None,
     quantise: Quantise = None,
+    dtype: Dtype = None,
+    max_download: MaxDownload = None,
     report: Annotated[Path | None, typer.Option(help="also write an HTML page here")] = None,
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
@@ -143,7 +168,9 @@ def evaluate(
     from tiny_audio.evaluate.models import Options
     from tiny_audio.evaluate.run import evaluate_command
 
-    options = Options(device, batch_seconds, batch_size, beams, language, quantise)
+    options = Options(
+        device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download
+    )
     evaluate_command(
         models,
         data,
@@ -167,6 +194,8 @@ def transcribe(
     device: Device = Config.device,
     beams: Beams = GenerationConfig.num_beams,
     quantise: Quantise = None,
+    dtype: Dtype = "auto",
+    max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
     from tiny_audio.infer.transcribe import transcribe_command
@@ -181,6 +210,8 @@ def transcribe(
         max_utterances=batch_size,
         beams=beams,
         quantise=quantise,
+        dtype=dtype,
+        max_bytes=max_download,
     )
     raise typer.Exit(code)
 
@@ -192,7 +223,7 @@ def merge(
     device: Device = "cpu",
 ) -> None:
     """Fold a checkpoint's LoRA adapters into its decoder."""
-    from tiny_audio.model.merge import merge_command
+    from tiny_audio.model.checkpoint import merge_command
 
     merge_command(str(folder), str(out), device)
 
@@ -204,7 +235,7 @@ def debug_model(
     ] = None,
 ) -> None:
     """Print an architecture: parts, sizes, what learns, frame rates, memory."""
-    from tiny_audio.model.describe import describe_command
+    from tiny_audio.model.inspect import describe_command
 
     describe_command(what or [])
 
@@ -231,22 +262,55 @@ def debug_lora(folder: Folder) -> None:
 
 def main() -> None:
     """The console script."""
+    _hold_closed()
     status = run(sys.argv[1:])
     hanging = any(thread.name == "prefetch" for thread in threading.enumerate())
-    if status == INTERRUPTED and hanging:  # in a read, for which Python's own end would wait
-        sys.stdout.flush()
+    if hanging:  # in a read, for which Python's own end would wait
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
+def _hold_closed() -> None:
+    """Keep a closed standard output or error from becoming the next file that is opened."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    if sys.stderr is None:  # or `print(file=None)` would write to standard output
+        sys.stderr = os.fdopen(2, "w")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    try:
+        status = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return _output_lost(error)
+    return status
+
+
+def _output_lost(error: OSError) -> int:
+    """The status where standard output cannot be written; raises any other error again."""
+    if sys.stdout is None:
+        raise error
+    try:
+        print(flush=True)  # it fails again
+    except OSError as lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        if isinstance(lost, BrokenPipeError):  # the reader has left
+            return 141
+        print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
+        return 2
+    raise error
+
+
+def _run(arguments: Sequence[str]) -> int:
     quiet = [item for item in arguments if item not in ("-v", "--verbose")]  # wherever it stands
     logs.start(verbose=len(quiet) < len(arguments))
     try:
         status = app(args=quiet, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
     except TinyAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -255,7 +319,4 @@ def run(arguments: Sequence[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has left; let nothing be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return status if isinstance(status, int) else 0

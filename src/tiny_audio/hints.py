@@ -72,6 +72,7 @@ ADVICE = {
     "use_flash_att*": _ATTENTION,
     "freeze_*": _LEARNS,
     "*wandb*": "set training.report_to=wandb",
+    "race": "run them one after another with data.cache_encoder=DIR: the encoder runs once for all",
     "model_name*": "set model=NAME for one of the pairs, or model.encoder.id and model.decoder.id",
 }
 
@@ -244,3 +245,11 @@ def check_key(key: str, added: bool) -> None:
         type_of(key)
     except KeyError:
         raise unknown_key(key) from None
+
+
+def check_rates(overrides: Sequence[str], learns: Sequence[str]) -> None:
+    """Refuse ``training.learning_rate``, the projector's, where the projector does not learn."""
+    name = "training.learning_rate"
+    if "projector" not in learns and any(item.startswith(f"{name}=") for item in overrides):
+        right = " or ".join(f"training.{part}_learning_rate" for part in learns)
+        raise ConfigError(f"{name} is the projector's, which is frozen in this stage: set {right}")

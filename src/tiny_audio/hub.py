@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,10 +56,9 @@ def snapshot(
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 
+    look = partial(cached, repo_id, revision, files=files, repo_type=repo_type)
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
-    if (pinned or HF_HUB_OFFLINE) and (
-        found := cached(repo_id, revision, files=files, repo_type=repo_type)
-    ):
+    if (pinned or HF_HUB_OFFLINE) and (found := look()):
         return found
     failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     if not HF_HUB_OFFLINE:
@@ -67,8 +67,7 @@ def snapshot(
                 info = HfApi().repo_info(
                     repo_id, repo_type=repo_type, revision=revision, timeout=_ASK_SECONDS
                 )
-                found = cached(repo_id, revision, files=files, repo_type=repo_type)
-                if found is not None and found.name == info.sha:
+                if (found := look()) and found.name == info.sha:
                     return found
             with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
                 return Path(
@@ -78,8 +77,7 @@ def snapshot(
                 )
         except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
             failure = error
-        wrong = isinstance(failure, RevisionNotFoundError)
-        if not wrong and (found := cached(repo_id, revision, files=files, repo_type=repo_type)):
+        if not isinstance(failure, RevisionNotFoundError) and (found := look()):
             why = "be reached" if is_unreachable(failure) else "be asked"
             logger.warning(
                 "The hub cannot %s (%s): %s comes from the cache, commit %s",
@@ -95,8 +93,7 @@ def bars(shown: bool) -> Iterator[None]:
     import huggingface_hub.utils
 
     client: Any = huggingface_hub.utils
-    off = shown or client.are_progress_bars_disabled()
-    if off:
+    if shown or client.are_progress_bars_disabled():
         yield
         return
     client.disable_progress_bars()
@@ -188,7 +185,7 @@ def explain(
             case errors.RepositoryNotFoundError() | errors.HFValidationError():
                 return (
                     f"{repo_id}: there is no such {kind} on the hub, or it is private: check the "
-                    f"name; to a private one {login.removeprefix('then ')}"
+                    f"name; for a private one, {login.removeprefix('then ')}"
                 )
             case errors.RevisionNotFoundError():
                 return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
@@ -223,7 +220,10 @@ def weight_names(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return ["model.safetensors"]
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HubError(f"{index}: is damaged ({error}); delete it and run again") from None
 
 
 def has_weights(folder: Path) -> bool:

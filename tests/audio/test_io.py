@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,12 +203,12 @@ def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str, encod
 def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str, encode: Encode) -> None:
     codec = "VORBIS" if container == "OGG" else "PCM_16"
     data = encode(noise(4.0), 48_000, container, codec)
-    found = 0
+    found: list[int] = []
+    blocks = audio_blocks(OneWay(data[: len(data) * 3 // 4]), live=True)
     with pytest.raises(AudioError, match="breaks off") as caught:
-        for block in audio_blocks(OneWay(data[: len(data) * 3 // 4]), live=True):
-            found += len(block)
+        found.extend(map(len, blocks))
     assert caught.value.reason == "truncated"
-    assert found > 2 * SAMPLE_RATE
+    assert sum(found) > 2 * SAMPLE_RATE
 
 
 def test_a_pipe_that_cannot_be_read_on_is_one_line(encode: Encode, sine: Sine) -> None:
@@ -263,14 +265,30 @@ def test_a_named_pipe(encode: Encode, sine: Sine, tmp_path: Path) -> None:
     writer.join()
 
 
+sent: list[int] = []  # bytes of /endless
+
+
 @pytest.fixture
 def server(encode: Encode, sine: Sine) -> Iterator[str]:
-    """A web server of this machine: /tone.flac, /page, /short (breaks off), 404 elsewhere."""
+    """A web server of this machine: /tone.flac, /page, /short (breaks off), /endless (sends 64 MB
+    at most), /huge (declares a TB and sends nothing), 404 elsewhere."""
     data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            if path in ("/endless", "/huge"):
+                self.send_response(200)
+                if path == "/huge":
+                    self.send_header("Content-Length", str(1 << 40))
+                self.end_headers()
+                self.wfile.flush()
+                with contextlib.suppress(OSError):  # the reader leaves
+                    for _ in range(64 if path == "/endless" else 0):
+                        self.wfile.write(bytes(1 << 20))
+                        sent.append(1 << 20)
+                    self.rfile.read(1)  # until it has left
+                return
             body = {"/tone.flac": data, "/page": b"<html>hello</html>", "/short": data[:3_000]}
             self.send_response(200 if path in body else 404)
             self.send_header(
@@ -293,10 +311,21 @@ def test_addresses(server: str) -> None:
     assert probe_duration(f"{server}/tone.flac") is None
     for path, reason in (("/page", "not_audio"), ("/short", "truncated"), ("/x", "unreadable")):
         with pytest.raises(AudioError) as caught:
-            load_audio(f"{server}{path}?signature=secret")
+            load_audio(f"{server}{path}?signature=secret", max_bytes=1 << 20)
         assert caught.value.reason == reason
         assert path in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+def test_what_is_too_large_is_not_read(server: str) -> None:
+    sent.clear()
+    for path, limit in (("/huge", None), ("/endless", 3 << 20), ("/tone.flac", 1_000)):
+        start = time.perf_counter()
+        with pytest.raises(AudioError, match="--max-download") as caught:
+            load_audio(f"{server}{path}", max_bytes=limit)
+        assert caught.value.reason == "too_long"
+        assert time.perf_counter() - start < 10.0  # /huge would be waited for 15 s
+    assert sum(sent) < 32 << 20  # what the sockets hold beyond the limit
 
 
 def test_a_server_that_does_not_answer() -> None:

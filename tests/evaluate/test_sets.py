@@ -7,8 +7,9 @@ import pytest
 
 from tests.infer.helpers import tones
 from tiny_audio.compose import compose
-from tiny_audio.data import named
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data import sources
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.sets import Sample, chunks, estimate_snr
 
@@ -19,7 +20,7 @@ KNOWN = {
 
 
 def test_the_benchmarks_are_known_by_name() -> None:
-    assert set(named.benchmarks()) == KNOWN
+    assert set(sources.benchmarks()) == KNOWN
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))
@@ -50,7 +51,7 @@ def test_a_wrong_benchmark_is_told_the_nearest() -> None:
 
 def test_a_benchmark_that_cannot_be_reached_is_a_data_error() -> None:
     with pytest.raises(DataError, match="hf-audio/esb-datasets-test-only-sorted"):
-        named.open_set("ami")
+        sources.open_set("ami")
 
 
 def test_chunks_are_the_samples_and_end_with_the_seconds() -> None:

@@ -7,7 +7,9 @@ of the hub (HF_HUB_OFFLINE) is fixed at that moment, as in a user's shell.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from tests.hub.server import Hub
 
@@ -217,3 +219,43 @@ def test_the_other_sets_of_the_hub_are_streamed(
     rows = [json.loads(line) for line in (place / data / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3]
     assert next(row for row in rows if row["kind"] == "eval")["wer"] is not None
+
+
+def test_a_checkpoint_keeps_to_its_commits_when_the_hub_moves_on(
+    first: list[Result], stocked_hub: Hub, place: Path
+) -> None:
+    stocked_hub.create("us/encoder", stocked_hub.files(GLM))
+    data = ["data=folder", "data.path=speech", "model.encoder.id=us/encoder", *QUICK]
+    env = stocked_hub.environ(place / "home")
+    (trained,) = commands(env, place, ["train", *data, "output_dir=old"])
+    assert trained.status == 0, trained.err
+    weights = load(stocked_hub.files("us/encoder")["model.safetensors"])
+    other = save({key: value + 1 for key, value in weights.items()}, {"format": "pt"})
+    newest = stocked_hub.commit("us/encoder", {"model.safetensors": other})
+    transcribed, resumed, started = commands(
+        env,
+        place,
+        ["transcribe", "speech/one.wav", "--model", "old"],
+        [*RESUME, *data, "output_dir=old", "training.max_steps=4"],
+        ["train", *data, "output_dir=new"],
+    )
+    assert [transcribed.status, resumed.status, started.status] == [0, 0, 0], (resumed, started)
+    assert newest not in (place / "old" / "config.yaml").read_text()
+    assert newest in (place / "new" / "config.yaml").read_text()
+
+
+def test_a_damaged_file_of_the_decoder_is_one_line(
+    first: list[Result], stocked_hub: Hub, place: Path
+) -> None:
+    home = place / "damaged"
+    shutil.copytree(place / "home", home, symlinks=True)
+    (weights,) = home.rglob("models--Qwen*/snapshots/*/model.safetensors")
+    os.truncate(weights.resolve(), 1_000_000)
+    (result,) = commands(
+        stocked_hub.environ(home), place, ["transcribe", "speech/one.wav", "--model", "run"]
+    )
+    assert result.status == 2
+    (line,) = result.err.splitlines()
+    assert QWEN in line
+    assert str(weights.parent) in line
+    assert "delete" in line

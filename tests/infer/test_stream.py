@@ -63,9 +63,8 @@ def test_what_was_heard_of_a_recording_that_breaks_off_comes_before_the_error(
     (clip,) = tones([70.0])
     file = io.BytesIO()
     soundfile.write(file, clip, 16_000, format="WAV", subtype="PCM_16")
-    heard = ""
+    heard: list[str] = []
     with pytest.raises(AudioError, match="breaks off"):
-        for piece in recogniser.stream(file.getvalue()[: 50 * 32_000]):
-            heard += piece
-    assert recogniser.transcribe(file.getvalue()).text.startswith(heard[:20])
+        heard.extend(recogniser.stream(file.getvalue()[: 50 * 32_000]))
     assert heard
+    assert recogniser.transcribe(file.getvalue()).text.startswith("".join(heard)[:20])

@@ -17,9 +17,14 @@ from safetensors.torch import load_file, save_file
 from tests.model.helpers import make_batch, model_config, noise, tiny_model
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError
-from tiny_audio.model.checkpoint import load_checkpoint, load_weights, read_config, read_info
+from tiny_audio.model.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    read_config,
+    read_info,
+    save_checkpoint,
+)
 from tiny_audio.model.lora import add_lora
-from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 
 CLIPS = noise([1.2, 0.6])
@@ -241,6 +246,14 @@ def test_a_config_with_the_former_names_is_read_as_one_with_todays(tmp_path: Pat
     assert (today.training.weight_decay, today.training.adam_beta2) == (0.02, 0.95)
     (tmp_path / "config.yaml").write_text(FORMER)
     assert read_config(tmp_path) == today
+
+
+def test_a_config_with_an_attention_that_is_no_more_loads(saved: Path) -> None:
+    config = saved / "config.yaml"
+    config.write_text(
+        config.read_text().replace("attn_implementation: sdpa", "attn_implementation: packed")
+    )
+    assert read_config(saved).model.attn_implementation == "sdpa"
 
 
 def test_an_unknown_setting_in_its_config_is_named(saved: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiny_audio.train.cliff import Cliff, Phase, find_cliff
+from tiny_audio.train.diagnosis import Cliff, Phase, find_cliff
 
 GUESS = 6.2  # nats a token, about that of English in Qwen3's tokens
 POINTS = 300

@@ -13,7 +13,7 @@ import torch
 
 from tests.train.helpers import batch_of, tiny, trainer_of, utterances
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.oom import OutOfMemory, is_out_of_memory, split
+from tiny_audio.train.memory import OutOfMemory, is_out_of_memory, split
 
 TERABYTES = 2**44
 
@@ -78,7 +78,7 @@ def test_a_batch_that_does_not_fit_gives_the_same_update_in_parts(
     assert tight.guard.times >= 1
     for name, moved in whole.items():
         torch.testing.assert_close(parts[name], moved, atol=1e-6, rtol=1e-4, msg=name)
-    row, other = tight.report.monitor.rows[0], roomy.report.monitor.rows[0]
+    row, other = tight.report.rows[0], roomy.report.rows[0]
     assert row["out_of_memory"] == tight.guard.times
     assert "out_of_memory" not in other
     assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)

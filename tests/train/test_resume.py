@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.train.helpers import rows, run
 from tiny_audio.config import RENAMED
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.train.rng import restore_rng, rng_state, seed_everything
+from tiny_audio.train.checkpoints import restore_rng, rng_state, seed_everything
 
 TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 LONG = (
@@ -99,6 +99,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, tmp_p
             else:
                 values = {key: part.pop(name) for key, name in new.items()}
                 part[old] = list(values.values()) if old == "betas" else values
+    config.training.race = []  # a setting that is gone
     OmegaConf.save(config, path)
     again = ("training.resume_from_checkpoint=last", "training.batch_seconds=auto")
     assert run(data, tmp_path / "a", *short, "training.max_steps=4", *again).steps == 4

@@ -21,15 +21,14 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.results import Record
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, recognise
-from tiny_audio.model.checkpoint import INFO
-from tiny_audio.model.device import pick_device
+from tiny_audio.model.build import pick_device
+from tiny_audio.model.checkpoint import BUNDLED, INFO, find_checkpoint, resolve_model
 from tiny_audio.model.quantise import quantise
-from tiny_audio.model.resolve import BUNDLED, find_checkpoint, resolve_model
 from tiny_audio.model.speech import SpeechModel
 
 CHECKPOINTS = ("best", "last")
@@ -43,8 +42,9 @@ class Options:
     """How every model of an evaluation is used.
 
     batch_seconds, max_utterances: padded audio and clips in one batch. beams: of the search.
-    language: for foreign models that know several; None lets them guess. quantise: ``int8`` or
-    ``int4``, of ours.
+    language: for foreign models that know several; None lets them guess. quantise: ``int8``
+    of ours. dtype: None: as in training, or as the other model's files say. max_bytes:
+    of a recording at an address, see `load_audio`.
     """
 
     device: str
@@ -53,6 +53,8 @@ class Options:
     beams: int = 1
     language: str | None = None
     quantise: str | None = None
+    dtype: str | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def open_model(found: ModelFolder, options: Options) -> SpeechAdapter | Transfor
         return TransformersAdapter(found.path, options)
     if options.language is not None:
         raise ConfigError(f"{found.name}: takes no --language.")
-    model = quantise(resolve_model(found.path, device=options.device), options.quantise)
+    model = quantise(
+        resolve_model(found.path, device=options.device, dtype=options.dtype), options.quantise
+    )
     generation = GenerationConfig(num_beams=options.beams)
     return SpeechAdapter(model, generation, options.batch_seconds, options.max_utterances)
 
@@ -177,7 +181,7 @@ class TransformersAdapter:
     def __init__(self, name: str, options: Options) -> None:
         self.device = pick_device(options.device)
         self.options = options
-        self._pipeline = _load(name, self.device)
+        self._pipeline = _load(name, self.device, options.dtype or "auto")
         self._takes_samples = self._pipeline.model.main_input_name == "input_values"
         self._generate: dict[str, Any] = {}
         if self._pipeline.type.startswith("seq2seq"):
@@ -267,14 +271,14 @@ class TransformersAdapter:
         return samples if lengths is None else int(lengths(torch.tensor(samples)))
 
 
-def _load(name: str, device: torch.device) -> Any:
+def _load(name: str, device: torch.device, dtype: str) -> Any:
     from transformers import pipeline
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # its hints are for programmers, and come with every batch
     try:
-        found = pipeline("automatic-speech-recognition", model=name, device=device)
+        found = pipeline("automatic-speech-recognition", model=name, device=device, dtype=dtype)
     except Exception as error:  # config, tokenizer, weights and hub errors share no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name}: does not load as a speech recogniser: {first}") from error

@@ -25,9 +25,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tiny_audio import logs
 from tiny_audio.config import DataConfig, GenerationConfig
-from tiny_audio.data.named import open_set
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Reject, Utterance
+from tiny_audio.data.records import Source, Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.sources import open_set
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import (
     ModelFolder,
@@ -275,6 +275,7 @@ def _evaluate_sets(
             num_workers=0 if adapter.device.type == "cpu" else DataConfig().num_workers,
             ahead_seconds=options.batch_seconds,
             start=before,
+            max_bytes=options.max_bytes,
         )
         columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny_audio.config import LabelConfig
-from tiny_audio.data.decode import decode
-from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.data.prepare import Preparer, decode
+from tiny_audio.data.records import Record, Source, Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.text.labels import LabelRules
@@ -47,6 +45,7 @@ def read_samples(
     num_workers: int,
     ahead_seconds: float,
     start: int = 0,
+    max_bytes: int | None = None,
 ) -> Iterator[Sample]:
     """Every utterance once, in a fixed order, those that cannot be used as rejects.
 
@@ -54,19 +53,20 @@ def read_samples(
     scoring rule's business. Stretches that their corpus marks as not transcribed are rejected. No
     length is refused. Audio is read on a background thread, which keeps about `ahead_seconds`
     ready, and decoded in `num_workers` processes (0: on that thread). The first `start` utterances
-    are passed over; `limit` counts them too.
+    are passed over; `limit` counts them too. `max_bytes`: of a recording at an address, see
+    `load_audio`.
 
     Raises DataError for a source without end, unless there is a limit.
     """
     for source in sources:
         if source.endless and limit is None:
             raise DataError(f"The data source {source.name!r} is endless: set a limit.")
-    labels = LabelConfig()
-    rules = LabelRules(labels.case, labels.punctuation, allow_empty=True)
     items = chain.from_iterable(source.records() for source in sources)
     decoded = decode(
         ((item, _location(item)) for item in islice(items, start, limit)),
-        Preparer(rules, min_seconds=0.0, max_seconds=math.inf),
+        Preparer(
+            LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes
+        ),
         num_workers,
     )
     samples = (_sample(item, *location) for item, location in decoded)
