@@ -15,7 +15,8 @@ second recording of the folder's manifest.jsonl is that noise; the others, cut i
 seconds, with digital silence and hiss of our own, are the test: how many words a minute are
 written where nobody speaks, and what the change costs on speech.
 
-A run that is already in the output folder is not repeated. Further key=value settings go last.
+A run that is already in the output folder is not repeated. Further key=value settings stand before
+the options.
 """
 
 from __future__ import annotations
