@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -182,3 +183,78 @@ def test_ctrl_c_ends_in_130_at_once(trained: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
     assert process.stderr.read() == b""
+
+
+COMMANDS = [
+    ["--version"],
+    ["train", "--help"],
+    ["debug", "model", "model=tiny"],
+    ["debug", "projector", "RUN"],
+    ["data", "check", "SPEECH", "--out", "OUT"],
+    ["eval", "RUN", "--data", "SPEECH", "--out", "OUT"],
+    ["analysis", "errors", "RESULTS"],
+    ["transcribe", "SPEECH/a.wav", "--stream", "--model", "RUN"],
+    [
+        *("train", "model=tiny", "data=folder", "data.path=SPEECH", "data.holdout=1"),
+        *("device=cpu", "output_dir=OUT", "training.max_steps=1", "data.num_workers=0"),
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def results(trained: Path) -> Path:
+    out = trained.parent / "results"
+    speech = str(trained.parent / "speech")
+    assert cli.run(["eval", str(trained), "--data", speech, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_output_that_nobody_takes_ends_without_a_traceback(
+    command: list[str],
+    trained: Path,
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = {"RUN": trained, "SPEECH": trained.parent / "speech", "RESULTS": results}
+    monkeypatch.chdir(tmp_path)
+    for number, way in enumerate(("reader has left", "disk is full", "closed")):
+        names = places | {"OUT": tmp_path / str(number)}
+        words = command
+        for name, place in names.items():
+            words = [word.replace(name, str(place)) for word in words]
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as left, open("/dev/full", "w") as full:
+            output = {"reader has left": left, "disk is full": full, "closed": None}[way]
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", output)
+                try:
+                    status = cli.run(words)
+                except SystemExit as end:  # how Rich and Hydra end where the reader has left
+                    status = int(end.code or 0)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        if way == "disk is full":
+            assert status == 2
+            assert "standard output cannot be written: No space left" in said.splitlines()[-1]
+        else:
+            expected = {"closed": (2,) if "transcribe" in command else (0,)}.get(way, (1, 141))
+            assert status in expected, said
+
+
+def test_a_closed_output_is_not_taken_by_the_next_file(tmp_path: Path) -> None:
+    """A descriptor that is free goes to what is opened next: output would end up in there."""
+    code = "import os; from tiny_audio.cli import main; main()"
+    line = f"{sys.executable} -c '{code}' --version >&- 2>&-; exit $?"
+    assert subprocess.run(["sh", "-c", line], check=False, cwd=tmp_path).returncode == 0
+    probe = (
+        "import os, sys; from tiny_audio import cli; cli._hold_closed();"
+        "file = open('made', 'w'); sys.exit(file.fileno() < 3)"
+    )
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        line = f'{sys.executable} -c "{probe}" {closed}'
+        assert subprocess.run(["sh", "-c", line], check=False, cwd=tmp_path).returncode == 0

@@ -262,22 +262,55 @@ def debug_lora(folder: Folder) -> None:
 
 def main() -> None:
     """The console script."""
+    _hold_closed()
     status = run(sys.argv[1:])
     hanging = any(thread.name == "prefetch" for thread in threading.enumerate())
-    if status == INTERRUPTED and hanging:  # in a read, for which Python's own end would wait
-        sys.stdout.flush()
+    if hanging:  # in a read, for which Python's own end would wait
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
+def _hold_closed() -> None:
+    """Keep a closed standard output or error from becoming the next file that is opened."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    if sys.stderr is None:  # or `print(file=None)` would write to standard output
+        sys.stderr = os.fdopen(2, "w")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    try:
+        status = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return _output_lost(error)
+    return status
+
+
+def _output_lost(error: OSError) -> int:
+    """The status where standard output cannot be written; raises any other error again."""
+    if sys.stdout is None:
+        raise error
+    try:
+        print(flush=True)  # it fails again
+    except OSError as lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        if isinstance(lost, BrokenPipeError):  # the reader has left
+            return 141
+        print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
+        return 2
+    raise error
+
+
+def _run(arguments: Sequence[str]) -> int:
     quiet = [item for item in arguments if item not in ("-v", "--verbose")]  # wherever it stands
     logs.start(verbose=len(quiet) < len(arguments))
     try:
         status = app(args=quiet, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
     except TinyAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -286,7 +319,4 @@ def run(arguments: Sequence[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has left; let nothing be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return status if isinstance(status, int) else 0

@@ -31,6 +31,17 @@ class DataError(TinyAudioError):
     """A data source cannot be opened or has not the columns it should have."""
 
 
+class SourceError(DataError):
+    """What a data source's `setting` names is not what it should be.
+
+    What to do about it depends on who named it: whoever opens the source adds that.
+    """
+
+    def __init__(self, message: str, *, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 class MissingExtraError(TinyAudioError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

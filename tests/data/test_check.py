@@ -134,11 +134,11 @@ def test_folders_and_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"data": "nosuch"}, "no file, no folder and no preset"),
+        ({"data": "nosuch"}, "no such file, folder or preset"),
         ({"data": "synthetic"}, "set --limit"),
         ({"part": "tset"}, "use train or eval"),
         ({"model": "nono"}, "model has no option"),
-        ({"against": ["nosuch"]}, "no file, no folder and no preset"),
+        ({"against": ["nosuch"]}, "no such file, folder or preset"),
     ],
 )
 def test_mistakes_are_named(corpus: Path, arguments: dict[str, Any], says: str) -> None:

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 
 from tests.data.helpers import make_corpus, noise, open_one, spec, write_manifest
+from tiny_audio.data.check import check_command
 from tiny_audio.data.records import Record, Source
 from tiny_audio.data.rejects import Reject
-from tiny_audio.data.sources import hold_out, open_data, open_sources
+from tiny_audio.data.sources import hold_out, open_data, open_set, open_sources
 from tiny_audio.errors import DataError
 
 
@@ -299,3 +300,38 @@ def test_several_sources_are_named(tmp_path, corpus):
     assert [source.name for source in sources] == ["a", "b"]
     with pytest.raises(DataError, match=r"data\.eval\.c has no path: set data\.eval_path"):
         open_sources({"c": spec(path="")}, key="data.eval")
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        ("", r"empty: give another manifest or folder as "),
+        ("words\n", r"no manifest .*: give another manifest or folder as "),
+        ('{"audio_filepath": "a.wav", "sentence": "b"}\n', r"no column 'text', but .*sentence: "),
+        (None, r"no audio files: give another manifest or folder as "),
+    ],
+)
+def test_a_set_that_was_typed_is_mended_where_it_was_typed(tmp_path, content, advice):
+    """Nobody who typed --data can set data.eval.NAME.path."""
+    place = tmp_path / "set"
+    if content is None:
+        place.mkdir()
+    else:
+        place.write_text(content)
+    for option in ("--data", "--against"):
+        with pytest.raises(DataError, match=advice) as error:
+            open_set(str(place), option)
+        assert str(error.value).count("\n") == 0
+        assert str(place) in str(error.value)
+        assert option in str(error.value)
+        assert "data.eval" not in str(error.value)
+    with pytest.raises(DataError, match=advice) as error:
+        check_command(str(place), [], limit=None, out=None, against=[], model="nano", part="train")
+    assert "data.train.main.path" not in str(error.value)
+    if content and "sentence" in content:  # a setting that can be typed after DATA
+        assert "set data.train.main.text_column=NAME" in str(error.value)
+
+
+def test_a_set_that_is_not_there_is_told_with_the_presets():
+    with pytest.raises(DataError, match=r"gone\.jsonl: there is no such file.*librispeech_clean"):
+        open_set("gone.jsonl")

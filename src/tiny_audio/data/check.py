@@ -36,7 +36,7 @@ from tiny_audio.data.prepare import (
 )
 from tiny_audio.data.records import IndexedSource, Item, Source, Utterance
 from tiny_audio.data.rejects import Reject, RejectCounts
-from tiny_audio.data.sources import open_set, open_sources, training_settings
+from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.model.build import Lengths, lengths_of
 from tiny_audio.model.checkpoint import find_checkpoint, read_config
@@ -74,8 +74,11 @@ def check_command(
     chosen = {"train": config.data.train, "eval": config.data.eval}.get(part)
     if chosen is None:
         raise ConfigError(f"--part is {part}: use train or eval.")
-    sources = open_sources({k: asdict(v) for k, v in chosen.items()}, key=f"data.{part}")
-    opened = [(name, open_set(name)) for name in against]
+    typed = "DATA" if is_path(data) else None
+    sources = open_sources(
+        {k: asdict(v) for k, v in chosen.items()}, key=f"data.{part}", typed=typed
+    )
+    opened = [(name, open_set(name, "--against")) for name in against]
     lengths = lengths_of(config.model, folder)
     now = datetime.now(UTC)
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")

@@ -12,7 +12,7 @@ from typing import Any
 from tiny_audio.data.manifest import check_columns
 from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
 from tiny_audio.data.rejects import Reject
-from tiny_audio.errors import DataError
+from tiny_audio.errors import DataError, SourceError
 
 AUDIO_SUFFIXES = frozenset({
     ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov",
@@ -30,31 +30,27 @@ class FolderSource(IndexedSource):
 
     Args:
         spec: fields of ``SourceConfig``.
-        key: where these settings stand, for messages: ``data.train.main``.
 
-    Raises DataError if the folder has no audio, or a metadata file lacks a column.
+    Raises SourceError if the folder has no audio, or a metadata file lacks a column.
     """
 
-    def __init__(self, name: str, spec: Spec, key: str) -> None:
+    def __init__(self, name: str, spec: Spec) -> None:
         super().__init__(name, spec["weight"], spec["max_samples"])
         self._path = path = Path(spec["path"]).expanduser()
         self._text, self._id = spec["text_column"], spec["id_column"]
         self._speaker = spec["speaker_column"]
         if not path.is_dir():
-            raise DataError(f"There is no folder {path}: set {key}.path.")
+            raise SourceError(f"There is no folder {path}", setting="path")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         self._rows: dict[Path, dict[str, Any]] = {}  # relative path -> its metadata
         for file in files:
             if file.name in METADATA_NAMES:
-                self._read_metadata(file, key)
+                self._read_metadata(file)
         found = {file.relative_to(path) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
         # A file that is described but missing is part of the set: reading it says that it's gone.
         self._files = sorted(found | self._rows.keys(), key=lambda file: file.as_posix())
         if not self._files:
-            raise DataError(
-                f"The folder {path} has no audio files: set {key}.path, or {key}.kind if it holds "
-                "something else."
-            )
+            raise SourceError(f"The folder {path} has no audio files", setting="path")
 
     def size(self) -> int:
         return len(self._files)
@@ -76,7 +72,7 @@ class FolderSource(IndexedSource):
         beside = (self._path / file).with_suffix(".txt")
         return beside.read_text("utf-8-sig") if beside.exists() else None
 
-    def _read_metadata(self, file: Path, key: str) -> None:
+    def _read_metadata(self, file: Path) -> None:
         for row in _rows(file):
             text = self._text if self._text in row or _FALLBACK_TEXT not in row else _FALLBACK_TEXT
             if "file_name" not in row:
@@ -85,7 +81,7 @@ class FolderSource(IndexedSource):
                     "give the path of each audio file, relative to itself."
                 )
             wanted = {"text_column": text, "id_column": self._id}
-            check_columns(wanted, list(row), where=str(file), key=key)
+            check_columns(wanted, list(row), where=str(file))
             audio = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
             transcript = row.pop(text)
             self._rows[audio] = {**row, "text": transcript}

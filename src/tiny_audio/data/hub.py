@@ -59,7 +59,7 @@ def open_hub(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     """
     policy, stop_at_loss = _retry_options(spec["options"], key)
     dataset = _open_dataset(spec, key, policy)
-    columns = _columns(spec, list(dataset.column_names or []), f"The dataset {spec['path']}", key)
+    columns = _columns(spec, list(dataset.column_names or []), f"The dataset {spec['path']}")
     dataset = _undecoded(dataset, columns, f"{key}.audio_column")
     split = (dataset.info.splits or {}).get(spec["split"] or "train")
     return ShardSource(
@@ -82,7 +82,7 @@ def open_files(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     paths = find_shards(spec["path"], spec["kind"], key)
     wanted = {role: spec[f"{role}_column"] for role in _ROLES}
     shards = FileShards(spec["kind"], paths, wanted, policy)
-    shards.columns = _columns(spec, shards.found_columns(key), shards.names[0], key)
+    shards.columns = _columns(spec, shards.found_columns(key), shards.names[0])
     return ShardSource(
         name,
         spec["weight"],
@@ -109,13 +109,11 @@ def _retry_options(options: Mapping[str, Any], key: str) -> tuple[RetryPolicy, b
     return RetryPolicy(**chosen), on_failure == "stop"
 
 
-def _columns(
-    spec: Mapping[str, Any], found: list[str], where: str, key: str
-) -> dict[str, str | None]:
+def _columns(spec: Mapping[str, Any], found: list[str], where: str) -> dict[str, str | None]:
     """Role -> column; raises DataError for one that is not there. The speaker need not be."""
     columns = {role: spec[f"{role}_column"] for role in _ROLES}
     wanted = {f"{role}_column": columns[role] for role in _ROLES[:3]}
-    check_columns(wanted, found, where=where, key=key)
+    check_columns(wanted, found, where=where)
     if columns["speaker"] not in found and spec["kind"] != "webdataset":
         columns["speaker"] = None
     return columns

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
 from tiny_audio.data.rejects import Reject
-from tiny_audio.errors import DataError
+from tiny_audio.errors import SourceError
 
 _CHUNK = 1 << 24
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -31,12 +31,11 @@ class ManifestSource(IndexedSource):
     Args:
         spec: fields of ``SourceConfig``; of the columns id (default: the path), speaker and
             duration need not be there.
-        key: where these settings stand, for messages: ``data.train.main``.
 
-    Raises DataError if the file cannot be read or its first record lacks a column.
+    Raises SourceError if the file cannot be read or its first record lacks a column.
     """
 
-    def __init__(self, name: str, spec: Spec, key: str) -> None:
+    def __init__(self, name: str, spec: Spec) -> None:
         super().__init__(name, spec["weight"], spec["max_samples"])
         self._path = path = Path(spec["path"]).expanduser()
         self._audio, self._text = spec["audio_column"], spec["text_column"]
@@ -45,12 +44,12 @@ class ManifestSource(IndexedSource):
         try:
             self._starts, self._numbers = _lines(path)
         except OSError as error:
-            raise DataError(
-                f"The manifest {path} cannot be read ({error.strerror}): set {key}.path."
+            raise SourceError(
+                f"The manifest {path} cannot be read ({error.strerror})", setting="path"
             ) from error
         if not len(self._starts):
-            raise DataError(f"The manifest {path} is empty: set {key}.path to another.")
-        self._check_columns(key)
+            raise SourceError(f"The manifest {path} is empty", setting="path")
+        self._check_columns()
 
     def size(self) -> int:
         return len(self._starts)
@@ -99,34 +98,32 @@ class ManifestSource(IndexedSource):
         line = f"{self._path.name}:{self._numbers[index]}"
         return Reject(line, self.name, "bad_record", what)
 
-    def _check_columns(self, key: str) -> None:
+    def _check_columns(self) -> None:
         """The first record that is JSON at all must have every column that was asked for."""
         for index in range(min(self.size(), 100)):
             row = self._row(index)
             if isinstance(row, dict):
                 break
         if isinstance(row, str):
-            raise DataError(
-                f"{self._path} is no manifest, its first lines are {row}: it needs one JSON "
-                f"object a line; set {key}.path, or {key}.kind."
+            raise SourceError(
+                f"{self._path} is no manifest of one JSON object a line, its first lines are {row}",
+                setting="path",
             )
         wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
-        check_columns(wanted, list(row), where=f"The manifest {self._path}", key=key)
+        check_columns(wanted, list(row), where=f"The manifest {self._path}")
 
 
-def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str, key: str) -> None:
-    """Raise DataError for a wanted column that is not among those found.
+def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str) -> None:
+    """Raise SourceError for a wanted column that is not among those found.
 
     Args:
         wanted: setting -> column; None asks for nothing.
-        where, key: begin the message, and name the settings to change.
+        where: begins the message.
     """
     for setting, column in wanted.items():
         if column is not None and column not in found:
             columns = ", ".join(map(str, found)) or "none"
-            raise DataError(
-                f"{where} has no column {column!r}, but {columns}: set {key}.{setting}."
-            )
+            raise SourceError(f"{where} has no column {column!r}, but {columns}", setting=setting)
 
 
 def _is_number(value: object) -> bool:

@@ -15,20 +15,40 @@ from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source, Spec
 from tiny_audio.data.synthetic import SyntheticSource
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import ConfigError, DataError, SourceError
 from tiny_audio.hints import BENCHMARKS
 
 
-def open_sources(specs: Mapping[str, Spec], *, key: str) -> list[Source]:
+def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
     """Open every source.
 
     Args:
         specs: name -> fields of ``SourceConfig``.
         key: where these settings stand, for messages: ``data.train``.
+        typed: what on the command line named their path, where it was no setting: ``--data``.
 
     Raises DataError, with the setting to change, for what cannot be opened.
     """
-    return [_open(name, spec, f"{key}.{name}") for name, spec in specs.items()]
+    found = []
+    for name, spec in specs.items():
+        try:
+            found.append(_open(name, spec, f"{key}.{name}"))
+        except SourceError as error:
+            raise DataError(
+                f"{error}: {_remedy(error.setting, f'{key}.{name}', typed)}."
+            ) from error
+    return found
+
+
+def _remedy(setting: str, key: str, typed: str | None) -> str:
+    """What to do about a source that is not what one of its settings says."""
+    if typed is None:
+        return f"set {key}.{setting}" + (f", or {key}.kind" if setting == "path" else "")
+    if setting == "path":
+        return f"give another manifest or folder as {typed}"
+    if key.startswith("data.train"):  # settings can be typed beside it
+        return f"set {key}.{setting}=NAME"
+    return f"rename it in the file, {typed} goes by that name"
 
 
 def open_data(
@@ -99,26 +119,29 @@ def _open(name: str, spec: Spec, key: str) -> Source:
     return opener(name, spec, key)
 
 
+_Opener = Callable[[str, Spec, str], Source]
+_NO_HUB = ("subset", "split", "revision")
+
 # kind -> its opener, fields that must be null, and the options it knows (None: passed on)
-KINDS: dict[str, tuple[Callable[[str, Spec, str], Source], tuple[str, ...], tuple[str, ...] | None]]
-KINDS = {
-    "manifest": (ManifestSource, ("subset", "split", "revision"), ("duration_column",)),
-    "folder": (FolderSource, ("subset", "split", "revision"), ()),
+KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
+    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ("duration_column",)),
+    "folder": (lambda name, spec, _: FolderSource(name, spec), _NO_HUB, ()),
     "hub": (open_hub, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
-    "parquet": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
-    "arrow": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
-    "webdataset": (open_files, ("subset", "split", "revision"), RETRY_OPTIONS),
+    "parquet": (open_files, _NO_HUB, RETRY_OPTIONS),
+    "arrow": (open_files, _NO_HUB, RETRY_OPTIONS),
+    "webdataset": (open_files, _NO_HUB, RETRY_OPTIONS),
 }
 
 
 # ------------------------------------------------------------------------------------- by name
 
 
-def open_set(data: str) -> list[Source]:
+def open_set(data: str, option: str = "--data") -> list[Source]:
     """Open what `data` names: a manifest file, a folder, a benchmark or a preset of conf/data.
 
-    Of a preset that is both, the benchmark's test sets go before the sets for training.
+    Of a preset that is both, the benchmark's test sets go before the sets for training. `option`:
+    of the command line, after which `data` stood.
 
     Raises DataError where it is none of these, or cannot be opened.
     """
@@ -134,7 +157,12 @@ def open_set(data: str) -> list[Source]:
     given = _with_path({name: asdict(source) for name, source in sets.items()})
     if not given:
         raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
-    return open_sources(given, key="data.eval")
+    return open_sources(given, key="data.eval", typed=option if is_path(data) else None)
+
+
+def is_path(data: str) -> bool:
+    """Whether it is a manifest or a folder, not a name."""
+    return Path(data).expanduser().exists()
 
 
 def training_settings(data: str, settings: Sequence[str]) -> Config:
@@ -160,12 +188,21 @@ def training_settings(data: str, settings: Sequence[str]) -> Config:
 
 def benchmarks() -> list[str]:
     """The public test sets that are known by name: the files of conf/data/eval."""
-    folder = resources.files("tiny_audio.conf").joinpath(BENCHMARKS)
+    return _options(BENCHMARKS)
+
+
+def _options(group: str) -> list[str]:
+    folder = resources.files("tiny_audio.conf").joinpath(group)
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def _preset(name: str) -> Config:
     try:
         return compose([f"data={name}", "output_dir=."])
-    except ConfigError as error:
-        raise DataError(f"{name} is no file, no folder and no preset here: {error}") from None
+    except ConfigError:
+        if name in _options("data"):
+            raise
+        known = ", ".join(sorted({*_options("data"), *benchmarks()}))
+        raise DataError(
+            f"{name}: there is no such file, folder or preset; presets: {known}."
+        ) from None
