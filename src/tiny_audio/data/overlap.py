@@ -91,7 +91,7 @@ class Pairs:
 
 
 class Repeats:
-    """Utterances that came before; 32 bytes of memory for each that is read."""
+    """Utterances that came before; 32 bytes of memory for each."""
 
     def __init__(self) -> None:
         self.same = Pairs()  # audio and text
