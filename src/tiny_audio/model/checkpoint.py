@@ -210,8 +210,7 @@ def load_weights(model: SpeechModel, folder: Path, *, trainable_adapter: bool = 
     """
     info = read_info(folder)
     for field, value in model.identity.items():
-        theirs = info.identity.get(field)
-        if theirs != value:
+        if (theirs := info.identity.get(field)) != value:
             raise CheckpointError(
                 f"{folder}: was made with {field}={theirs}, this model has {value}; use the "
                 "settings it was made with, or another checkpoint"
@@ -269,7 +268,6 @@ def save_checkpoint(
         _write(model, part, config, metadata)
         if extra is not None:
             extra(part)
-        _sync(part)
         _replace(part, folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -293,10 +291,9 @@ def _write(
         parts.append("decoder")
         save_file(_own_decoder_state(model), folder / DECODER, metadata={"format": "pt"})
     model.tokenizer.save_pretrained(folder)
-    features = model.features
-    WhisperFeatureExtractor(
-        feature_size=features.n_mels, n_fft=features.n_fft, hop_length=features.hop
-    ).save_pretrained(folder)
+    mel = model.features
+    extractor = WhisperFeatureExtractor(mel.n_mels, n_fft=mel.n_fft, hop_length=mel.hop)
+    extractor.save_pretrained(folder)
     OmegaConf.save(OmegaConf.structured(config), folder / CONFIG)
     info = {
         "format": FORMAT,
@@ -327,14 +324,11 @@ def _own_decoder_state(model: SpeechModel) -> dict[str, Tensor]:
     return state
 
 
-def _sync(folder: Path) -> None:
-    """Ask the system to put every file on the disk before the folder gets its name."""
-    for path in [p for p in folder.rglob("*") if p.is_file()]:
+def _replace(part: Path, folder: Path) -> None:
+    """Give the folder its name, once every file in it is on the disk."""
+    for path in [p for p in part.rglob("*") if p.is_file()]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _replace(part: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
