@@ -162,7 +162,7 @@ class ChangeConfig:
     """One way to change training audio."""
 
     p: float = 0.0  # probability for each clip on each pass; 0: off
-    range: list[float] = field(default_factory=list)  # lowest and highest; drawn evenly
+    range: list[float] = field(default_factory=list)  # lowest and highest
     path: str | None = None  # room and noise: folder or manifest of recordings
 
 
