@@ -15,7 +15,7 @@ from bench import agree, check, data, infer, passes, startup, train
 from bench.common import PeakMemory, machine, measure_ceiling, print_header
 from bench.load import describe, load_pair
 from bench.profile import profile_step
-from tiny_audio.model.device import pick_device
+from tiny_audio.model.build import pick_device
 
 WITH_PAIR = {"train", "infer", "check"}
 

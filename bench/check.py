@@ -13,8 +13,7 @@ import torch
 
 from bench.agree import check_text, exact_fp32, in_fp32
 from bench.load import Collator, load_pair, utterances
-from tiny_audio.audio.augment import SpecAugment
-from tiny_audio.audio.features import LogMel
+from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import LoraConfig, ProjectorConfig
 from tiny_audio.model.decoder import embedding_rms, embedding_table
 from tiny_audio.model.lora import add_lora

@@ -27,12 +27,10 @@ from tiny_audio.audio.io import load_audio
 from tiny_audio.config import AugmentConfig, DataConfig, SourceConfig, TrainingConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.quality import quality_limits
-from tiny_audio.data.records import IndexedSource, Source
+from tiny_audio.data.prepare import Preparer, quality_limits
+from tiny_audio.data.records import IndexedSource, Record, Source, Utterance
 from tiny_audio.data.sources import open_sources
-from tiny_audio.data.utterance import Record, Utterance
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.labels import LabelRules
 from tiny_audio.text.prompt import Prompt
 

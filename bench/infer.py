@@ -24,8 +24,8 @@ from bench.load import TOKENS_PER_SECOND, WINDOW, Collator, durations, utterance
 from bench.plain import Plain
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
-from tiny_audio.model import encoder, kv_cache
+from tiny_audio.data.records import Utterance
+from tiny_audio.model import encoder, generate
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.quantise import KINDS, quantise
 from tiny_audio.model.speech import SpeechModel
@@ -124,7 +124,6 @@ def in_bfloat16(model: SpeechModel) -> SpeechModel:
 CHANGES_ON_CPU: list[tuple[str, Callable[[SpeechModel], SpeechModel]]] = [
     ("bfloat16", in_bfloat16),
     ("bfloat16 and int8", lambda model: quantise(in_bfloat16(model), "int8")),
-    ("bfloat16 and int4", lambda model: quantise(in_bfloat16(model), "int4")),
 ]
 
 
@@ -144,7 +143,7 @@ def _changed(
 
 MEASURES: dict[str, tuple[object, str, object]] = {  # owner, attribute, its value without it
     "pieces": (encoder, "_CACHED_FRAMES", 10**9),  # on a CPU the encoder takes a batch in pieces
-    "buffers": (kv_cache, "can_preallocate", lambda lm: False),
+    "buffers": (generate, "can_preallocate", lambda lm: False),
     "graphs": (OPTIONS, "cuda_graphs", False),
 }
 

@@ -22,7 +22,7 @@ from transformers import WhisperFeatureExtractor
 import tiny_audio
 from tiny_audio.config import ModelConfig
 from tiny_audio.data.batching import collate
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import build_model
 from tiny_audio.model.speech import SpeechModel

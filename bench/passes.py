@@ -1,6 +1,4 @@
-"""What is gained where the encoder need not run again: a second pass with the encoder cache, and
-two projectors in one race instead of two runs.
-"""
+"""What is gained where the encoder need not run again: a second pass with the encoder cache."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,11 +14,11 @@ from bench.common import Row, Table, synchronize
 from bench.flops import Flops
 from bench.load import Collator
 from bench.train import Bench, as_large_as_fixed, cut
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.frames import CachedEncoder
+from tiny_audio.train.cached_features import CachedFeatures
 
 BATCHES = 4
 Ready = Callable[[Batch], Batch]
@@ -36,31 +33,24 @@ def run(bench: Bench) -> None:
     collate = Collator(model, None, labels=True)
     batches = [collate(one).batch for one in members]
 
-    def add(name: str, ready: Ready, updates: int = 1) -> None:
-        _steps(model, batches[:1], ready, updates)
+    def add(name: str, ready: Ready) -> None:
+        _steps(model, batches[:1], ready)
         bench.memory.start()
-        seconds = _steps(model, batches[1:], ready, updates)
-        table.add(_row(name, bench, members[1:], seconds, updates))
+        seconds = _steps(model, batches[1:], ready)
+        table.add(_row(name, bench, members[1:], seconds))
 
     def device(batch: Batch) -> Batch:
         return batch.to(model.device)
 
-    def encoded(batch: Batch) -> Batch:
-        batch = batch.to(model.device)
-        frames, lengths = model.encode(batch.waveform, batch.waveform_lengths)
-        return replace(batch, frames=frames, frame_lengths=lengths)
-
     add("a pass without the cache", device)
     with tempfile.TemporaryDirectory() as folder:
         store = FrameStore(Path(folder), {"bench": bench.kind}, model.encoder.width)
-        cached = CachedEncoder(model, store, variants=1, autocast=nullcontext, say=print)
+        cached = CachedFeatures(model, store, variants=1, autocast=nullcontext, say=print)
         add("first pass with it: compute and write", cached)
         add("second pass: read", cached)
-    add("two projectors in a race: one encoder pass, two updates", encoded, updates=2)
-    print("(the last row computes each batch for two runs: compare with half of the first)")
 
 
-def _steps(model: SpeechModel, batches: Sequence[Batch], ready: Ready, updates: int) -> float:
+def _steps(model: SpeechModel, batches: Sequence[Batch], ready: Ready) -> float:
     """Seconds for forward and backward over the batches."""
     cuda = model.device.type == "cuda"
     synchronize(model.device)
@@ -68,18 +58,14 @@ def _steps(model: SpeechModel, batches: Sequence[Batch], ready: Ready, updates: 
     for batch in batches:
         with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
             whole = ready(batch)
-        for _ in range(updates):
-            with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-                loss = model.loss(whole)
-            loss.total.backward()
-            model.projector.zero_grad(set_to_none=True)
+            loss = model.loss(whole)
+        loss.total.backward()
+        model.projector.zero_grad(set_to_none=True)
     synchronize(model.device)
     return time.perf_counter() - start
 
 
-def _row(
-    name: str, bench: Bench, members: Sequence[Sequence[Utterance]], seconds: float, updates: int
-) -> Row:
+def _row(name: str, bench: Bench, members: Sequence[Sequence[Utterance]], seconds: float) -> Row:
     flops = Flops(bench.model)
     every = [u for one in members for u in one]
     return Row(
@@ -88,6 +74,6 @@ def _row(
         steps=len(members),
         audio=sum(u.seconds for u in every),
         padded=sum(len(one) * max(u.seconds for u in one) for one in members),
-        flops=updates * sum(flops.training(len(u.waveform), len(u.text) + 1) for u in every),
+        flops=sum(flops.training(len(u.waveform), len(u.text) + 1) for u in every),
         peak=bench.memory.read(),
     )

@@ -13,8 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench.load import Load
 from bench.plain import Plain
-from tiny_audio.model.batch import label_places
-from tiny_audio.model.packing import PACKED
+from tiny_audio.model.batch import label_positions
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -31,7 +30,6 @@ class Variant:
     autocast: bool = True  # around everything; False: each part in its own dtype
     padding_mask: bool = True  # for the decoder
     own_loss: bool = False  # the model's own, which makes logits in pieces
-    packed: bool = False  # model.attn_implementation=packed
     compiled: str = ""  # layers of: encoder | both
 
 
@@ -41,7 +39,6 @@ class Step:
     def __init__(self, model: SpeechModel, variant: Variant) -> None:
         self.model, self.variant = model, variant
         torch.backends.cuda.enable_cudnn_sdp(variant.cudnn)
-        set_attention(model, PACKED if variant.packed else "sdpa")
         self.plain = Plain(model) if variant.plain else None
         self.cuda = model.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
@@ -84,17 +81,6 @@ class Step:
                 use_cache=False,
             )
             return out.loss  # type: ignore[no-any-return]
-        places = label_places(batch.labels)
+        places = label_positions(batch.labels)
         logits = model.label_logits(prefill, places, masked=self.variant.padding_mask)
         return cross_entropy(logits.float(), batch.labels.flatten()[places + 1])
-
-
-def set_attention(model: SpeechModel, kind: str) -> None:
-    """What ``model.attn_implementation`` sets when a model is built."""
-    encoder: Any = model.encoder
-    before = encoder.tower.config._attn_implementation
-    encoder.tower.config._attn_implementation = (
-        before.removesuffix(encoder.attn_implementation) + kind
-    )
-    encoder.attn_implementation = kind
-    model.causal_lm.set_attn_implementation(kind)

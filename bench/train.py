@@ -18,9 +18,9 @@ import torch
 from bench.common import Ceiling, PeakMemory, Row, Table, synchronize
 from bench.flops import Flops
 from bench.load import WINDOW, Collator, durations, feed, utterances
-from bench.step import Step, Variant, set_attention
+from bench.step import Step, Variant
 from tiny_audio.data.batching import length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -55,7 +55,6 @@ def variants(plan: Plan, *, cuda: bool) -> list[Variant]:
     if cuda:  # a CPU trains in fp32
         add("+ no autocast", autocast=False)
     add("+ logits in pieces", own_loss=True)
-    add("+ packed: no padding at all", packed=True)
     return rows
 
 
@@ -65,13 +64,11 @@ def as_large_as_fixed(variant: Variant, plan: Plan) -> Variant:
 
 
 def compiled_variants(eager: Variant) -> list[Variant]:
-    """An eager row again, then compiled, then packed besides."""
-    eager = replace(eager, packed=False)
+    """An eager row again, then compiled."""
     return [
         replace(eager, name="eager"),
         replace(eager, name="+ torch.compile of the encoder's layers", compiled="encoder"),
         replace(eager, name="+ and of the decoder's", compiled="both"),
-        replace(eager, name="+ packed", compiled="both", packed=True),
     ]
 
 
@@ -114,11 +111,10 @@ def run(bench: Bench, title: str, rows: list[Variant]) -> None:
         except torch.cuda.OutOfMemoryError:
             table.failed(variant.name, "out of memory")
         except RuntimeError as error:
-            if not layers and not variant.packed:
+            if not layers:
                 raise
             table.failed(variant.name, str(error).strip().splitlines()[0])
         finally:
-            set_attention(model, "sdpa")
             for layer in layers:
                 layer._compiled_call_impl = None  # eager again
 
@@ -173,8 +169,6 @@ def cut(pool: list[Utterance], variant: Variant, plan: Plan) -> list[list[Uttera
 
 
 def _padded(batch: list[Utterance], variant: Variant) -> float:
-    if variant.packed:
-        return sum(u.seconds for u in batch)
     longest = WINDOW if variant.host_mel == "window" else max(u.seconds for u in batch)
     return longest * len(batch)
 

@@ -17,11 +17,11 @@ import torch
 import tiny_audio
 from recipes.runs import machine, markdown
 from tiny_audio.config import EvaluationConfig
-from tiny_audio.data.named import open_set
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.sources import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
-from tiny_audio.evaluate.report import percent
-from tiny_audio.evaluate.sets import read_set
+from tiny_audio.evaluate.sets import read_samples
+from tiny_audio.evaluate.tables import percent
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.quantise import weight_bytes
@@ -33,10 +33,10 @@ COLUMNS = ("dtype", "weights", "MB", "WER synthetic", "WER speech_test", "audio 
 def sets(data: Path, sentences: int) -> list[list[Utterance]]:
     """Both test sets, in memory."""
     manifest = str(data / "speech_test" / "manifest.jsonl")
-    real = read_set(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
+    real = read_samples(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
     return [
         list(synthetic_utterances("test", SEED, count=sentences)),
-        [one for one in real if isinstance(one, Utterance)],
+        [one.item for one in real if isinstance(one.item, Utterance)],
     ]
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     rows = [
         row(given.model, dtype, kind, heard)
         for dtype in ("float32", "bfloat16")
-        for kind in (None, "int8", "int4")
+        for kind in (None, "int8")
     ]
     words = " and ".join(str(sum(len(u.text.split()) for u in members)) for members in heard)
     print(f"{markdown(COLUMNS, rows)}\n\n{given.model}, {words} words, {machine()}, 1 thread")

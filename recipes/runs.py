@@ -22,7 +22,6 @@ class Run:
     """A finished training run."""
 
     folder: Path
-    seconds: float
     rows: list[dict[str, Any]]  # metrics.jsonl
 
     @property
@@ -59,22 +58,23 @@ class Run:
 
 
 def train(folder: Path, overrides: Sequence[str]) -> Run:
-    """Run ``tiny-audio train`` with the overrides, unless the folder holds its end already.
+    """Run ``tiny-audio train`` with the overrides, unless the folder holds its end already."""
+    return _run(folder, "train", *overrides, f"output_dir={folder}", "training.progress=false")
 
-    Raises:
-        SystemExit: training failed; its own message is on the screen.
-    """
+
+def quickstart(folder: Path, seed: int) -> Run:
+    """Run ``tiny-audio quickstart``, unless the folder holds its end already."""
+    return _run(folder, "quickstart", "--seed", str(seed), "--out", str(folder))
+
+
+def _run(folder: Path, *command: str) -> Run:
     done = folder / "done.json"
     if not done.is_file():
-        command = [sys.executable, "-m", "tiny_audio", "train", *overrides]
-        command += [f"output_dir={folder}", "training.progress=false"]
-        began = time.perf_counter()
-        if subprocess.run(command, check=False, env={**os.environ}).returncode != 0:
-            raise SystemExit(f"training in {folder} failed")
-        done.write_text(json.dumps({"seconds": time.perf_counter() - began}))
+        if subprocess.run([sys.executable, "-m", "tiny_audio", *command], check=False).returncode:
+            raise SystemExit(f"{command[0]} in {folder} failed")  # its own message is on the screen
+        done.write_text("{}")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    seconds = float(json.loads(done.read_text())["seconds"])
-    return Run(folder, seconds, [json.loads(line) for line in lines])
+    return Run(folder, [json.loads(line) for line in lines])
 
 
 def machine() -> str:

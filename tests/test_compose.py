@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fnmatch
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from tiny_audio import hints
 from tiny_audio.compose import compose, entry
-from tiny_audio.config import Config, SourceConfig
+from tiny_audio.config import RENAMED, Config, SourceConfig
 from tiny_audio.errors import ConfigError, DataError
 
 
@@ -122,6 +125,80 @@ def test_what_is_wrong_is_said_in_one_line(override: str, said: str) -> None:
     assert said in complaint(override)
 
 
+TRAINER = {  # names of transformers' Trainer and of others, and what is to be set here
+    "num_train_epochs": "training.max_steps",
+    "epochs": "training.max_steps",
+    "per_device_train_batch_size": "training.batch_seconds",
+    "train_batch_size": "training.batch_seconds",
+    "batch_size": "training.batch_seconds",
+    "per_device_eval_batch_size": "evaluation.batch_seconds",
+    "learning_rate": "training.learning_rate",
+    "fp16": "training.precision=bf16",
+    "bf16": "training.precision=bf16",
+    "tf32": "training.precision",
+    "optim": "training.adam_beta1",
+    "lr_scheduler_type": "training.min_lr_rate",
+    "warmup_ratio": "training.warmup_steps",
+    "logging_dir": "output_dir",
+    "dataloader_num_workers": "data.num_workers",
+    "eval_strategy": "training.eval_steps",
+    "evaluation_strategy": "training.eval_steps",
+    "save_strategy": "training.save_steps",
+    "load_best_model_at_end": "training.metric_for_best_model",
+    "greater_is_better": "training.metric_for_best_model",
+    "run_name": "output_dir",
+    "push_to_hub": "hf upload",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
+    "lora_r": "model.lora.r",
+    "lora_alpha": "model.lora.lora_alpha",
+    "target_modules": "model.lora.target_modules",
+    "num_beams": "evaluation.generation.num_beams",
+    "flash_attention": "model.attn_implementation=flash_attention_2",
+    "attn": "model.attn_implementation",
+    "freeze_encoder": "training.learns=[projector]",
+    "lr": "training.learning_rate, training.lora_learning_rate",
+    "patience": "training.early_stopping_patience",
+    "eval_every": "training.eval_steps",
+    "workers": "data.num_workers",
+    "race": "data.cache_encoder",
+    "beams": "evaluation.generation.num_beams",
+}
+
+
+@pytest.mark.parametrize(("name", "said"), TRAINER.items())
+def test_names_of_other_trainers_are_answered_in_every_form(name: str, said: str) -> None:
+    dashed = name.replace("_", "-")
+    asked = [name, dashed, f"+{name}"] + ([] if name == "learning_rate" else [f"training.{name}"])
+    for key in asked:
+        assert re.search(rf"{re.escape(said)}(?!\w)", complaint(f"{key}=1"))
+    for arguments in ([f"--{dashed}", "1"], [f"--{name}=1"], [f"--{dashed}"]):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            runs(*arguments)
+
+
+@pytest.mark.parametrize("name", ["seed", "output_dir", "device"])
+def test_a_name_of_another_section_is_found(name: str) -> None:
+    assert f"did you mean {name}?" in complaint(f"training.{name}=1")
+
+
+def test_every_former_name_is_answered_with_todays() -> None:
+    for section, names in RENAMED.items():
+        for old, new in names.items():
+            parts = {"": new} if isinstance(new, str) else new
+            for part, today in parts.items():
+                assert f"{section}.{today}" in hints.schema_keys()
+                told = hints.unknown_key(f"{section}.{old}.{part}".rstrip("."))
+                assert str(told).endswith(f"set {section}.{today}")
+
+
+def test_advice_names_only_settings_that_exist_and_hides_none() -> None:
+    for known, tip in hints.ADVICE.items():
+        for key in re.findall(r"\b(?:training|data|model|evaluation)\.[\w.]*\w", tip):
+            assert hints.type_of(key) is not None
+        values = [k for k in hints.schema_keys() if not dataclasses.is_dataclass(hints.type_of(k))]
+        assert not fnmatch.filter([key.split(".")[-1] for key in values], known)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -203,3 +280,11 @@ def test_every_schema_key_has_a_type_and_is_its_own_nearest() -> None:
     for key in keys:
         assert hints.type_of(key) is not None
         assert hints.nearest_key(key) == key
+
+
+def test_the_rate_of_a_part_that_does_not_learn_is_refused() -> None:
+    assert compose(["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+    with pytest.raises(
+        ConfigError, match=r"frozen in this stage: set training\.lora_learning_rate"
+    ):
+        compose(["+experiments=mlp_lora", "training.learning_rate=1e-4"])

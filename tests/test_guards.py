@@ -111,7 +111,11 @@ def core_imports() -> set[str]:
         for module, packages in providers.items()
         if wanted & {package.lower().replace("_", "-") for package in packages}
     }
-    return brought | {"tokenizers", "yaml"}  # transformers' and omegaconf's own parts
+    return brought | {
+        "tokenizers",
+        "yaml",
+        "markupsafe",
+    }  # parts of transformers, omegaconf, jinja2
 
 
 def imported_at_once(tree: ast.Module) -> Iterator[str]:

@@ -35,10 +35,9 @@ from recipes.nano.together import learn_together
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
 from tiny_audio.model.build import ASSETS, build_model
-from tiny_audio.model.resolve import BUNDLED
-from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.checkpoint import BUNDLED, save_checkpoint
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.run import train
+from tiny_audio.train.build import train
 
 RATE = 16_000
 WEIGHTS = {

@@ -21,13 +21,15 @@ from recipes.nano.text import Vocabulary, corpus, cut_books
 from recipes.nano.turns import Spellings, Turns
 from recipes.runs import machine, markdown
 from tiny_audio.config import EvaluationConfig
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.sources import open_set
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Reject, Utterance
-from tiny_audio.evaluate.report import percent
 from tiny_audio.evaluate.run import evaluate
-from tiny_audio.evaluate.sets import open_set, read_set
+from tiny_audio.evaluate.sets import read_samples
+from tiny_audio.evaluate.tables import percent
 from tiny_audio.model.build import ASSETS
-from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
 
@@ -38,13 +40,13 @@ COLUMNS = ("set", "clips", "words", "WER", "S", "D", "I", "RTFx", "failed")
 
 def synthetic() -> list[Utterance]:
     """Unseen voices and sentences."""
-    spoken = synthetic_utterances("test", SEED, count=SENTENCES)
-    return [Utterance(u.id, u.waveform, u.text, "synthetic", u.voice) for u in spoken]
+    return list(synthetic_utterances("test", SEED, count=SENTENCES))
 
 
 def manifest(path: Path, seconds: float) -> list[Utterance | Reject]:
     """A set on disk, in memory."""
-    return list(read_set(open_set(str(path)), limit=None, num_workers=0, ahead_seconds=seconds))
+    samples = read_samples(open_set(str(path)), limit=None, num_workers=0, ahead_seconds=seconds)
+    return [sample.item for sample in samples]
 
 
 def decoder_alone(model: SpeechModel, work: Path, data: Path) -> str:
@@ -92,11 +94,11 @@ def main() -> None:
             max_utterances=plan.max_utterances,
             generation=plan.generation,
         )
-        score = result.score
-        counts = (score.substitutions, score.deletions, score.insertions)
+        words = result.score.words
+        counts = (words.substitutions, words.deletions, words.insertions)
         rtfx = "-" if result.rtfx is None else f"{result.rtfx:.0f}"
         rows.append(
-            (name, score.n_utterances, score.reference_words, percent(score.wer), *counts, rtfx,
+            (name, len(result.scored), words.reference, percent(words.rate), *counts, rtfx,
              result.failures.total())
         )  # fmt: skip
     lines = decoder_alone(model, given.work, given.data)

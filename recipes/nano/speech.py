@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.nano.text import corpus
-from tiny_audio.data.everyday import sentences
+from tiny_audio.data.grammar import sentences
 from tiny_audio.data.synthetic import Synthesiser, Voice, draw_voice, resample
 
 Speak = Callable[[str, random.Random, str], tuple[np.ndarray, str]]

@@ -20,7 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-from tiny_audio.data.everyday import is_test_text, sentences
+from tiny_audio.data.grammar import is_test_text, sentences
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>")
 THINK = ("<think>", "</think>")

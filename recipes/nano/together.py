@@ -23,13 +23,13 @@ from recipes.nano.turns import Turns, soft_audio
 from tiny_audio.config import Config
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.setup import (
+from tiny_audio.train.components import (
     find_augmentation,
     find_data,
-    make_data,
     make_model,
-    open_accelerator,
+    make_stream,
 )
+from tiny_audio.train.distributed import open_accelerator
 from tiny_audio.train.stages import apply_learns
 
 TURNS = {"rows": 8, "everyday": 60_000, "most": 150_000}  # noisy turns a step, and phrases of them
@@ -48,10 +48,10 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(cfg.seed)
-    accelerator = open_accelerator(cfg)
+    accelerator = open_accelerator(cfg.device, cfg.training.precision, cfg.output_dir)
     model = make_model(cfg, device, start)
     apply_learns(model, ["projector", "decoder"])
-    stream = make_data(cfg, find_data(cfg), find_augmentation(cfg), model, accelerator, None)[0]
+    stream = make_stream(cfg, find_data(cfg)[0], find_augmentation(cfg), model, accelerator)
     vocabulary = Vocabulary(ASSETS / "nano" / "decoder")
     turns, judge = make_turns(work, vocabulary, TURNS["everyday"], TURNS["most"], device)
     parts = {"projector": model.projector, "decoder": model.causal_lm}

@@ -67,7 +67,7 @@ Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_form
 _sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
 _MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
 MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
-Quantise = Annotated[str | None, typer.Option(help="int8 or int4: smaller weights")]
+Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
 
@@ -121,7 +121,7 @@ def train(context: typer.Context) -> None:
     typed, codes = list(sys.argv), [0]
 
     def job(config: Config) -> None:
-        from tiny_audio.train.run import train as run
+        from tiny_audio.train.build import train as run
 
         codes.append(run(config, argv=typed).exit_code)
 
@@ -157,7 +157,7 @@ def evaluate(
 ) -> None:
     """Score models on test sets: word error rate with its parts, speed; goes on where it was."""
     if rescore is not None:
-        from tiny_audio.evaluate.command import rescore_command
+        from tiny_audio.evaluate.run import rescore_command
 
         if models or data:
             raise typer.BadParameter("--rescore takes neither models nor --data")
@@ -165,8 +165,8 @@ def evaluate(
         return
     if not models or not data:
         raise typer.BadParameter("give MODEL... and --data SET, or --rescore FILE")
-    from tiny_audio.evaluate.command import evaluate_command
     from tiny_audio.evaluate.models import Options
+    from tiny_audio.evaluate.run import evaluate_command
 
     options = Options(
         device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download
@@ -223,7 +223,7 @@ def merge(
     device: Device = "cpu",
 ) -> None:
     """Fold a checkpoint's LoRA adapters into its decoder."""
-    from tiny_audio.model.merge import merge_command
+    from tiny_audio.model.checkpoint import merge_command
 
     merge_command(str(folder), str(out), device)
 
@@ -235,7 +235,7 @@ def debug_model(
     ] = None,
 ) -> None:
     """Print an architecture: parts, sizes, what learns, frame rates, memory."""
-    from tiny_audio.model.describe import describe_command
+    from tiny_audio.model.inspect import describe_command
 
     describe_command(what or [])
 

@@ -51,7 +51,9 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     with plain_errors(overrides):
         check(overrides)
         with hydra.initialize_config_module(CONF, version_base="1.3"):
-            return to_config(hydra.compose("config", overrides=list(overrides)))
+            config = to_config(hydra.compose("config", overrides=list(overrides)))
+            hints.check_rates(overrides, config.training.learns)
+            return config
 
 
 def entry(arguments: Sequence[str], task: Callable[[Config], None], program: str) -> None:
@@ -67,10 +69,12 @@ def entry(arguments: Sequence[str], task: Callable[[Config], None], program: str
     """
     flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
     hints.check_arguments(arguments, flags)
+    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
 
     def job(settings: DictConfig) -> None:
         try:
             config = to_config(settings)
+            hints.check_rates(overrides, config.training.learns)
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # each job has a folder of its own
                 config.output_dir = HydraConfig.get().runtime.output_dir
             task(config)
@@ -78,7 +82,6 @@ def entry(arguments: Sequence[str], task: Callable[[Config], None], program: str
             raise _FromTask(error) from error
 
     main = hydra.main(f"pkg://{CONF}", "config", version_base="1.3")(job)
-    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
     failure: Exception | None = None
     with plain_errors(overrides), _hydra_process([program, *_with_folders(arguments)]):
         check(overrides)

@@ -121,7 +121,7 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     init_from: str | None = None  # checkpoint whose weights a later stage starts from
     random_weights: bool = False  # build the architecture with random weights, download nothing
-    attn_implementation: str = "sdpa"  # sdpa | eager | flash_attention_2 | packed: see packing.py
+    attn_implementation: str = "sdpa"  # sdpa | eager | flash_attention_2
     dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
 
 
@@ -151,9 +151,10 @@ class SourceConfig:
 class LabelConfig:
     """How transcripts are cleaned before they are learned."""
 
-    case: str = "keep"  # keep | lower
+    case: str = "auto"  # keep | lower | lower_capitals | auto: lower sets that are in capitals
     punctuation: str = "keep"  # keep | strip
     allow_empty: bool = False  # learn clips without words as an end token only
+    case_of: dict[str, str] = field(default_factory=dict)  # by set; auto adds its decisions here
 
 
 @dataclass
@@ -223,7 +224,6 @@ class TrainingConfig:
     """The recipe. What transformers' TrainingArguments also has is named as there."""
 
     learns: list[str] = field(default_factory=lambda: ["projector"])  # projector, lora, decoder
-    race: list[str] = field(default_factory=list)  # projectors to train side by side: [mlp,moe]
     requires_init: bool = False  # stage 2 and 3: refuse to start without model.init_from
     max_steps: int = 10_000
     batch_seconds: Any = 120.0  # padded audio in one micro-batch of one process; or `auto`
@@ -294,3 +294,46 @@ class Config:
     output_dir: str = MISSING
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | mps
+
+
+# --------------------------------------------------------------------------------- former names
+
+# What settings were called in earlier versions, by section: read from old checkpoints, and
+# explained on the command line. A value that held several is a table of its parts.
+RENAMED: dict[str, dict[str, str | dict[str, str]]] = {
+    "training": {
+        "lr": {
+            "projector": "learning_rate",
+            "lora": "lora_learning_rate",
+            "decoder": "decoder_learning_rate",
+        },
+        "weight_decay": {
+            "projector": "weight_decay",
+            "lora": "lora_weight_decay",
+            "decoder": "decoder_weight_decay",
+        },
+        "betas": {"0": "adam_beta1", "1": "adam_beta2"},
+        "accumulation": "gradient_accumulation_steps",
+        "min_lr_ratio": "min_lr_rate",
+        "compile": "torch_compile",
+        "log_every": "logging_steps",
+        "eval_every": "eval_steps",
+        "save_every": "save_steps",
+        "keep_checkpoints": "save_total_limit",
+        "metric_for_best": "metric_for_best_model",
+        "patience": "early_stopping_patience",
+        "tracker": "report_to",
+    },
+    "data": {"workers": "num_workers"},
+    "model": {"attention": "attn_implementation"},
+    "model.lora": {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "targets": "target_modules",
+    },
+    "evaluation.generation": {"beams": "num_beams", "sample": "do_sample"},
+}
+
+# Settings that are gone: passed over in old checkpoints, answered by hints.ADVICE.
+REMOVED = ("training.race",)

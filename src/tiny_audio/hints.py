@@ -8,17 +8,73 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tiny_audio.config import Config
+from tiny_audio.config import RENAMED, Config
 from tiny_audio.errors import ConfigError
 
 GROUPS = ("model", "data", "training")  # chosen as group=option
 EXPERIMENTS = "experiments"  # chosen as +experiments=option
 BENCHMARKS = "data/eval"  # test sets, added as +data/eval=option
 HELP = "tiny-audio train --cfg job shows every setting"
+
+_STEPS = "training data is streamed and counted in steps; set training.max_steps"
+_SECONDS = (
+    "batches are counted in seconds of audio; set {0}.batch_seconds (cap: {0}.max_utterances)"
+)
+_ATTENTION = "set model.attn_implementation=flash_attention_2"
+_LEARNS = "what training.learns does not name is frozen; set training.learns=[projector]"
+_LORA = "set training.learns=[projector,lora], and model.lora.r"
+
+# What transformers' Trainer has and Tiny Audio has not, or elsewhere: what to set instead, and why.
+# Names that differ little, and those of another section, need no line: the nearest is found.
+ADVICE = {
+    "num_train_epochs": _STEPS,
+    "num_epochs": _STEPS,
+    "epochs": _STEPS,
+    "steps": _STEPS,
+    "*eval*batch_size": _SECONDS.format("evaluation"),
+    "*batch_size": _SECONDS.format("training"),
+    "max_tokens_per_batch": _SECONDS.format("training"),
+    "fp16*": "fp16 is not offered, as its narrow range needs loss scaling; set "
+    "training.precision=bf16 or training.precision=fp32",
+    "bf16*": "set training.precision=bf16",
+    "tf32": "it is on where the GPU has it; set training.precision to auto, bf16 or fp32",
+    "mixed_precision": "set training.precision to auto, bf16 or fp32",
+    "optim*": "the optimizer is AdamW; set training.adam_beta1, training.adam_beta2 or "
+    "training.weight_decay",
+    "adam_epsilon": "it is torch's, 1e-8; set training.adam_beta1 or training.adam_beta2",
+    "lr_scheduler*": "the rate rises over training.warmup_steps, then falls along a cosine to "
+    "training.min_lr_rate of its peak; set these",
+    "warmup_ratio": "warmup is counted in steps; set training.warmup_steps",
+    "logging_dir": "logs are in the folder of the run; set output_dir",
+    "logging_strategy": "logging is counted in steps; set training.logging_steps",
+    "eval*_strategy": "evaluations are counted in steps; set training.eval_steps (0: none)",
+    "save_strategy": "saving is counted in steps; set training.save_steps (0: best and last only)",
+    "dataloader_num_workers": "set data.num_workers",
+    "load_best_model_at_end": "the best checkpoint is always kept, and used where a run's folder "
+    "is named; set training.metric_for_best_model",
+    "greater_is_better": "lower is better for both metrics; set training.metric_for_best_model",
+    "run_name": "a run is called as its folder; set output_dir",
+    "overwrite_output_dir": "a folder that holds a run is not overwritten; set another output_dir",
+    "push_to_hub": "training uploads nothing; afterwards run hf upload REPO CHECKPOINT",
+    "resume": "set training.resume_from_checkpoint=last",
+    "lora_r": "set model.lora.r",
+    "lora_rank": "set model.lora.r",
+    "lora": _LORA,
+    "use_lora": _LORA,
+    "use_peft": _LORA,
+    "attn": "set model.attn_implementation",
+    "flash_att*": _ATTENTION,
+    "use_flash_att*": _ATTENTION,
+    "freeze_*": _LEARNS,
+    "*wandb*": "set training.report_to=wandb",
+    "race": "run them one after another with data.cache_encoder=DIR: the encoder runs once for all",
+    "model_name*": "set model=NAME for one of the pairs, or model.encoder.id and model.decoder.id",
+}
 
 
 def fields_of(schema: type) -> dict[str, Any]:
@@ -77,10 +133,30 @@ def nearest_key(key: str) -> str | None:
     return nearest(key, keys) or (by_last[last] if last else None)
 
 
+def advice_on(key: str) -> str | None:
+    """What to set instead of a setting of earlier versions, or of transformers' Trainer.
+
+    Args:
+        key: in full, bare, or under ``training``.
+    """
+    name = key.replace("-", "_").removeprefix("training.")
+    last = name.rpartition(".")[2]
+    for section, names in RENAMED.items():
+        for old, new in names.items():
+            parts = {"": new} if isinstance(new, str) else new
+            for part, today in parts.items():
+                if key == f"{section}.{old}.{part}".rstrip("."):
+                    return f"set {section}.{today}"
+            if name == old or key == f"{section}.{old}":
+                return "set " + ", ".join(f"{section}.{today}" for today in parts.values())
+    found = [fnmatch.filter([name, last], known) for known in ADVICE]
+    return next((tip for tip, fits in zip(ADVICE.values(), found, strict=True) if fits), None)
+
+
 def unknown_key(key: str) -> ConfigError:
-    """There is no such setting: name the nearest one."""
+    """There is no such setting: say what to set instead, or name the nearest one."""
     near = nearest_key(key)
-    tip = f"did you mean {near}?" if near else HELP
+    tip = advice_on(key) or (f"did you mean {near}?" if near else HELP)
     return ConfigError(f"there is no setting {key}: {tip}")
 
 
@@ -169,3 +245,11 @@ def check_key(key: str, added: bool) -> None:
         type_of(key)
     except KeyError:
         raise unknown_key(key) from None
+
+
+def check_rates(overrides: Sequence[str], learns: Sequence[str]) -> None:
+    """Refuse ``training.learning_rate``, the projector's, where the projector does not learn."""
+    name = "training.learning_rate"
+    if "projector" not in learns and any(item.startswith(f"{name}=") for item in overrides):
+        right = " or ".join(f"training.{part}_learning_rate" for part in learns)
+        raise ConfigError(f"{name} is the projector's, which is frozen in this stage: set {right}")

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,10 +56,9 @@ def snapshot(
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 
+    look = partial(cached, repo_id, revision, files=files, repo_type=repo_type)
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
-    if (pinned or HF_HUB_OFFLINE) and (
-        found := cached(repo_id, revision, files=files, repo_type=repo_type)
-    ):
+    if (pinned or HF_HUB_OFFLINE) and (found := look()):
         return found
     failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     if not HF_HUB_OFFLINE:
@@ -67,10 +67,9 @@ def snapshot(
                 info = HfApi().repo_info(
                     repo_id, repo_type=repo_type, revision=revision, timeout=_ASK_SECONDS
                 )
-                found = cached(repo_id, revision, files=files, repo_type=repo_type)
-                if found is not None and found.name == info.sha:
+                if (found := look()) and found.name == info.sha:
                     return found
-            with _bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
+            with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
                 return Path(
                     snapshot_download(
                         repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
@@ -78,8 +77,7 @@ def snapshot(
                 )
         except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
             failure = error
-        wrong = isinstance(failure, RevisionNotFoundError)
-        if not wrong and (found := cached(repo_id, revision, files=files, repo_type=repo_type)):
+        if not isinstance(failure, RevisionNotFoundError) and (found := look()):
             why = "be reached" if is_unreachable(failure) else "be asked"
             logger.warning(
                 "The hub cannot %s (%s): %s comes from the cache, commit %s",
@@ -90,13 +88,12 @@ def snapshot(
 
 
 @contextmanager
-def _bars(shown: bool) -> Iterator[None]:
+def bars(shown: bool) -> Iterator[None]:
     """Let the client show progress or not; a user's HF_HUB_DISABLE_PROGRESS_BARS counts more."""
     import huggingface_hub.utils
 
     client: Any = huggingface_hub.utils
-    off = shown or client.are_progress_bars_disabled()
-    if off:
+    if shown or client.are_progress_bars_disabled():
         yield
         return
     client.disable_progress_bars()
@@ -188,7 +185,7 @@ def explain(
             case errors.RepositoryNotFoundError() | errors.HFValidationError():
                 return (
                     f"{repo_id}: there is no such {kind} on the hub, or it is private: check the "
-                    f"name; to a private one {login.removeprefix('then ')}"
+                    f"name; for a private one, {login.removeprefix('then ')}"
                 )
             case errors.RevisionNotFoundError():
                 return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
@@ -204,6 +201,8 @@ def explain(
             case errors.HfHubHTTPError():
                 status = f"{cause.response.status_code} {cause.response.reason_phrase}".strip()
                 return f"{repo_id}: the hub answers {status}: try again later"
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):  # httpx's
+            return _not_cached(repo_id, revision, repo_type, cause)
     if is_unreachable(error):
         return f"{repo_id}: the download broke off ({_first_line(error)}); run again to go on"
     return None
@@ -221,7 +220,10 @@ def weight_names(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return ["model.safetensors"]
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HubError(f"{index}: is damaged ({error}); delete it and run again") from None
 
 
 def has_weights(folder: Path) -> bool:

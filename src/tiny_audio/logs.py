@@ -55,9 +55,8 @@ def route_libraries() -> None:
         return  # used from Python: whoever imports us decides about logging
     for name in _LIBRARIES:
         library = logging.getLogger(name)
-        if name in sys.modules and not library.propagate:
-            library.handlers = []
-            library.propagate = True
+        if name in sys.modules and library.handlers:
+            library.handlers, library.propagate = [], True
 
 
 @contextmanager

@@ -16,17 +16,17 @@ from rich.table import Table
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config
+from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.errors import TinyAudioError
-from tiny_audio.evaluate.records import Evaluation
-from tiny_audio.evaluate.report import percent
+from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.run import evaluate
+from tiny_audio.evaluate.tables import percent
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.resolve import resolve_model
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.text.scoring import get_rule
-from tiny_audio.train.progress import duration
-from tiny_audio.train.run import RunSummary, train
+from tiny_audio.train.build import RunSummary, train
+from tiny_audio.train.display import duration
 
 UNSEEN = 200  # utterances in the final test
 SHOWN = 6  # of them, in the report
@@ -104,10 +104,7 @@ def _settings(seed: int, out: Path, steps: int | None, device: str) -> Config:
 
 def _unseen(seed: int) -> list[Utterance]:
     """Sentences and voices of the test split, other ones than those shown in training."""
-    return [
-        Utterance(id=u.id, waveform=u.waveform, text=u.text, source="unseen", speaker=u.voice)
-        for u in synthetic_utterances("test", seed, count=UNSEEN)
-    ]
+    return list(synthetic_utterances("test", seed, count=UNSEEN))
 
 
 def _say(console: Console, outcome: Outcome, out: Path, try_file: Path | None) -> None:

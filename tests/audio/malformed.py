@@ -250,9 +250,9 @@ def cases() -> Iterator[Case]:
 def main(folder: Path) -> None:
     """Read every case as training would, and write down what happened."""
     from tiny_audio.compose import compose
-    from tiny_audio.data.prepare import Preparer
-    from tiny_audio.data.quality import quality_limits
-    from tiny_audio.data.utterance import Record, Reject
+    from tiny_audio.data.prepare import Preparer, quality_limits
+    from tiny_audio.data.records import Record
+    from tiny_audio.data.rejects import Reject
     from tiny_audio.text.labels import LabelRules
 
     limits = quality_limits(compose(["model=tiny", "output_dir=unused"]).data)

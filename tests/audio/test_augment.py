@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny_audio.audio.augment import SpecAugment
+from tiny_audio.audio.features import SpecAugment
 from tiny_audio.errors import ConfigError
 
 LENGTHS = torch.tensor([300, 120, 7, 1, 0])

@@ -10,7 +10,7 @@ import soundfile
 from bench.load import durations
 
 from bench import data
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 
 
 @pytest.mark.parametrize("kind", list(data.FORMATS))

@@ -6,7 +6,7 @@ import torch
 from bench.infer import MEASURES, switched_off, variants
 from bench.load import durations, load_pair, utterances
 
-from tiny_audio.model import kv_cache
+from tiny_audio.model import generate
 
 
 def test_exact_rows_write_the_tokens_of_the_plain_way() -> None:
@@ -27,7 +27,7 @@ def test_exact_rows_write_the_tokens_of_the_plain_way() -> None:
 
 
 def test_a_measure_is_off_only_inside() -> None:
-    before = kv_cache.can_preallocate
+    before = generate.can_preallocate
     with switched_off(tuple(MEASURES)):
-        assert kv_cache.can_preallocate is not before
-    assert kv_cache.can_preallocate is before
+        assert generate.can_preallocate is not before
+    assert generate.can_preallocate is before

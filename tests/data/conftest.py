@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.helpers import make_corpus
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.prompt import Prompt
 
 

@@ -49,7 +49,7 @@ def serving(folder: Path) -> Iterator[Server]:
             pass
 
         def do_GET(self) -> None:
-            name = self.path.lstrip("/")
+            name = self.path.partition("?")[0].lstrip("/")
             server.asked[name] += 1
             fault = server.faults.get(name, Fault("none"))
             if fault.times is not None:
@@ -67,20 +67,22 @@ def serving(folder: Path) -> Iterator[Server]:
             data = path.read_bytes()
             if fault.kind == "garbage":
                 data = data[: fault.at] + random.Random(1).randbytes(len(data) - fault.at)
-            asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             start = int(asked[1]) if asked and server.ranges else 0
+            last = int(asked[2]) if asked and server.ranges and asked[2] else len(data) - 1
+            last = min(last, len(data) - 1)
             self.send_response(206 if asked and server.ranges else 200)
             if asked and server.ranges:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
             if server.lengths:
-                self.send_header("Content-Length", str(len(data) - start))
+                self.send_header("Content-Length", str(last + 1 - start))
             self.end_headers()
-            stop = fault.at if fault.kind in ("stall", "cut") else len(data)
+            stop = min(fault.at, last + 1) if fault.kind in ("stall", "cut") else last + 1
             try:
                 while fault.kind == "trickle" and not server.ended.wait(0.05):
                     self.wfile.write(b"x")
                 self.wfile.write(data[start : max(start, stop)])
-                if fault.kind == "stall":
+                if fault.kind == "stall" and stop <= last:
                     server.ended.wait(30)
             except OSError:
                 pass  # whoever asked has hung up

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.data.helpers import audio_tokens, noise
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
+from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.prompt import Prompt
 
 PROMPT = Prompt.from_tokenizer(byte_tokenizer())

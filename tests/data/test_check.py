@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from matplotlib.image import imread
 
 from tests.data.helpers import make_corpus, noise, write_manifest
 from tiny_audio.cli import run
-from tiny_audio.data.check import check_command
-from tiny_audio.data.check_plot import rebin
-from tiny_audio.data.check_tally import Histogram
+from tiny_audio.data.check import check_command, rebin
+from tiny_audio.data.check_statistics import (
+    MOST_MARKERS,
+    Markers,
+    histogram,
+    label_style,
+    odd_characters,
+)
 from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.text.labels import LabelRules
 
 INLINE = ["data.num_workers=0"]
 
@@ -165,14 +172,11 @@ def test_a_clean_set_passes_strictly(
     assert "nothing stands out" in capsys.readouterr().out
 
 
-def test_a_histogram_is_as_good_as_its_bins() -> None:
+def test_a_histogram_has_exact_quantiles_and_round_bars() -> None:
     values = np.random.default_rng(0).gamma(3.0, 2.0, 5000)
-    histogram = Histogram(0.1, 1200)
-    for value in values:
-        histogram.add(float(value))
-    for share in (0.01, 0.5, 0.99):
-        assert histogram.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.1)
-    summary = histogram.summary()
+    summary = histogram(values, 0.1, 1200)
+    for share, name in ((0.01, "p01"), (0.5, "median"), (0.99, "p99")):
+        assert summary[name] == pytest.approx(np.quantile(values, share))
     assert summary["mean"] == pytest.approx(values.mean())
     assert (summary["min"], summary["max"]) == (values.min(), values.max())
     for most in (5, 12, 40):
@@ -185,8 +189,86 @@ def test_a_histogram_is_as_good_as_its_bins() -> None:
 
 
 def test_a_histogram_holds_what_is_beyond_its_bins() -> None:
-    histogram = Histogram(1.0, 3)
-    for value in (0.5, 2.5, 70.0):
-        histogram.add(value)
-    assert histogram.summary()["bins"] == [1, 0, 2]
-    assert histogram.summary()["max"] == 70.0
+    assert histogram([0.5, 2.5, 70.0], 1.0, 3)["bins"] == [1, 0, 2]
+    assert histogram([], 1.0, 3)["count"] == 0
+
+
+# ------------------------------------------------------------- what in a label nobody said
+
+CLEAN = LabelRules().clean
+
+
+def kinds(label: str) -> set[str]:
+    markers = Markers()
+    markers.add("u", label, label)
+    return {kind for kind, _ in markers.left}
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("well (laughs softly) yes", "bracket"),
+        ("a < b", "bracket"),
+        ("what???", "repeated sign"),
+        ("wait .....", "repeated sign"),
+        ("noooooo", "repeated letter"),
+        ("the the the the cat", "repeated word"),
+        ("nan", "placeholder"),
+        ("he said xxx to me", "placeholder"),
+        ("fish &amp; chips", "markup"),
+        ("see https://example.org/x now", "markup"),
+        ("caf\N{REPLACEMENT CHARACTER}", "encoding"),
+        ("cafÃ© au lait", "encoding"),
+    ],
+)
+def test_suspicious(label: str, kind: str) -> None:
+    assert kind in kinds(label)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Plain English, isn't it?",
+        "and then ... nothing",
+        "1,000,000 people",
+        "nan's house is null and void",
+        "that that that is is",
+        "IT'S AN EMAIL FROM BOB & ALICE",
+        "ÉCOLE à côté, großes Haus",
+        "今日はいい天気ですね",
+        "well-known co-op",
+    ],
+)
+def test_what_people_say_is_not_suspicious(label: str) -> None:
+    assert kinds(label) == set()
+
+
+def test_what_cleaning_removes_is_told_apart_from_what_it_leaves() -> None:
+    markers = Markers()
+    for n, transcript in enumerate(["[noise] hello", "hello <unk> you", "so (as if) it were"]):
+        markers.add(str(n), transcript, CLEAN(transcript))
+    report = markers.summary()
+    assert report["removed_by_cleaning"] == {"[noise]": 1, "<unk>": 1}
+    assert [m["marker"] for m in report["left_in_labels"]] == ["(as if)"]
+    assert report["left_in_labels"][0]["examples"] == [{"id": "2", "text": "so (as if) it were"}]
+    assert report["utterances"] == 1
+
+
+def test_the_number_of_different_markers_is_bounded() -> None:
+    markers = Markers()
+    for n in range(2 * MOST_MARKERS):
+        markers.add(str(n), f"[m{n}] (n{n})", f"(n{n})")
+    assert len(markers.left) == len(markers.removed) == MOST_MARKERS
+    assert markers.summary()["utterances"] == 2 * MOST_MARKERS
+
+
+def test_odd_characters_are_signs_and_rare_letters() -> None:
+    text = "plain words, isn't it? " * 2000 + "été " * 2000 + "ŧ € _"
+    assert set(odd_characters(Counter(text))) == {"ŧ", "€", "_"}
+
+
+def test_the_style_of_labels() -> None:
+    labels = ["ALL LOUD", "all quiet", "Some of both, really.", "3 cats", "I"]
+    found = Counter(style for label in labels for style in label_style(label))
+    cases = {"capitals": 1, "lower case": 2, "mixed case": 1}
+    assert found == cases | {"punctuated": 1, "with digits": 1}

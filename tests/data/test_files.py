@@ -17,8 +17,8 @@ import soundfile
 import tiny_audio.data.shards as shards
 from tests.data.helpers import noise, open_one
 from tiny_audio.data.files import find_shards
-from tiny_audio.data.records import Source
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.data.records import Record, Source
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 
 FILES, ROWS = 4, 9

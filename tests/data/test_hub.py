@@ -7,6 +7,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,9 +15,11 @@ import soundfile
 
 import tiny_audio.data.shards as shards
 from tests.data.helpers import noise, open_one
-from tiny_audio.data.hub_open import RemoteFile, audio_of
+from tiny_audio.audio.io import load_audio
+from tiny_audio.data.records import Record
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.shards import audio_of
 from tiny_audio.data.sources import hold_out
-from tiny_audio.data.utterance import Record, Reject
 from tiny_audio.errors import AudioError, DataError
 
 ROWS = 60
@@ -175,10 +178,11 @@ def test_rows_that_lack_something_are_rejects(tmp_path):
 def test_audio_by_path_or_address():
     assert audio_of({"bytes": None, "path": "/a/b.flac"}) == (Path("/a/b.flac"), "/a/b.flac")
     remote, _ = audio_of({"bytes": None, "path": "memory://a/b.flac"})
-    assert isinstance(remote, RemoteFile)
-    with pytest.raises(AudioError, match="cannot be fetched") as error:
-        remote()
+    with pytest.raises(AudioError, match=r"memory://a/b\.flac cannot be downloaded") as error:
+        load_audio(remote)
     assert error.value.reason == "unreadable"
+    fsspec.filesystem("memory").pipe("/a/c.flac", encoded(0.5, 1))
+    assert len(load_audio("memory://a/c.flac")) == 8_000
     assert audio_of({"bytes": None, "path": None}) == (None, "")
 
 

@@ -27,8 +27,8 @@ from tests.data.helpers import (
 from tests.data.test_hub import write_parquet
 from tiny_audio.data.loader import TrainingStream, eval_utterances
 from tiny_audio.data.records import Source
+from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.data.sources import open_data, open_sources
-from tiny_audio.data.utterance import RejectCounts
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch
 from tiny_audio.text.labels import LabelRules
@@ -252,7 +252,7 @@ def test_bugs_in_workers_are_not_swallowed(corpus, prompt):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_for_people_stays_one_line_on_its_way_from_a_worker(corpus, prompt, workers):
     class Refusing(LabelRules):
-        def clean(self, text: str) -> str:
+        def clean(self, text: str, source: str = "") -> str:
             raise DataError("mend this")
 
     stream = make_stream(
@@ -269,7 +269,7 @@ def test_the_global_random_state_is_left_alone(corpus, prompt):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int = 0):
+def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int = 0, **share: int):
     return eval_utterances(
         sources,
         prompt=prompt,
@@ -280,6 +280,7 @@ def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int 
         max_label_tokens=64,
         num_workers=workers,
         rejects=counts,
+        **share,
     )
 
 
@@ -287,16 +288,34 @@ def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int 
 def test_evaluation_reads_everything_once_in_order(tmp_path, prompt, workers):
     counts = RejectCounts()
     source = open_one(path=str(damaged_corpus(tmp_path)))
-    clips = evaluated([source], prompt, counts, workers)
+    found = evaluated([source], prompt, counts, workers)
+    assert list(found) == sorted(found)
+    clips = list(found.values())
     assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
     assert len(clips) == 31
     assert (counts.seen, counts.total, counts.reasons["too_long"]) == (40, 9, 2)
     assert clips[0].extra["transcript"] == clips[0].text
 
 
+def test_ranks_decode_disjoint_shares_that_together_are_the_evaluation(tmp_path, prompt):
+    source = open_one(path=str(damaged_corpus(tmp_path)))
+    alone, together = RejectCounts(), RejectCounts()
+    whole = evaluated([source], prompt, alone)
+    found: dict[int, str] = {}
+    for rank in range(3):
+        counts = RejectCounts()
+        share = evaluated([source], prompt, counts, rank=rank, world_size=3)
+        assert 5 < counts.seen < 25
+        assert not found.keys() & share.keys()
+        found |= {number: clip.id for number, clip in share.items()}
+        together.merge(counts)
+    assert found == {number: clip.id for number, clip in whole.items()}
+    assert (together.seen, together.reasons) == (alone.seen, alone.reasons)
+
+
 def test_held_out_utterances_are_never_trained_on(corpus, prompt):
     trained, held = open_data({"main": spec(path=str(corpus))}, {}, holdout=4)
-    held_ids = {clip.id for clip in evaluated(held, prompt, RejectCounts())}
+    held_ids = {clip.id for clip in evaluated(held, prompt, RejectCounts()).values()}
     assert len(held_ids) == 4
     stream = make_stream(trained, prompt)
     learned = {i for batch in take(stream, 40) for i in batch.ids}
@@ -305,11 +324,13 @@ def test_held_out_utterances_are_never_trained_on(corpus, prompt):
     assert not learned & held_ids
 
 
-def test_endless_or_useless_data_cannot_be_evaluated(tmp_path, prompt):
+def test_useless_data_is_counted_and_endless_data_cannot_be_evaluated(tmp_path, prompt):
     rows = [{"audio_filepath": "gone.wav", "text": "a"}]
-    source = open_one(path=str(write_manifest(tmp_path / "m.jsonl", rows)))
-    with pytest.raises(DataError, match=r"No sample of the evaluation data.*1 unreadable"):
-        evaluated([source], prompt, RejectCounts())
+    counts = RejectCounts()
+    assert not evaluated(
+        [open_one(path=str(write_manifest(tmp_path / "m.jsonl", rows)))], prompt, counts
+    )
+    assert counts.reasons == {"unreadable": 1}
     pytest.importorskip("espeakng_loader")
     with pytest.raises(DataError, match="endless: set max_samples"):
         evaluated([open_one(kind="synthetic")], prompt, RejectCounts())

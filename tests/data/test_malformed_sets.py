@@ -17,7 +17,7 @@ import soundfile
 
 from tests.data.helpers import noise, open_one
 from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.utterance import Record, Utterance
+from tiny_audio.data.records import Record, Utterance
 from tiny_audio.errors import DataError
 from tiny_audio.text.labels import LabelRules
 

@@ -81,10 +81,10 @@ def test_a_stream_without_repetition_ends(pair, prompt, workers):
     stream = make_stream(pair, prompt, repeat=False, num_workers=workers)
     batches = list(stream)
     assert sum(map(len, ids(batches))) == 55
-    assert stream.heard.utterances == {"large": 40, "small": 15}
+    assert stream.usage.utterances == {"large": 40, "small": 15}
     seconds = sum(batch.audio_seconds for batch in batches)
-    assert sum(stream.heard.seconds.values()) == pytest.approx(seconds)
-    (line,) = stream.heard.summary()
+    assert sum(stream.usage.seconds.values()) == pytest.approx(seconds)
+    (line,) = stream.usage.summary()
     assert "large 72.7% of the utterances" in line
     assert list(stream) == []
 
@@ -98,7 +98,7 @@ def test_a_resumed_stream_ends_with_the_same_batches_and_counts(pair, prompt, at
     second = make_stream(pair, prompt, repeat=False)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert ids(list(second)) == batches[at:]
-    assert second.heard.utterances == whole.heard.utterances
+    assert second.usage.utterances == whole.usage.utterances
 
 
 def test_repetition_is_not_changed_in_mid_run(pair, prompt):
@@ -136,9 +136,9 @@ def test_weights_may_be_shares_of_hours(tmp_path, prompt, declared):
     for _ in stream:
         if stream.epoch > 8:
             break
-    heard = stream.heard
-    assert heard.seconds["long"] / sum(heard.seconds.values()) == pytest.approx(0.5, abs=0.06)
-    assert np.isclose(heard.row()["hours_long"], heard.utterances["long"] * 2 / 3600)
+    usage = stream.usage
+    assert usage.seconds["long"] / sum(usage.seconds.values()) == pytest.approx(0.5, abs=0.06)
+    assert np.isclose(usage.row()["hours_long"], usage.utterances["long"] * 2 / 3600)
 
 
 def test_hours_of_a_source_whose_lengths_are_not_known_must_be_told(tmp_path):

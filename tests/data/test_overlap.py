@@ -19,7 +19,7 @@ from tiny_audio.data.overlap import (
     audio_print,
     text_print,
 )
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 
 
 def stored(path: Path, samples: np.ndarray, **how: str) -> int:

@@ -13,7 +13,8 @@ import soxr
 
 from tests.data.helpers import audio_tokens, noise, open_one
 from tiny_audio.data.prepare import Preparer, TokenLimits
-from tiny_audio.data.utterance import Record, Reject, RejectCounts, Utterance
+from tiny_audio.data.records import Record, Utterance
+from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.errors import DataError
 from tiny_audio.text.labels import LabelRules
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.data.helpers import noise, open_one
 from tiny_audio.compose import compose
-from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.quality import QualityLimits, loudness, quality_limits
-from tiny_audio.data.utterance import Record, Reject, Utterance
+from tiny_audio.data.prepare import Preparer, QualityLimits, loudness, quality_limits
+from tiny_audio.data.records import Record, Utterance
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import ConfigError, SampleRejected
 from tiny_audio.text.labels import LabelRules
 

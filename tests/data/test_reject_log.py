@@ -13,9 +13,8 @@ import soundfile
 from tests.data.helpers import make_stream, noise, open_one, take, write_manifest
 from tests.train.helpers import run, write_set
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.quality import QualityLimits
-from tiny_audio.data.reject_log import RejectLog, file_name
-from tiny_audio.data.utterance import Reject
+from tiny_audio.data.prepare import QualityLimits
+from tiny_audio.data.rejects import Reject, RejectLog, file_name
 
 LIMITS = QualityLimits((0.3, 40.0), 0.02, -60.0)
 

@@ -14,10 +14,9 @@ import soundfile
 
 from tests.data.helpers import make_corpus, noise, open_one, spec, write_manifest
 from tiny_audio.data.check import check_command
-from tiny_audio.data.named import open_set
-from tiny_audio.data.records import Source
-from tiny_audio.data.sources import hold_out, open_data, open_sources
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.data.records import Record, Source
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.sources import hold_out, open_data, open_set, open_sources
 from tiny_audio.errors import DataError
 
 

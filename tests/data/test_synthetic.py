@@ -16,7 +16,7 @@ import pytest
 import soxr
 
 from tiny_audio.data import synthetic
-from tiny_audio.data.everyday import (
+from tiny_audio.data.grammar import (
     is_test_text,
     number_words,
     ordinal_words,
@@ -24,10 +24,10 @@ from tiny_audio.data.everyday import (
     plural,
     sentences,
 )
+from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import (
     SAMPLE_RATE,
     Synthesiser,
-    SyntheticUtterance,
     Voice,
     draw_voice,
     resample,
@@ -41,13 +41,13 @@ VOICE = Voice("gmw/en-US+f2", rate=170, pitch=50, range=50)
 
 
 @pytest.fixture(scope="module")
-def spoken() -> dict[str, list[SyntheticUtterance]]:
+def spoken() -> dict[str, list[Utterance]]:
     pytest.importorskip("espeakng_loader")
     return {split: list(synthetic_utterances(split, 3, count=COUNT)) for split in ("train", "test")}
 
 
-def facts(utterances: list[SyntheticUtterance]) -> list[tuple[str, str, str, bytes]]:
-    return [(u.id, u.text, u.voice, u.waveform.tobytes()) for u in utterances]
+def facts(utterances: list[Utterance]) -> list[tuple[str, str, str, bytes]]:
+    return [(u.id, u.text, u.speaker, u.waveform.tobytes()) for u in utterances]
 
 
 # ------------------------------------------------------------------------------------ the same
@@ -77,13 +77,13 @@ def test_another_process_gives_the_same_samples(spoken):
         "from tiny_audio.data.synthetic import synthetic_utterances\n"
         "said = hashlib.sha256()\n"
         f"for u in synthetic_utterances('test', 3, count={COUNT}):\n"
-        "    said.update(u.text.encode() + u.voice.encode() + u.waveform.tobytes())\n"
+        "    said.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())\n"
         "print(said.hexdigest())\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = hashlib.sha256()
     for u in spoken["test"]:
-        here.update(u.text.encode() + u.voice.encode() + u.waveform.tobytes())
+        here.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())
     assert run.stdout.strip() == here.hexdigest()
 
 
@@ -132,7 +132,7 @@ def test_the_splits_share_neither_voices_nor_texts(spoken):
     variants = {split: {name.partition("+")[2] for name in names[split]} for split in names}
     assert not variants["train"] & variants["test"]
     for split, utterances in spoken.items():
-        assert {u.voice for u in utterances} <= names[split]
+        assert {u.speaker for u in utterances} <= names[split]
         assert {is_test_text(u.text) for u in utterances} == {split == "test"}
     texts = {split: set(islice(sentences(0, split), 3000)) for split in ("train", "test")}
     assert not texts["train"] & texts["test"]
@@ -182,12 +182,12 @@ def test_waveforms_are_speech(spoken):
         assert u.waveform.dtype == np.float32
         assert u.waveform.ndim == 1
         assert np.isfinite(u.waveform).all()
-        assert np.mean(np.abs(u.waveform) >= 0.9999) < 1e-3, u.voice
-        assert 0.005 < np.sqrt(np.mean(u.waveform**2)) < 0.5, u.voice
+        assert np.mean(np.abs(u.waveform) >= 0.9999) < 1e-3, u.speaker
+        assert 0.005 < np.sqrt(np.mean(u.waveform**2)) < 0.5, u.speaker
         assert 0.3 <= u.seconds <= 12.0
         assert u.seconds == len(u.waveform) / SAMPLE_RATE
         letters = len(u.text.replace(" ", ""))
-        assert 3 < letters / u.seconds < 30, (u.text, u.voice)
+        assert 3 < letters / u.seconds < 30, (u.text, u.speaker)
 
 
 def test_rate_and_pitch_are_heard():

@@ -15,13 +15,10 @@ import numpy as np
 import pytest
 
 from tests.infer.helpers import tones, write_wav
-from tiny_audio.data.utterance import Reject, Utterance
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.evaluate.command import evaluate_command
 from tiny_audio.evaluate.models import Options
-from tiny_audio.evaluate.records import Record, read_records
-from tiny_audio.evaluate.resume import CHUNK_BATCHES, chunks, fingerprint, whole_chunks
-from tiny_audio.evaluate.sets import Sample
+from tiny_audio.evaluate.results import Record, fingerprint, read_records, whole_chunks
+from tiny_audio.evaluate.run import evaluate_command
 
 OPTIONS = Options("cpu", batch_seconds=0.6, max_utterances=3, beams=1, language=None)
 
@@ -71,11 +68,7 @@ def whole(
 
 @pytest.mark.parametrize("kept", [1, 6, 8, 13])
 def test_wherever_it_was_stopped_the_end_is_the_same(
-    kept: int,
-    whole: tuple[Path, list[Record]],
-    checkpoint: str,
-    sets: list[str],
-    tmp_path: Path,
+    kept: int, whole: tuple[Path, list[Record]], checkpoint: str, sets: list[str], tmp_path: Path
 ) -> None:
     """Records, texts, log-probabilities to the last digit, and figures; only times differ."""
     out, records = whole
@@ -193,18 +186,6 @@ def test_a_folder_with_other_results_is_left_alone(
 # -------------------------------------------------------------------------------------- pieces
 
 
-def test_chunks_are_the_samples_and_end_with_the_seconds() -> None:
-    lengths = [3.0, 0.0, 2.0, 9.0, 1.0, 0.0, 1.0]
-    clips = tones([length or 1.0 for length in lengths])
-    samples = [
-        Sample(Utterance(str(i), clip, "", "s") if length else Reject(str(i), "s", "torn", ""))
-        for i, (clip, length) in enumerate(zip(clips, lengths, strict=True))
-    ]
-    found = [[sample.item.id for sample in chunk] for chunk in chunks(samples, 4.0)]
-    assert found == [["0", "1", "2"], ["3"], ["4", "5", "6"]]
-    assert list(chunks([], 4.0)) == []
-
-
 def test_only_whole_chunks_count_and_the_rest_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     records = [Record(str(i), "s", "", "", 1.5, 0.0, model="m", set="a") for i in range(5)]
@@ -218,7 +199,6 @@ def test_only_whole_chunks_count_and_the_rest_is_cut_off(tmp_path: Path) -> None
     path.write_text("".join(lines))
     assert whole_chunks(path, 3.0, complete=True) == records
     assert whole_chunks(tmp_path / "none.jsonl", 3.0, complete=False) == []
-    assert CHUNK_BATCHES >= 1
 
 
 def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.infer.helpers import tones
+from tests.infer.helpers import tones, write_wav
 from tiny_audio.config import GenerationConfig
-from tiny_audio.data.utterance import Reject, Utterance
-from tiny_audio.evaluate.records import Evaluation, Record
-from tiny_audio.evaluate.run import evaluate
+from tiny_audio.data.records import Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.errors import DataError
+from tiny_audio.evaluate.models import Options
+from tiny_audio.evaluate.results import Evaluation, read_records, rescore
+from tiny_audio.evaluate.run import evaluate, evaluate_command
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.text.scoring import get_rule
@@ -88,18 +94,101 @@ def test_training_goes_on_as_it_was(recogniser: Recogniser) -> None:
         recogniser.model.eval()
 
 
-def test_progress_sees_every_record_in_order(recogniser: Recogniser) -> None:
-    seen: list[tuple[Record, int]] = []
-    evaluation = evaluate(
-        recogniser.model,
-        some_utterances(),
-        rule=RULE,
-        batch_seconds=4.0,
-        max_utterances=2,
-        generation=OPTIONS,
-        on_progress=lambda record, words: seen.append((record, words.errors)),
-    )
-    assert tuple(record for record, _ in seen) == evaluation.records
-    errors = [count for _, count in seen]
-    assert errors == sorted(errors)
-    assert errors[-1] == evaluation.score.words.errors
+# ------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Five recordings, one of them broken, one too short, one silent without a word."""
+    clips = [*tones([0.6, 2.0, 1.1]), np.zeros(1, np.float32), np.zeros(8000, np.float32)]
+    texts = ["Hello there!", "nothing at all", "broken", "gone", "[noise]"]
+    lines = []
+    for i, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+        write_wav(tmp_path / f"{i}.wav", clip)
+        lines.append({"audio_filepath": f"{i}.wav", "text": text, "speaker": "ann"})
+    (tmp_path / "2.wav").write_bytes(b"RIFF no more")
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+COMMAND = Options("cpu", batch_seconds=30.0, max_utterances=8, beams=1, language=None)
+
+
+def command(model: str, data: Path | str, out: Path | None, limit: int | None = None) -> Evaluation:
+    (evaluation,) = evaluate_command(
+        [model], [str(data)], out=out, scoring="basic", options=COMMAND, limit=limit
+    ).values()
+    return evaluation
+
+
+def test_command_writes_what_rescoring_needs(
+    checkpoint: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluation = command(checkpoint, manifest, out)
+    assert tuple(read_records(out / "results.jsonl")) == evaluation.records
+    assert rescore(out / "results.jsonl", RULE) == evaluation
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary.items() >= json.loads(json.dumps(evaluation.summary())).items()
+    assert summary["model"] == checkpoint
+    assert summary["data"] == [str(manifest)]
+    assert summary["scoring"] == "basic/1"
+    assert summary["device"] == "cpu"
+    assert summary["utterances"] == 3
+    assert summary["empty_references"] == 1
+    assert summary["failed"] == 2
+    assert sum(summary["failures"].values()) == 2
+    shown = capsys.readouterr().out
+    assert "talks" in shown
+    assert "too_short" in shown
+
+
+def test_results_are_json_lines_of_known_columns(
+    checkpoint: str, manifest: Path, tmp_path: Path
+) -> None:
+    command(checkpoint, manifest, tmp_path / "out")
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        record = json.loads(line)
+        assert set(record) == {
+            "id", "source", "reference", "hypothesis", "duration", "seconds", "logprob",
+            "finished", "speaker", "error", "message", "model", "set", "tokens", "snr", "audio",
+            "offset", "extra",
+        }  # fmt: skip
+        assert record["source"] == "talks"
+        assert record["error"] or record["speaker"] == "ann"
+
+
+def test_a_folder_gives_the_same_texts(checkpoint: str, manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("0", "1"):
+        (folder / f"{name}.wav").write_bytes((tmp_path / f"{name}.wav").read_bytes())
+        (folder / f"{name}.txt").write_text("hello there")
+    from_manifest = command(checkpoint, manifest, tmp_path / "one", limit=2)
+    from_folder = command(checkpoint, folder, tmp_path / "two")
+    texts = [record.hypothesis for record in from_folder.records]
+    assert texts == [record.hypothesis for record in from_manifest.records]
+
+
+def test_a_preset_by_name(checkpoint: str, tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    evaluation = command(checkpoint, "synthetic", tmp_path / "out", limit=2)
+    assert len(evaluation.scored) == 2
+
+
+def test_without_a_folder_results_go_under_runs(
+    checkpoint: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command(checkpoint, manifest, None, limit=1)
+    assert len(list(tmp_path.glob("runs/eval-*/results.jsonl"))) == 1
+
+
+@pytest.mark.parametrize("data", ["nothing.jsonl", "no_such_preset", "manifest"])
+def test_unknown_data_is_named(checkpoint: str, tmp_path: Path, data: str) -> None:
+    with pytest.raises(DataError, match=data):
+        command(checkpoint, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -106,11 +106,11 @@ def test_known_example():
         ["the cat sit on the mat today", "hello there", "Uh."],
         "whisper-en",
     )
-    assert (result.hits, result.substitutions, result.deletions, result.insertions) == (5, 1, 1, 3)
-    assert result.reference_words == 7
+    assert result.words == Counts(5, 1, 1, 3)
+    assert result.words.reference == 7
     assert result.wer == 5 / 7
     assert result.sentence_error_rate == 1.0
-    assert (result.n_utterances, result.n_empty_references) == (3, 1)
+    assert (len(result.utterances), result.summary()["empty_references"]) == (3, 1)
     assert result.utterances[0].wer == 2 / 6
     assert result.utterances[1].wer is None
     assert json.loads(json.dumps(result.summary()))["scoring"] == "whisper-en/1"
@@ -120,16 +120,16 @@ def test_known_example():
 def test_words_are_never_joined_or_split(rule):
     result = score(["overall right"], ["over all right"], rule)
     assert [u.reference for u in result.utterances] == ["overall right"]
-    assert (result.reference_words, result.words.errors) == (2, 2)
+    assert (result.words.reference, result.words.errors) == (2, 2)
 
 
 def test_sets_without_a_reference_word():
     silent = score(["", "[music]"], ["", "Thank you."], "whisper-en")
     assert silent.wer is None
     assert silent.cer is None
-    assert silent.insertions == 2
+    assert silent.words.insertions == 2
     assert silent.sentence_error_rate == 0.5
-    assert silent.n_empty_references == 2
+    assert silent.summary()["empty_references"] == 2
     nothing = score([], [], "whisper-en")
     assert nothing.wer is None
     assert nothing.sentence_error_rate is None
@@ -138,7 +138,7 @@ def test_sets_without_a_reference_word():
 
 def test_an_empty_hypothesis_loses_every_word():
     result = score(["one more time"], [""], "basic")
-    assert (result.deletions, result.wer, result.cer) == (3, 1.0, 1.0)
+    assert (result.words.deletions, result.wer, result.cer) == (3, 1.0, 1.0)
 
 
 def test_lists_of_different_length_are_refused():

@@ -136,13 +136,19 @@ def _info(call: Call, repo: Repo, commit: Commit) -> dict[str, Any]:
     if repo.type == "model":
         info["modelId"] = repo.id
         info |= {key: card[key] for key in ("library_name", "pipeline_tag") if key in card}
-        if "config.json" in commit.files:
-            config = json.loads(commit.files["config.json"].blob.read())
-            keys = ("architectures", "model_type")
-            info["config"] = {key: config[key] for key in keys if key in config}
+        info["config"] = _config(commit)
     if wanted := call.params.get("expand") or call.params.get("expand[]"):
         info = {key: info.get(key) for key in ("_id", "id", *wanted) if key in info}
     return info
+
+
+def _config(commit: Commit) -> dict[str, Any]:
+    """What a model's page tells of its config.json; nothing of one that is no JSON."""
+    try:
+        config = json.loads(commit.files["config.json"].blob.read())
+    except (KeyError, ValueError):
+        return {}
+    return {key: config[key] for key in ("architectures", "model_type") if key in config}
 
 
 def _entry(commit: Commit, path: str, folders: Mapping[str, str], expand: bool) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def glm_asr(folder: Path, nested: bool, shards: bool = False) -> None:
     features = WhisperFeatureExtractor(feature_size=MELS)
     processor = GlmAsrProcessor(features, tokenizer, chat_template=_GLM_TEMPLATE)
     processor.save_pretrained(folder)
-    _save(model, folder, nested=nested, shards=shards)
+    _save(model, folder, shards=shards)
+    _renest(folder, nested)
     _card(folder, license="mit", library_name="transformers", tags=["audio"])
 
 
@@ -167,22 +168,26 @@ def byte_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=eos, pad_token=pad)
 
 
-def _save(
-    model: PreTrainedModel, folder: Path, *, nested: bool = True, shards: bool = False
-) -> None:
-    """Save in bf16, the tensors under `model.` or (not `nested`) at the top level."""
+def _save(model: PreTrainedModel, folder: Path, *, shards: bool = False) -> None:
+    """Save in bf16, in one file or in several."""
     limit = "500KB" if shards else "5GB"
     model.to(torch.bfloat16).eval().save_pretrained(folder, max_shard_size=limit)
-    if nested:
-        return
+
+
+def _renest(folder: Path, nested: bool) -> None:
+    """Let the tensors lie under `model.` or at the top level, but for the head."""
+
+    def renamed(key: str) -> str:
+        plain = key.removeprefix("model.")
+        return f"model.{plain}" if nested and not plain.startswith("lm_head.") else plain
+
     for file in folder.glob("*.safetensors"):
-        state = {key.removeprefix("model."): value for key, value in load_file(file).items()}
+        state = {renamed(key): value for key, value in load_file(file).items()}
         save_file(state, file, metadata={"format": "pt"})
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         table = json.loads(index.read_text())
-        names = table["weight_map"].items()
-        table["weight_map"] = {key.removeprefix("model."): file for key, file in names}
+        table["weight_map"] = {renamed(key): file for key, file in table["weight_map"].items()}
         index.write_text(json.dumps(table, indent=2))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.model.helpers import model_config, tiny_model
 from tiny_audio.config import Config
-from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.checkpoint import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tests.infer.helpers import tones
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ModelError
-from tiny_audio.infer.batch_size import AUTO, bytes_per_second, in_parts, largest_batch
-from tiny_audio.infer.recognise import recognise
+from tiny_audio.infer.recognise import AUTO, bytes_per_second, in_parts, largest_batch, recognise
 from tiny_audio.infer.transcribe import Recogniser
 
 LENGTHS = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=20), max_size=6)
@@ -39,7 +38,7 @@ def test_every_item_is_done_once_and_in_order(batches: list[list[int]], room: in
         done.extend(batch)
 
     said: list[logging.LogRecord] = []
-    log, handler = logging.getLogger("tiny_audio.infer.batch_size"), logging.Handler()
+    log, handler = logging.getLogger("tiny_audio.infer.recognise"), logging.Handler()
     handler.emit = said.append  # type: ignore[method-assign]
     log.addHandler(handler)
     limit = in_parts(batches, float, run, math.inf)

@@ -12,15 +12,14 @@ import torch
 
 import tiny_audio
 from tiny_audio.config import GenerationConfig
+from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.data.utterance import Utterance
 from tiny_audio.infer.recognise import prompt_batch
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.generate import Hypothesis, generate
-from tiny_audio.model.kv_cache import Growing, Preallocated
+from tiny_audio.model.generate import Growing, Hypothesis, Preallocated
 from tiny_audio.model.speech import SpeechModel
 
-KINDS = [None, "int8", "int4"]
+KINDS = [None, "int8"]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
@@ -77,16 +76,16 @@ def test_memory_in_place_and_memory_that_grows_write_the_same(
         assert row[: len(ids)] == ids[: len(row)]
 
 
-def greedy(memory: Growing | Preallocated, rows: int, steps: int) -> torch.Tensor:
+def greedy(past: Growing, rows: int, steps: int) -> torch.Tensor:
     """The likeliest token at every step, [R, steps]."""
-    logits, chosen = memory.first(), []
+    logits, chosen = past.first(), []
     for _ in range(steps):
         chosen.append(logits.argmax(dim=-1))
-        logits = memory.next(chosen[-1])
+        logits = past.next(chosen[-1])
     assert len(logits) == rows
     return torch.stack(chosen, dim=1)
 
 
 @torch.no_grad()
 def decode(model: SpeechModel, clips: list[Utterance]) -> list[Hypothesis]:
-    return generate(model, prompt_batch(model, clips), GenerationConfig())
+    return model.generate(prompt_batch(model, clips), GenerationConfig())

@@ -14,7 +14,7 @@ import tiny_audio
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.resolve import BUNDLED
+from tiny_audio.model.checkpoint import BUNDLED
 from tiny_audio.text.scoring import get_rule
 
 SIZE_LIMIT = 40 * 2**20  # bytes, all weights together

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.infer.helpers import tones
 from tiny_audio.audio.segment import split_long
-from tiny_audio.infer.spans import read_pieces, split_stream
+from tiny_audio.infer.recognise import read_pieces, split_stream
 from tiny_audio.infer.transcribe import Recogniser
 
 LONGEST, SHORTEST = 2.0, 0.5

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from tests.model.helpers import make_batch, noise, tiny_model
-from tiny_audio.model.batch import IGNORE, Batch, label_places
+from tiny_audio.model.batch import IGNORE, Batch, label_positions
 from tiny_audio.model.speech import SpeechModel
 
 TEXTS = ["one two three", "a", "four five"]
@@ -24,12 +24,12 @@ def ragged(model: SpeechModel) -> Batch:
     return make_batch(model, noise([2.0, 0.7, 1.3]), TEXTS)
 
 
-def test_label_places_are_the_positions_before_the_labels() -> None:
+def test_label_positions_are_the_positions_before_the_labels() -> None:
     labels = torch.full((2, 5), IGNORE)
     labels[0, 3:], labels[1, 1] = 7, 9
-    assert label_places(labels).tolist() == [2, 3, 5]
+    assert label_positions(labels).tolist() == [2, 3, 5]
     labels[1, 0] = 4  # nothing comes before it in its row
-    assert label_places(labels).tolist() == [2, 3, 5]
+    assert label_positions(labels).tolist() == [2, 3, 5]
 
 
 def test_rows_of_a_batch_are_that_batch() -> None:
@@ -61,7 +61,7 @@ def test_training_needs_no_padding_mask() -> None:
     model = tiny_model()
     batch = ragged(model)
     with torch.no_grad():
-        prefill, places = model.prefill(batch), label_places(batch.labels)
+        prefill, places = model.prefill(batch), label_positions(batch.labels)
         masked = model.label_logits(prefill, places)
         unmasked = model.label_logits(prefill, places, masked=False)
     torch.testing.assert_close(unmasked, masked, atol=1e-5, rtol=1e-5)

@@ -17,9 +17,14 @@ from safetensors.torch import load_file, save_file
 from tests.model.helpers import make_batch, model_config, noise, tiny_model
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError
-from tiny_audio.model.checkpoint import load_checkpoint, load_weights, read_info
+from tiny_audio.model.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    read_config,
+    read_info,
+    save_checkpoint,
+)
 from tiny_audio.model.lora import add_lora
-from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 
 CLIPS = noise([1.2, 0.6])
@@ -170,6 +175,85 @@ def test_another_pair_is_refused_by_the_field_that_differs(saved: Path) -> None:
     wide.projector.mlp.hidden = 64
     with pytest.raises(CheckpointError, match=r"projector\.sizes="):
         load_weights(tiny_model(projector=wide.projector), saved)
+
+
+FORMER = """
+output_dir: x
+model:
+  name: tiny
+  encoder: {id: e}
+  decoder: {id: d}
+  lora: {rank: 4, alpha: 16, dropout: 0.1, targets: [q_proj, v_proj]}
+  attention: eager
+data:
+  workers: 5
+training:
+  max_steps: 300
+  accumulation: 3
+  lr: {projector: 0.0005, lora: 1e-4, decoder: 2.0e-06}
+  weight_decay: {projector: 0.02, lora: 0.03, decoder: 0.04}
+  betas: [0.8, 0.95]
+  min_lr_ratio: 0.02
+  compile: true
+  log_every: 11
+  eval_every: 60
+  save_every: 70
+  keep_checkpoints: 4
+  metric_for_best: loss
+  patience: 6
+  tracker: tensorboard
+evaluation:
+  generation: {beams: 2, sample: true}
+"""
+TODAY = """
+output_dir: x
+model:
+  name: tiny
+  encoder: {id: e}
+  decoder: {id: d}
+  lora: {r: 4, lora_alpha: 16, lora_dropout: 0.1, target_modules: [q_proj, v_proj]}
+  attn_implementation: eager
+data:
+  num_workers: 5
+training:
+  max_steps: 300
+  gradient_accumulation_steps: 3
+  learning_rate: 0.0005
+  lora_learning_rate: 0.0001
+  decoder_learning_rate: 0.000002
+  weight_decay: 0.02
+  lora_weight_decay: 0.03
+  decoder_weight_decay: 0.04
+  adam_beta1: 0.8
+  adam_beta2: 0.95
+  min_lr_rate: 0.02
+  torch_compile: true
+  logging_steps: 11
+  eval_steps: 60
+  save_steps: 70
+  save_total_limit: 4
+  metric_for_best_model: loss
+  early_stopping_patience: 6
+  report_to: tensorboard
+evaluation:
+  generation: {num_beams: 2, do_sample: true}
+"""
+
+
+def test_a_config_with_the_former_names_is_read_as_one_with_todays(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(TODAY)
+    today = read_config(tmp_path)
+    assert (today.training.weight_decay, today.training.adam_beta2) == (0.02, 0.95)
+    (tmp_path / "config.yaml").write_text(FORMER)
+    assert read_config(tmp_path) == today
+
+
+def test_a_config_with_an_attention_that_is_no_more_loads(saved: Path) -> None:
+    config = saved / "config.yaml"
+    config.write_text(
+        config.read_text().replace("attn_implementation: sdpa", "attn_implementation: packed")
+    )
+    assert read_config(saved).model.attn_implementation == "sdpa"
 
 
 def test_an_unknown_setting_in_its_config_is_named(saved: Path) -> None:

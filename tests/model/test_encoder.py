@@ -9,8 +9,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.model.helpers import CPU, WHISPER, model_config
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.model.encoder import AudioEncoder, WhisperStyleEncoder, encode_batch
-from tiny_audio.model.encoder_loading import random_encoder
+from tiny_audio.model.encoder import AudioEncoder, WhisperStyleEncoder, encode_batch, random_encoder
 
 GLM = model_config().encoder.architecture
 BIG_GLM = model_config("glm_qwen3").encoder.architecture

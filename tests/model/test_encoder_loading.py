@@ -22,9 +22,7 @@ from transformers import (
 
 from tests.model.helpers import CPU, WHISPER
 from tiny_audio.errors import ModelError
-from tiny_audio.model.encoder import AudioEncoder
-from tiny_audio.model.encoder_loading import load_encoder
-from tiny_audio.model.plain_encoder import PlainEncoder
+from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, load_encoder
 
 AUDIO = {
     "hidden_size": 32,
@@ -102,7 +100,7 @@ def test_whisper_half_gives_equal_outputs(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
-from tiny_audio.model.encoder_loading import load_encoder
+from tiny_audio.model.encoder import load_encoder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_encoder(sys.argv[1], revision=None, padding="tight", attn_implementation="sdpa",
              dtype=torch.float32, device=torch.device("cpu"))
@@ -134,7 +132,7 @@ def test_missing_tensor_is_named(glm: GlmAsrForConditionalGeneration, tmp_path: 
     key = next(k for k in state if k.endswith("audio_tower.norm.weight"))
     del state[key]
     save_file(state, file)
-    with pytest.raises(ModelError, match=r"misses tensors norm\.weight"):
+    with pytest.raises(ModelError, match=r"the encoder: misses the tensor 'norm\.weight'"):
         load(tmp_path)
 
 

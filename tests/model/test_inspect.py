@@ -11,6 +11,7 @@ from tests.model.helpers import model_config, noise
 from tiny_audio.config import Config
 from tiny_audio.errors import AudioError, CheckpointError
 from tiny_audio.model.build import build_model
+from tiny_audio.model.checkpoint import save_checkpoint
 from tiny_audio.model.inspect import (
     inspect_projector,
     lora_command,
@@ -20,9 +21,7 @@ from tiny_audio.model.inspect import (
     projector_command,
     projector_warnings,
 )
-from tiny_audio.model.lora import add_lora
-from tiny_audio.model.lora_report import lora_report
-from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.lora import add_lora, lora_report
 from tiny_audio.model.speech import SpeechModel
 
 KINDS = ("mlp", "mosa", "moe", "qformer")

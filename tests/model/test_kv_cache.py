@@ -12,10 +12,15 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 import tiny_audio
 from tests.model.helpers import make_batch, noise, tiny_model
 from tiny_audio.config import GenerationConfig
-from tiny_audio.model.cuda_graph import Run
-from tiny_audio.model.generate import Hypothesis, generate
-from tiny_audio.model.kv_buffers import ROOM
-from tiny_audio.model.kv_cache import Growing, Memory, Preallocated, can_preallocate, remember
+from tiny_audio.model.generate import (
+    ROOM,
+    Growing,
+    Hypothesis,
+    Preallocated,
+    Run,
+    can_preallocate,
+    start_decoding,
+)
 from tiny_audio.model.speech import Prefill, SpeechModel
 
 SECONDS = [2.0, 1.1, 0.5, 3.3]
@@ -30,17 +35,17 @@ def model(request: pytest.FixtureRequest) -> SpeechModel:
     return built
 
 
-def fixed(memory: Preallocated) -> dict[str, int]:
+def fixed(past: Preallocated) -> dict[str, int]:
     """Where everything lies that a captured step reads and writes."""
-    tensors = {"tokens": memory._tokens, "places": memory._places, "slot": memory._slot}
-    tensors["seen"] = memory._seen
-    for number, layer in enumerate(memory._layers):
+    tensors = {"tokens": past._tokens, "positions": past._positions, "slot": past._slot}
+    tensors["mask"] = past._mask
+    for number, layer in enumerate(past._layers):
         tensors |= {f"keys {number}": layer.keys, f"values {number}": layer.values}
     return {name: (tensor.data_ptr(), tensor.shape) for name, tensor in tensors.items()}
 
 
 class Recorded:
-    """What a CUDA graph is: the same work on the same memory, its result always in one place."""
+    """What a CUDA graph is: the same work on the same past, its result always in one place."""
 
     def __init__(self) -> None:
         self.captures = self.replays = 0
@@ -48,12 +53,12 @@ class Recorded:
     def __call__(self, run: Run) -> Run:
         self.captures += 1
         logits = run()
-        memory = run.__self__  # type: ignore[attr-defined]
-        before = fixed(memory)
+        past = run.__self__  # type: ignore[attr-defined]
+        before = fixed(past)
 
         def replay() -> Tensor:
             self.replays += 1
-            assert fixed(memory) == before
+            assert fixed(past) == before
             logits.copy_(run())
             return logits
 
@@ -66,21 +71,21 @@ def prefill(model: SpeechModel) -> Prefill:
 
 
 @torch.no_grad()
-def walk(memory: Memory, drop: dict[int, list[int]], steps: int) -> list[Tensor]:
-    """Logits of steps that read the same tokens in every kind of memory; some rows are dropped."""
-    seen = [memory.first().clone()]
+def walk(past: Growing, drop: dict[int, list[int]], steps: int) -> list[Tensor]:
+    """Logits of steps that read the same tokens in every kind of past; some rows are dropped."""
+    seen = [past.first().clone()]
     rows = torch.arange(len(SECONDS))
     for step in range(steps):
         if step in drop:
             keep = torch.tensor(drop[step])
-            memory.keep(keep)
+            past.keep(keep)
             rows = rows[keep]
-        seen.append(memory.next((7 * step + 13 * rows) % 250).clone())
+        seen.append(past.next((7 * step + 13 * rows) % 250).clone())
     return seen
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_every_memory_gives_the_same_logits(model: SpeechModel, captured: bool) -> None:
+def test_every_cache_gives_the_same_logits(model: SpeechModel, captured: bool) -> None:
     steps, drop = ROOM + 12, {9: [0, 2, 3], 30: [1, 2], 70: [0]}
     start = prefill(model)
     recorded = Recorded()
@@ -132,12 +137,12 @@ def test_a_decoder_with_sliding_windows_keeps_transformers_cache() -> None:
     model.decoder = AutoModelForCausalLM.from_config(config).eval()
     assert not can_preallocate(model.causal_lm)
     clips, options = noise(SECONDS), GenerationConfig(min_tokens=30)
-    together = text(model, lambda: generate(model, make_batch(model, clips), options))
+    together = text(model, lambda: model.generate(make_batch(model, clips), options))
     for clip, expected in zip(clips, together, strict=True):
-        alone = text(model, lambda clip=clip: generate(model, make_batch(model, [clip]), options))
+        alone = text(model, lambda clip=clip: model.generate(make_batch(model, [clip]), options))
         assert alone == [expected]
 
 
 def test_the_bundled_decoder_is_preallocated() -> None:
     lm = tiny_audio.load("nano", device="cpu").model
-    assert isinstance(remember(lm.causal_lm, prefill(lm), graphs=True), Preallocated)
+    assert isinstance(start_decoding(lm.causal_lm, prefill(lm), graphs=True), Preallocated)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tiny_audio.model import label_loss
-from tiny_audio.model.label_loss import summed_cross_entropy
+from tiny_audio.model import loss as loss_module
+from tiny_audio.model.loss import summed_cross_entropy
 
 N, W, V = 37, 16, 211
 
@@ -28,7 +28,7 @@ def case(dtype: torch.dtype) -> tuple[torch.Tensor, nn.Linear, torch.Tensor]:
 @pytest.mark.parametrize("rows", [1, 5, N, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_float64(rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(label_loss._ROOM, "cpu", rows * 4 * V)
+    monkeypatch.setitem(loss_module._PIECE_BYTES, "cpu", rows * 4 * V)
     hidden, head, targets = case(dtype)
     loss = summed_cross_entropy(hidden, head, targets)
     (0.25 * loss).backward()

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.model.lora import add_lora, load_adapter, save_adapter
-from tiny_audio.model.lora_report import lora_report
+from tiny_audio.model.lora import add_lora, load_adapter, lora_report, save_adapter
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
@@ -183,7 +182,7 @@ def test_another_base_is_an_error_and_stays_untouched(trained, decoder, tmp_path
     save_adapter(trained, tmp_path)
     wider = decoder(hidden_size=40)
     before = logits(wider)
-    with pytest.raises(CheckpointError, match=r"this base needs \[40, 4\]"):
+    with pytest.raises(CheckpointError, match=r"this model has \[40, 4\]"):
         load_adapter(wider, tmp_path, trainable=False)
     assert torch.equal(logits(wider), before)
     assert not any(".lora_" in name for name in wider.state_dict())

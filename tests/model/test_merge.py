@@ -10,11 +10,15 @@ import torch
 from tests.model.helpers import make_batch, model_config, noise, tiny_model
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError
-from tiny_audio.model.batch import IGNORE, label_places
-from tiny_audio.model.checkpoint import load_checkpoint, read_info
+from tiny_audio.model.batch import IGNORE, label_positions
+from tiny_audio.model.checkpoint import (
+    load_checkpoint,
+    merge_checkpoint,
+    merge_command,
+    read_info,
+    save_checkpoint,
+)
 from tiny_audio.model.lora import add_lora
-from tiny_audio.model.merge import merge_checkpoint, merge_command
-from tiny_audio.model.saving import save_checkpoint
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -39,7 +43,7 @@ def logits(model: SpeechModel) -> torch.Tensor:
     batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
     with torch.no_grad():
         prefill = model.prefill(batch)
-        places = label_places(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
+        places = label_positions(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
         return model.label_logits(prefill, places)
 
 

@@ -17,7 +17,6 @@ from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.wer import score
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.quantise import (
-    Int4Linear,
     Int8Embedding,
     Int8Linear,
     quantise,
@@ -32,34 +31,25 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Int8Linear, 0.01), (Int4Linear, 0.09)])
 @pytest.mark.parametrize("rows", [1, 200])
-def test_outputs_are_close(
-    kind: type[nn.Module], most: float, rows: int, dtype: torch.dtype
-) -> None:
+def test_outputs_are_close(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight, bias, x = torch.randn(48, 64), torch.randn(48), torch.randn(2, rows, 64)
     weight, bias, x = weight.to(dtype), bias.to(dtype), x.to(dtype)
-    out, exact = kind(weight, bias)(x), linear(x.float(), weight.float(), bias.float())
+    out, exact = Int8Linear(weight, bias)(x), linear(x.float(), weight.float(), bias.float())
     assert out.shape == exact.shape
     assert out.dtype == dtype
-    assert (out.float() - exact).norm() / exact.norm() < most
+    assert (out.float() - exact).norm() / exact.norm() < 0.01
 
 
 def test_weights_on_the_grid_are_kept(dtype: torch.dtype) -> None:
-    """Integers times a power of two, each group reaching from end to end, lose nothing."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-8, 8, (32, 64), generator=generator).to(dtype) / 4
-    weight[:, ::32], weight[:, 1::32] = -2.0, 1.75
-    x = torch.randint(-4, 4, (3, 64), generator=generator).to(dtype)
-    assert torch.allclose(Int4Linear(weight, None)(x), linear(x, weight), rtol=0.01, atol=0.2)
     integers = torch.randint(-127, 128, (32, 64), generator=generator).to(dtype)
     integers[:, 0] = 127
     assert torch.equal(Int8Linear(integers, None).weight, integers.to(torch.int8))
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_every_large_layer_is_smaller_and_adapters_are_left_alone(kind: str) -> None:
+def test_every_large_layer_is_smaller_and_adapters_are_left_alone() -> None:
     model = tiny_model()
     before, ids = weight_bytes(model), torch.arange(9)
     table = model.causal_lm.get_input_embeddings()(ids)
@@ -67,7 +57,7 @@ def test_every_large_layer_is_smaller_and_adapters_are_left_alone(kind: str) -> 
         model.causal_lm, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["all-linear"]
     )
     adapters = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lora_" in n]
-    quantise(model.eval(), kind)
+    quantise(model.eval(), "int8")
     left = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     assert left == {*adapters, "projector.linear_1", "projector.linear_2"}
     looked_up = model.causal_lm.get_input_embeddings()
@@ -80,17 +70,16 @@ def test_every_large_layer_is_smaller_and_adapters_are_left_alone(kind: str) -> 
     assert len(together) == 2
 
 
-@pytest.mark.parametrize(("kind", "cost"), [("int8", 0.02), ("int4", 0.10)])
-def test_the_bundled_recogniser_stays_about_as_good(kind: str, cost: float) -> None:
+def test_the_bundled_recogniser_stays_about_as_good() -> None:
     spoken = list(islice(synthetic_utterances("test", seed=11), 25))
     rates = []
-    for bits in (None, kind):
+    for bits in (None, "int8"):
         texts = tiny_audio.load("nano", device="cpu", quantise=bits).transcribe(
             [u.waveform for u in spoken]
         )
         words = score([u.text for u in spoken], [t.text for t in texts], get_rule("whisper-en"))
         rates.append(words.words.rate or 0.0)
-    assert rates[1] < rates[0] + cost
+    assert rates[1] < rates[0] + 0.02
 
 
 def test_mistakes_are_named() -> None:

@@ -10,10 +10,9 @@ import pytest
 from tests.model.helpers import model_config, tiny_model
 from tiny_audio.config import Config
 from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
-from tiny_audio.model.describe import describe_command, parts
-from tiny_audio.model.device import pick_device
-from tiny_audio.model.resolve import find_checkpoint, resolve_model
-from tiny_audio.model.saving import save_checkpoint
+from tiny_audio.model.build import pick_device
+from tiny_audio.model.checkpoint import find_checkpoint, resolve_model, save_checkpoint
+from tiny_audio.model.inspect import describe_command, parts
 
 
 @pytest.fixture(scope="module")

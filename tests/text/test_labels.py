@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_audio.errors import ConfigError, LabelRejected
-from tiny_audio.text.labels import HESITATIONS, SEGMENT_MARKERS, SOUNDS, LabelRules
+from tiny_audio.text.labels import (
+    HESITATIONS,
+    SEGMENT_MARKERS,
+    SOUNDS,
+    LabelRules,
+    case_for,
+)
 
 KEEP = LabelRules()
 BARE = LabelRules(case="lower", punctuation="strip")
 EVERY = [
     LabelRules(case, punctuation, allow_empty=True)
-    for case in ("keep", "lower")
+    for case in ("keep", "lower", "lower_capitals")
     for punctuation in ("keep", "strip")
 ]
 # Text that looks like what the rules look for, in pieces that can meet in any order.
@@ -171,6 +177,30 @@ def test_a_note_in_any_bracket_leaves_only_the_words(words, note):
 def test_a_marker_inside_a_word_is_part_of_the_word(marker, before, after):
     word = unicodedata.normalize("NFC", before + marker + after)
     assert KEEP.clean(word) == word
+
+
+def test_only_labels_in_capitals_are_lowered_and_short_ones_stay() -> None:
+    clean = LabelRules("lower_capitals").clean
+    assert clean("WE CALL IT BEAR, <noise> 5 %") == "we call it bear, 5 percent"
+    assert clean("TREES") == "trees"
+    for text in ("OK", "USA", "I", "U.S.A.", "NASA said so", "He said NO NO NO", "10 4"):
+        assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    ("capitals", "case"), [(0, "keep"), (9, "keep"), (10, "lower_capitals"), (90, "lower")]
+)
+def test_auto_lowers_a_set_by_its_share_of_capitals(capitals: int, case: str) -> None:
+    labels = ["WE CALL"] * capitals + ["We call Tom."] * (100 - capitals) + ["OK", "42"] * 50
+    assert case_for(labels) == (case, capitals / 100)
+
+
+def test_each_set_has_its_own_case() -> None:
+    rules = LabelRules("auto", case_of={"loud": "lower"})
+    assert rules.clean("OK GO", "loud") == "ok go"
+    assert rules.clean("OK GO", "other") == "OK GO"
+    with pytest.raises(ConfigError, match=r"labels\.case_of\.a is 'auto'"):
+        LabelRules(case_of={"a": "auto"})
 
 
 def test_unknown_rules_are_refused_by_name():

@@ -15,24 +15,21 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from tiny_audio.compose import compose
-from tiny_audio.config import Config
+from tiny_audio.config import Config, TrainingConfig
 from tiny_audio.data.batching import collate
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import build_model
 from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.evaluation import Checkup
+from tiny_audio.train.build import RunSummary, train
+from tiny_audio.train.display import Display
+from tiny_audio.train.distributed import LossModule
 from tiny_audio.train.loop import Trainer
-from tiny_audio.train.monitor import Monitor
-from tiny_audio.train.optim import parameter_groups
-from tiny_audio.train.pace import Pace
-from tiny_audio.train.progress import LineDisplay
-from tiny_audio.train.report import Reporter
-from tiny_audio.train.run import RunSummary, train
-from tiny_audio.train.sharding import LossModule
-from tiny_audio.train.stages import PARTS, apply_learns
+from tiny_audio.train.metrics import Reporter
+from tiny_audio.train.prefetch import Prefetcher
+from tiny_audio.train.stages import PARTS, apply_learns, parameter_groups
 
 TEXTS = (
     "red lorry",
@@ -136,45 +133,35 @@ class ListStream:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
 
 def trainer_of(
-    model: SpeechModel, learns: Sequence[str], batches: Sequence[Batch], folder: Path, **pace: Any
+    model: SpeechModel,
+    learns: Sequence[str],
+    batches: Sequence[Batch],
+    folder: Path,
+    **settings: Any,
 ) -> Trainer:
     """A trainer whose optimizer is plain gradient descent, so that an update shows its gradient."""
-    values: dict[str, Any] = {
-        "max_steps": len(batches),
-        "gradient_accumulation_steps": 1,
-        "warmup_steps": 0,
-        "min_lr_rate": 1.0,
-        "max_grad_norm": 0.0,
-        "logging_steps": 0,
-        "eval_steps": 0,
-        "save_steps": 0,
-    }
+    flat = {"warmup_steps": 0, "min_lr_rate": 1.0, "max_grad_norm": 0.0}
+    never = {"logging_steps": 0, "eval_steps": 0, "save_steps": 0}
+    values = {"max_steps": len(batches), "learns": list(learns), **flat, **never, **settings}
     accelerator = Accelerator(cpu=True)
     groups = parameter_groups(model, lr=dict.fromkeys(PARTS, 1.0), weight_decay=NO_DECAY)
     module, optimizer = accelerator.prepare(LossModule(model), torch.optim.SGD(groups))
-    display = LineDisplay(len(batches), Console(file=io.StringIO()))
-    report = Reporter(
-        accelerator,
-        Monitor(folder),
-        display,
-        metric="wer",
-        embedding_rms=embedding_rms(model.causal_lm),
-    )
+    display = Display(len(batches), live=False, console=Console(file=io.StringIO()))
+    rms = embedding_rms(model.causal_lm)
     return Trainer(
+        TrainingConfig(**values),
         accelerator=accelerator,
         module=module,
         model=model,
-        learns=learns,
         optimizer=optimizer,
-        stream=ListStream(batches),
-        pace=Pace(**(values | pace)),
+        stream=Prefetcher(ListStream(batches)),  # type: ignore[arg-type]
+        to_device=lambda batch: batch,
+        report=Reporter(accelerator, folder, display, metric="wer", embedding_rms=rms),
         evaluate=None,
-        save=_save_nothing,
-        report=report,
+        save=lambda trainer, evaluation: None,
     )
-
-
-def _save_nothing(trainer: Trainer, checkup: Checkup | None) -> None:
-    pass

@@ -17,10 +17,10 @@ from torch.distributed.tensor import DTensor
 
 from tests.train.helpers import LR, NO_DECAY, batch_of, tiny, trainer_of, utterances
 from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.checkpoints import restore_optimizer
+from tiny_audio.train.distributed import LossModule, frozen_modules, whole_state, whole_weights
 from tiny_audio.train.loop import Trainer
-from tiny_audio.train.optim import build_optimizer, parameter_groups
-from tiny_audio.train.resume import restore_optimizer
-from tiny_audio.train.sharding import LossModule, frozen_modules, whole_state, whole_weights
+from tiny_audio.train.stages import parameter_groups
 
 LEARNS = ["projector", "lora"]
 STEPS = 4
@@ -38,7 +38,7 @@ def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> T
             assert isinstance(parameter, DTensor) == parameter.requires_grad, name
         made.module = module
     groups = parameter_groups(model, lr=LR, weight_decay=NO_DECAY)
-    made.optimizer = build_optimizer(groups, betas=(0.9, 0.98), fused=False)
+    made.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     return made
 
 
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
         after = {k: v.detach().clone() for k, v in resumed.state_dict().items()}
         batch = batch_of(resumed, utterances())
         loss = float(resumed.eval().loss(batch).ce_sum.detach())
-    rows = first.report.monitor.rows + second.report.monitor.rows
+    rows = first.report.rows + second.report.rows
     if dist.get_rank() == 0:
         result = {"weights": after, "losses": [r["loss"] for r in rows], "loss": loss}
         torch.save(result | {"norms": [r["grad_norm"] for r in rows]}, folder / "sharded.pt")

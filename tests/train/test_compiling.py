@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from tests.train.helpers import batch_of, rows, run, tiny, utterances
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.compiling import compile_layers, eagerly
-from tiny_audio.train.stages import apply_learns
+from tiny_audio.train.stages import apply_learns, compile_layers, eagerly
 
 COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 

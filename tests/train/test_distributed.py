@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.train import sharded_worker
-from tests.train.helpers import arguments, rows, run
+from tests.train.helpers import TEXTS, arguments, rows, run
 from tiny_audio.errors import CheckpointError
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -46,7 +47,15 @@ def test_two_processes_make_the_updates_of_one(data: Path, tmp_path: Path) -> No
         "training.spec_augment.freq_masks=0",
         "training.spec_augment.time_masks=0",
     )
+    evaluated = tmp_path / "evaluated"
+    shutil.copytree(data, evaluated)
+    (evaluated / "v.wav").write_bytes(b"no sound")
+    (evaluated / "v.txt").write_text("no sound")
+    same += (f"data.eval_path={evaluated}",)
     said = launch(data, tmp_path / "two", *same, "data.pool=4")
+    assert "rejected 1 of 17 samples" in said  # of both sets, each sample in one process
+    shown = said.split("reference:")[1:4]
+    assert [text.split("\n")[0].strip() for text in shown] == [TEXTS[0], TEXTS[2], TEXTS[4]]
     assert "2 processes" in said
     assert said.count("Trained 4 steps") == 1  # only one of them talks
     run(data, tmp_path / "one", *SHORT, *same, "data.pool=8")
@@ -81,7 +90,7 @@ def test_fsdp_makes_the_updates_of_one_process(tmp_path: Path) -> None:
     model = sharded_worker.model_without_dropout()
     alone = sharded_worker.trainer(model, tmp_path, sharded_worker.STEPS, sharded=False)
     alone.run()
-    rows = alone.report.monitor.rows
+    rows = alone.report.rows
     assert sharded["losses"] == pytest.approx([row["loss"] for row in rows], rel=1e-4)
     assert sharded["norms"] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-3)
     for name, value in model.state_dict().items():

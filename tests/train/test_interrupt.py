@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.helpers import arguments, rows
-from tiny_audio.train.interrupt import StopSignal
+from tiny_audio.train.distributed import StopSignal
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:

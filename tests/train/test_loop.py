@@ -62,7 +62,7 @@ def test_the_logged_loss_is_the_mean_over_label_tokens(tmp_path: Path) -> None:
         logging_steps=1,
     )
     trainer.run()
-    row = trainer.report.monitor.rows[0]
+    row = trainer.report.rows[0]
     assert row["loss"] == pytest.approx(expected, rel=1e-5)
     assert 0 <= row["padding"] < 1
     assert row["audio_seconds_per_second"] > 0
@@ -78,7 +78,7 @@ def test_the_gradient_norm_is_measured_before_it_is_clipped(tmp_path: Path) -> N
     trainer.run()
     moved = [a - b.detach() for a, b in zip(before, model.projector.parameters(), strict=True)]
     total = torch.cat([m.flatten() for m in moved]).norm()
-    assert trainer.report.monitor.rows[0]["grad_norm"] > 0.01
+    assert trainer.report.rows[0]["grad_norm"] > 0.01
     assert float(total) == pytest.approx(1e-3, rel=0.02)
 
 

@@ -10,20 +10,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from tests.train.helpers import LR, NO_DECAY, tiny
 from tiny_audio.errors import ConfigError
-from tiny_audio.train.optim import (
-    build_optimizer,
+from tiny_audio.train.stages import (
     lr_multiplier,
     parameter_groups,
     set_lr,
-    usable_warmup,
 )
 
 
 def multipliers(warmup: int, steps: int, ratio: float) -> list[float]:
-    return [
-        lr_multiplier(i, warmup_steps=warmup, max_steps=steps, min_ratio=ratio)
-        for i in range(steps)
-    ]
+    return [lr_multiplier(i, warmup, steps, ratio) for i in range(steps)]
 
 
 def test_warmup_rises_linearly_to_the_peak() -> None:
@@ -47,13 +42,13 @@ def test_the_last_update_has_the_lowest_rate_and_none_after_it_is_lower() -> Non
     rates = multipliers(10, 100, 0.1)
     assert rates[-1] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert lr_multiplier(500, warmup_steps=10, max_steps=100, min_ratio=0.1) == pytest.approx(0.1)
+    assert lr_multiplier(500, 10, 100, 0.1) == pytest.approx(0.1)
 
 
 def test_a_short_run_gets_a_short_warmup() -> None:
-    assert usable_warmup(500, 10_000) == 500
-    assert usable_warmup(500, 200) == 20
-    assert usable_warmup(500, 5) == 0
+    assert multipliers(500, 10_000, 0.1)[499] == 1.0 > multipliers(500, 10_000, 0.1)[498]
+    assert multipliers(500, 200, 0.1) == multipliers(20, 200, 0.1)
+    assert multipliers(500, 5, 0.1) == multipliers(0, 5, 0.1)
     assert all(math.isfinite(rate) for rate in multipliers(0, 1, 0.1))
 
 
@@ -72,7 +67,7 @@ def test_each_part_has_its_rate_and_norms_do_not_decay() -> None:
     grouped = [id(p) for group in groups for p in group["params"]]
     learning = [id(p) for p in model.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(learning)
-    optimizer = build_optimizer(groups, betas=(0.9, 0.98), fused=False)
+    optimizer = torch.optim.AdamW(groups)
     assert set_lr(optimizer, 0.5) == {"projector": 5e-4, "lora": 1e-4}
 
 

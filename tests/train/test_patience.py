@@ -12,26 +12,18 @@ from rich.console import Console
 from tests.train.helpers import rows, run
 from tiny_audio.compose import compose
 from tiny_audio.errors import ConfigError
+from tiny_audio.train.build import train
 from tiny_audio.train.checkpoints import CheckpointStore
-from tiny_audio.train.evaluation import Checkup
-from tiny_audio.train.monitor import Monitor
-from tiny_audio.train.progress import LineDisplay
-from tiny_audio.train.report import Reporter
-from tiny_audio.train.run import train
+from tiny_audio.train.display import Display
+from tiny_audio.train.evaluation import Evaluation
+from tiny_audio.train.metrics import Reporter
 
 FROZEN = ("training.learning_rate=1e-30", "training.eval_steps=1", "training.eval_utterances=2")
 
 
 def reporter(folder: Path, metric: str, patience: int | None) -> Reporter:
-    display = LineDisplay(9, Console(file=io.StringIO()))
-    return Reporter(
-        Accelerator(cpu=True),
-        Monitor(folder),
-        display,
-        metric=metric,
-        patience=patience,
-        embedding_rms=1.0,
-    )
+    display = Display(9, live=False, console=Console(file=io.StringIO()))
+    return Reporter(Accelerator(cpu=True), folder, display, metric=metric, patience=patience)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +42,12 @@ def test_evaluations_are_compared_by_the_metric_that_was_chosen(
     report = reporter(tmp_path, metric, patience=2)
     found = []
     for step, (wer, loss) in enumerate(figures):
-        report.evaluated(step, Checkup(loss, wer, None, ()))
+        report.evaluated(step, Evaluation(loss, wer, None, ()))
         found.append(report.stale)
     assert found == stale
     other = reporter(tmp_path / "never", metric, patience=None)
     for step, (wer, loss) in enumerate(figures):
-        other.evaluated(step, Checkup(loss, wer, None, ()))
+        other.evaluated(step, Evaluation(loss, wer, None, ()))
     assert not other.stale
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -11,19 +10,16 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from accelerate.state import AcceleratorState, GradientState
 
 from tests.train.helpers import settings
 from tiny_audio.config import Config
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.infer.transcribe import Recogniser, Transcript
-from tiny_audio.model.checkpoint import read_info
-from tiny_audio.model.resolve import BUNDLED
+from tiny_audio.model.checkpoint import BUNDLED, read_info
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.assembly import Run
-from tiny_audio.train.parts import gather_parts
-from tiny_audio.train.rng import seed_everything
-from tiny_audio.train.setup import open_accelerator
+from tiny_audio.train.build import Run
+from tiny_audio.train.checkpoints import seed_everything
+from tiny_audio.train.distributed import close_accelerator, open_accelerator
 
 # name: (where it starts, what learns, what its checkpoint holds)
 STAGES = {
@@ -36,18 +32,15 @@ STAGES = {
 
 def trained(cfg: Config) -> tuple[SpeechModel, Path]:
     """A finished run's model as the run left it in memory, and its last checkpoint."""
-    accelerator = open_accelerator(cfg)
+    accelerator = open_accelerator(cfg.device, cfg.training.precision, cfg.output_dir)
     try:
         seed_everything(cfg.seed, 0)
-        run = Run(cfg, accelerator, gather_parts(cfg, accelerator))
+        run = Run(cfg, accelerator)
         last = run.train(None).last
         assert last is not None
         return run.model, last
     finally:
-        accelerator.free_memory()
-        gc.collect()
-        GradientState._reset_state()
-        AcceleratorState._reset_state(reset_partial_state=True)
+        close_accelerator(accelerator)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,7 @@ def test_every_stage_writes_the_same_in_a_new_process(
             *(f"training.learns=[{','.join(learns)}]", "training.eval_utterances=0"),
             *("training.max_steps=3", "training.warmup_steps=0", "training.batch_seconds=8"),
             *(
-                "training.learning_rate=1e-3",
+                *["training.learning_rate=1e-3"] * ("projector" in learns),
                 "training.lora_learning_rate=1e-2",
                 "training.decoder_learning_rate=1e-3",
             ),

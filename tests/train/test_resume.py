@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from tests.train.helpers import rows, run
+from tiny_audio.config import RENAMED
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.train.rng import restore_rng, rng_state, seed_everything
+from tiny_audio.train.checkpoints import restore_rng, rng_state, seed_everything
 
 TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 LONG = (
@@ -81,6 +83,26 @@ def test_a_run_goes_on_in_another_folder_from_a_named_checkpoint(
     assert [row["step"] for row in rows(tmp_path / "b")] == [1, 2, 3, 4]
     assert first.last is not None
     assert first.last.is_dir()
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, tmp_path: Path) -> None:
+    short = ("training.eval_steps=0", "training.save_steps=2", "training.warmup_steps=0")
+    first = run(data, tmp_path / "a", *short, "training.max_steps=2")
+    assert first.last is not None
+    path = first.last / "config.yaml"
+    config = OmegaConf.load(path)
+    for section, names in RENAMED.items():
+        part = OmegaConf.select(config, section)
+        for old, new in names.items():
+            if isinstance(new, str):
+                part[old] = part.pop(new)
+            else:
+                values = {key: part.pop(name) for key, name in new.items()}
+                part[old] = list(values.values()) if old == "betas" else values
+    config.training.race = []  # a setting that is gone
+    OmegaConf.save(config, path)
+    again = ("training.resume_from_checkpoint=last", "training.batch_seconds=auto")
+    assert run(data, tmp_path / "a", *short, "training.max_steps=4", *again).steps == 4
 
 
 def test_todays_learning_rate_holds_after_a_resume(data: Path, tmp_path: Path) -> None:

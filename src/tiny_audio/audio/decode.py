@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -24,7 +24,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tiny_audio.audio import headers
-from tiny_audio.audio.fetch import Arriving
+from tiny_audio.audio.fetch import PipeCopy
 
 Mono = NDArray[np.float32]
 
@@ -75,9 +75,6 @@ class Decoding:
     damage: float = 0.0
 
 
-Decoder = Callable[[BinaryIO], AbstractContextManager[Decoding]]
-
-
 def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
     """Average the channels of [C, S] or [S, C] samples; integers are scaled to [-1, 1]."""
     kind, full = samples.dtype.kind, 2.0 ** (8 * samples.dtype.itemsize - 1)
@@ -94,6 +91,14 @@ def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
     return mono
 
 
+def frame_to_mono(frame: av.AudioFrame) -> Mono:
+    """Average the channels of one frame of FFmpeg."""
+    values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    return to_mono(values, channel_axis=0)
+
+
 class Seekable:
     """A file as the decoders should see it.
 
@@ -104,7 +109,7 @@ class Seekable:
     def __init__(self, file: BinaryIO) -> None:
         self._seek = file.seek
         self.read, self.tell = file.read, file.tell
-        self.seekable = lambda: not isinstance(file, Arriving) or file.must_seek()
+        self.seekable = lambda: not isinstance(file, PipeCopy) or file.must_seek()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -122,7 +127,7 @@ def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     Raises:
         UndecodableError: on opening, or while the blocks are read.
     """
-    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, Arriving):
+    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, PipeCopy):
         raise UndecodableError("not_audio", "is no format of libsndfile")
     cut = headers.declared_over_held(file)
     file.seek(0)
@@ -133,11 +138,12 @@ def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     with sound:
         if sound.frames >= 2**62:  # a FLAC stream of unknown length, which libsndfile cannot read
             raise UndecodableError("unreadable", "has no length")
-        seconds = sound.frames / sound.samplerate  # libsndfile counts what is there, not declared
+        decoding = Decoding(sound.samplerate, None, _EXACT, _libsndfile_blocks(sound))
         if math.isinf(cut):
-            yield Decoding(sound.samplerate, None, _EXACT, _libsndfile_blocks(sound), damage=cut)
-        else:
-            yield Decoding(sound.samplerate, seconds * cut, _EXACT, _libsndfile_blocks(sound))
+            decoding.damage = cut
+        else:  # libsndfile counts what is there, not declared
+            decoding.declared = sound.frames / sound.samplerate * cut
+        yield decoding
 
 
 def _libsndfile_blocks(sound: soundfile.SoundFile) -> Iterator[Mono]:
@@ -159,60 +165,43 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     Raises:
         UndecodableError: on opening, or while the blocks are read.
     """
-    head = file.read(12)
+    known = headers.looks_like_audio(file.read(12))
+    damaged = UndecodableError("truncated", "breaks off before any audio, or is damaged")
+    foreign = UndecodableError("not_audio", "is not in an audio or video format known here")
     counts_frames = headers.has_mp3_count(file)
-    arriving = isinstance(file, Arriving)  # then nobody knows where it ends
-    # FFmpeg believes what is there.
-    broken_off = not arriving and headers.declared_over_held(file) > 1 + _EXACT
     file.seek(0)
     try:
-        # A playlist must not make FFmpeg open other files or addresses.
-        options = {"protocol_whitelist": "none"}
         container = av.open(
             Seekable(file),
             mode="r",
-            options=options,
+            # A playlist must not make FFmpeg open other files or addresses.
+            options={"protocol_whitelist": "none"},
             metadata_errors="replace",
-            buffer_size=_LIVE_BYTES if arriving else 1 << 15,
+            buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
         )
     except (av.FFmpegError, ValueError) as error:
-        if headers.looks_like_audio(head):
-            raise UndecodableError(
-                "truncated", "breaks off before any audio, or is damaged"
-            ) from error
-        raise UndecodableError(
-            "not_audio", "is not in an audio or video format known here"
-        ) from error
+        raise (damaged if known else foreign) from error
     with container:
-        if not container.streams and headers.looks_like_audio(head):
-            raise UndecodableError("truncated", "breaks off before any audio, or is damaged")
+        if not container.streams and known:
+            raise damaged
         if not container.streams.audio:
             raise UndecodableError("not_audio", "has no audio track")
         stream = container.streams.audio[0]
         if stream.codec_context is None or stream.codec_context.name in _NO_ARRAY:
             raise UndecodableError("unreadable", "is in a codec that FFmpeg cannot decode")
-        decoding = Decoding(stream.rate or 0, None, _EXACT, damage=math.inf if broken_off else 0.0)
+        decoding = Decoding(stream.rate or 0, None, _EXACT)
         if counts_frames or container.format.name in _COUNTED_FORMATS | _EXACT_FORMATS:
             decoding.declared = _declared(container, stream)
-        frames = _ffmpeg_frames(container, stream, decoding)
+        frames = _ffmpeg_frames(file, container, stream, decoding)
         first = next(frames, None)
         if first is not None:
             decoding.rate = first.sample_rate  # HE-AAC declares half the rate it decodes to
             decoding.blocks = _ffmpeg_blocks(chain([first], frames), first.sample_rate)
-            if isinstance(file, Arriving):
-                decoding.blocks = _to_its_end(file, decoding, decoding.blocks)
         if not decoding.rate:
             raise UndecodableError("truncated", "holds no audio that can be decoded")
         if container.format.name not in _EXACT_FORMATS:
             decoding.slack = _PADDING_SAMPLES / decoding.rate
         yield decoding
-
-
-def _to_its_end(file: Arriving, decoding: Decoding, blocks: Iterator[Mono]) -> Iterator[Mono]:
-    """The blocks of what was still arriving; at the end its header can be held against it."""
-    yield from blocks
-    if file.ended and headers.declared_over_held(cast(BinaryIO, file)) > 1 + _EXACT:
-        decoding.damage = math.inf
 
 
 def _declared(container: InputContainer, stream: av.AudioStream) -> float | None:
@@ -224,16 +213,19 @@ def _declared(container: InputContainer, stream: av.AudioStream) -> float | None
 
 
 def _ffmpeg_frames(
-    container: InputContainer, stream: av.AudioStream, decoding: Decoding
+    file: BinaryIO, container: InputContainer, stream: av.AudioStream, decoding: Decoding
 ) -> Iterator[av.AudioFrame]:
-    """Decode packet by packet; what will not decode is counted as damage."""
+    """Decode packet by packet; what is missing or will not decode is counted as damage."""
     packets = container.demux(stream)
     may_pause = container.format.name in _COUNTED_FORMATS
     end = 0.0  # of the last frame, on the container's clock
     while True:
         try:
             packet = next(packets)
-        except StopIteration:
+        except StopIteration:  # FFmpeg believes what is there
+            ended = not isinstance(file, PipeCopy) or file.ended
+            if ended and headers.declared_over_held(file) > 1 + _EXACT:
+                decoding.damage = math.inf
             return
         except (av.FFmpegError, IndexError):  # IndexError: a track that begins in mid-file
             decoding.damage = math.inf
@@ -259,10 +251,7 @@ def _ffmpeg_blocks(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[Mono]
             raise UndecodableError(
                 "unreadable", f"changes its rate from {rate} to {frame.sample_rate}"
             )
-        values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
-        if not frame.format.is_planar:
-            values = values.reshape(-1, frame.layout.nb_channels).T
-        batch.append(to_mono(values, channel_axis=0))
+        batch.append(frame_to_mono(frame))
         if sum(map(len, batch)) >= _BATCH_SAMPLES:
             yield np.concatenate(batch)
             batch = []

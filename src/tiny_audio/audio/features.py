@@ -1,4 +1,4 @@
-"""Waveform to log-mel spectrogram, in one batched call on the model's device.
+"""Waveform to log-mel spectrogram and SpecAugment, batched, on the model's device.
 
 The numbers are those of Whisper's feature extractor (Radford et al. 2022, section 2.2), which
 GLM-ASR uses too: power spectrum under a periodic Hann window, Slaney mel bands up to 8 kHz,
@@ -6,7 +6,7 @@ log10, everything more than 8 decades below the clip's loudest band lifted to th
 scaled by (x + 4) / 4. One thing is different, on purpose: a frame depends on its own clip alone,
 never on how much padding or which neighbours share the batch.
 
-B utterances, S samples, L mel frames, M mel bands.
+B utterances, S samples, L mel frames, M mel bands, N masks.
 """
 
 from __future__ import annotations
@@ -140,11 +140,90 @@ class LogMel(nn.Module):
         return (power.double() @ self.filters.double()).float()
 
 
+class SpecAugment(nn.Module):
+    """Time and frequency masks on the log-mel (Park et al. 2019, arXiv:1904.08779, section 2).
+
+    Widths are uniform from 0 to the maximum and positions uniform where the mask fits; time warping
+    is left out. Masked cells become 0, about the mean of Whisper's scaled log-mel. The masks of one
+    utterance never cover all of its frames or bands; in evaluation mode nothing is changed.
+
+    Args:
+        freq_masks: masks over mel bands for each utterance.
+        freq_width: mel bands at most in one.
+        time_masks: masks over frames for each utterance.
+        time_width: mel frames at most in one.
+        max_time_fraction: of the utterance's own frames at most in one time mask.
+    """
+
+    def __init__(
+        self,
+        freq_masks: int,
+        freq_width: int,
+        time_masks: int,
+        time_width: int,
+        max_time_fraction: float,
+    ) -> None:
+        super().__init__()
+        if min(freq_masks, freq_width, time_masks, time_width) < 0:
+            raise ConfigError("spec_augment: the number and width of masks cannot be negative")
+        if not 0.0 <= max_time_fraction <= 1.0:
+            raise ConfigError(
+                f"spec_augment.max_time_fraction must lie in [0, 1], got {max_time_fraction}"
+            )
+        self.freq_masks, self.freq_width = freq_masks, freq_width
+        self.time_masks, self.time_width = time_masks, time_width
+        self.max_time_fraction = max_time_fraction
+
+    def forward(
+        self, mel: Tensor, lengths: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mask a batch; the input is left as it is.
+
+        Args:
+            mel: [B, M, L] log-mel.
+            lengths: [B] frames of each utterance; only these are masked.
+            generator: where the masks are drawn, on any device; the default generator of the
+                mel's device without one.
+
+        Returns:
+            mel [B, M, L] with masked cells 0.
+        """
+        if not self.training:
+            return mel
+        bands = torch.full_like(lengths, mel.shape[1])
+        width = bands.clamp(max=self.freq_width)
+        freq = self._masks(self.freq_masks, width, bands, mel.shape[1], generator)
+        width = (lengths * self.max_time_fraction).long().clamp(max=self.time_width)
+        time = self._masks(self.time_masks, width, lengths, mel.shape[2], generator)
+        return mel.masked_fill(freq[:, :, None] | time[:, None], 0.0)
+
+    @staticmethod
+    def _masks(
+        number: int, width: Tensor, extent: Tensor, size: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Draw masks of at most `width` [B] cells within the first `extent` [B] of `size` cells.
+
+        Returns:
+            [B, size] bool, the union of each utterance's masks, smaller than its extent.
+        """
+        device = width.device if generator is None else generator.device
+        uniform = torch.rand(2, len(width), number, generator=generator, device=device)
+        uniform = uniform.to(width.device)  # [2, B, N]
+        extent = extent[:, None]
+        most = torch.minimum(width[:, None], (extent - 1).clamp(min=0) // max(number, 1))
+        drawn = (uniform[0] * (most + 1)).long().clamp(max=most)
+        start = (uniform[1] * (extent - drawn + 1)).long()
+        start = torch.minimum(start, extent - drawn)  # float32 may round up to the next integer
+        position = torch.arange(size, device=width.device)  # [size]
+        mask = (position >= start[..., None]) & (position < (start + drawn)[..., None])
+        return mask.any(dim=1)
+
+
 def _zero_padded(waveform: Tensor, lengths: Tensor, samples: int) -> Tensor:
     """Cut or extend [B, S] to so many samples, with zeros from each clip's length on."""
     waveform = waveform.float()[:, :samples]
-    inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
-    waveform = torch.where(inside, waveform, 0.0)
+    mask = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
+    waveform = torch.where(mask, waveform, 0.0)
     return nn.functional.pad(waveform, (0, samples - waveform.shape[1]))
 
 

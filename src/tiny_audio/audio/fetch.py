@@ -6,26 +6,29 @@ that the decoders may go back and forth in it: to its end first, or as it is rea
 
 from __future__ import annotations
 
-import http.client
 import io
 import math
 import os
 import stat
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
+from tiny_audio.audio.remote import (
+    RemoteFile,
+    RetryPolicy,
+    UnreadableError,
+    is_remote,
+    plain_url,
+)
 from tiny_audio.errors import AudioError
 
 _MAX_DOWNLOAD, _MAX_PIPE = 1 << 30, 2 << 30  # bytes, unless another limit is given
 _IN_MEMORY_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
-_SILENCE_SECONDS = 15.0  # of a server before giving up
+_RETRIES = RetryPolicy(retries=2, backoff=0.2, timeout=15.0)
 _DOWNLOAD_SECONDS = 600.0  # altogether
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -41,7 +44,7 @@ def opened(
 
     Args:
         max_bytes: refuse an address or a pipe of more; None: than 1 GiB and 2 GiB.
-        whole: False: hand over a pipe as an `Arriving`, before all of it is there.
+        whole: False: hand over a pipe as a `PipeCopy`, before all of it is there.
 
     Raises:
         AudioError: ``unreadable``, ``empty``, ``too_long`` (in bytes) or ``truncated`` (a
@@ -58,13 +61,10 @@ def opened(
 
 def can_rewind(source: Source) -> bool:
     """Whether looking into the source is cheap and takes nothing from a later reader."""
-    if isinstance(source, str) and _is_url(source):
-        return False
     if isinstance(source, (str, os.PathLike)):
-        try:
+        with suppress(OSError, ValueError):  # opening it will say what is wrong
             return not stat.S_ISFIFO(os.stat(source).st_mode)
-        except (OSError, ValueError):
-            return True  # and opening it will say what is wrong
+        return not is_remote(str(source))
     return isinstance(source, (bytes, bytearray, memoryview)) or _is_plain(source)
 
 
@@ -74,11 +74,8 @@ def _open(
     """Find the bytes of a source; what has to be closed or deleted goes on the stack."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), f"the audio of {len(source)} bytes"
-    if isinstance(source, str) and _is_url(source):
-        # The query may hold a signature, the user part a password: neither belongs in a message.
-        parts = urllib.parse.urlsplit(source)
-        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        copy = stack.enter_context(_temporary())
+    if isinstance(source, str) and is_remote(source):
+        copy, name = stack.enter_context(_temporary()), plain_url(source)
         _download(source, copy, name, max_bytes or _MAX_DOWNLOAD)
         return copy, name
     if isinstance(source, (str, os.PathLike)):
@@ -96,29 +93,18 @@ def _open(
     if _is_plain(file):
         return file, name
     copy = stack.enter_context(_temporary())
-
-    def receive(size: int) -> bytes:
-        try:
-            if arriving.size == 0 and file.seekable():
-                file.seek(0)
-            found: bytes = getattr(file, "read1", file.read)(size)
-        except (OSError, ValueError, AttributeError) as error:
-            raise AudioError(f"{name} cannot be read: {error}", reason="unreadable") from error
-        return found
-
-    arriving = Arriving(receive, copy, name, most=max_bytes or _MAX_PIPE)
+    pipe = PipeCopy(file, copy, name, max_bytes or _MAX_PIPE)
     if whole:
-        arriving.wait_for(math.inf)
-    return (copy if whole else cast(BinaryIO, arriving)), name
+        pipe.wait_for(math.inf)
+    return (copy if whole else cast(BinaryIO, pipe)), name
 
 
 def _open_path(path: str) -> BinaryIO:
     try:
-        if os.path.isdir(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise AudioError(f"{path} is a folder: name the audio files in it", reason="unreadable")
-        if os.path.exists(path) and not (
-            os.path.isfile(path) or stat.S_ISFIFO(os.stat(path).st_mode)
-        ):
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
             raise AudioError(f"{path} is a device, not a file", reason="unreadable")
         return open(path, "rb")
     except FileNotFoundError as error:
@@ -138,55 +124,41 @@ def _temporary() -> Any:
     return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
 
 
-def _is_url(source: str) -> bool:
-    return source.lower().startswith(("http://", "https://"))
-
-
-def _download(url: str, copy: BinaryIO, name: str, most: int) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "tiny-audio"})
+def _download(url: str, copy: BinaryIO, name: str, max_bytes: int) -> None:
+    deadline = time.monotonic() + _DOWNLOAD_SECONDS
+    remote = RemoteFile(url, _RETRIES)
     try:
-        with urllib.request.urlopen(request, timeout=_SILENCE_SECONDS) as response:
-            expected = response.headers.get("Content-Length", "")
-            if expected.isdigit() and int(expected) > most:
-                raise _too_large(name, most)
-            arriving = Arriving(response.read1, copy, name, most=most, seconds=_DOWNLOAD_SECONDS)
-            arriving.wait_for(math.inf)
-    except urllib.error.HTTPError as error:
-        raise AudioError(
-            f"{name}: the server answers {error.code} {error.reason}", reason="unreadable"
-        ) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        what = getattr(error, "reason", error)
-        raise AudioError(f"{name} cannot be downloaded: {what}", reason="unreadable") from error
-    if expected.isdigit() and arriving.size < int(expected):
-        raise AudioError(
-            f"{name}: the download ended after {arriving.size} of {expected} bytes; try again",
-            reason="truncated",
-        )
+        with io.BufferedReader(remote, _CHUNK_BYTES) as file:
+            if (remote.length() or 0) > max_bytes:
+                raise _too_large(name, max_bytes)
+            while chunk := file.read1(_CHUNK_BYTES):
+                copy.write(chunk)
+                if copy.tell() > max_bytes:
+                    raise _too_large(name, max_bytes)
+                if time.monotonic() > deadline:
+                    message = f"{name}: the download takes more than {_DOWNLOAD_SECONDS:g} s"
+                    raise AudioError(message, reason="unreadable")
+    except UnreadableError as error:
+        if remote.size is not None:
+            ended = f"the download ended after {copy.tell()} of {remote.size} bytes"
+            message = f"{name}: {ended}: {error}; try again"
+            raise AudioError(message, reason="truncated") from error
+        message = f"{name} cannot be downloaded: {error}"
+        raise AudioError(message, reason="unreadable") from error
 
 
-class Arriving:
-    """What a pipe or a server sends, kept in a file that can seek; the rest is waited for.
+class PipeCopy:
+    """What a pipe sends, kept in a file that can seek; the rest is waited for.
 
     Args:
-        receive: gives up to so many bytes, none at the end.
-        copy: where they are kept.
-        most: bytes, more are refused.
-        seconds: of waiting altogether.
+        pipe: read from its start if it can go back.
+        copy: where its bytes are kept.
+        max_bytes: more are refused.
     """
 
-    def __init__(
-        self,
-        receive: Callable[[int], bytes],
-        copy: BinaryIO,
-        name: str,
-        *,
-        most: int,
-        seconds: float = math.inf,
-    ) -> None:
-        self._receive, self._copy, self._name = receive, copy, name
-        self._most, self._seconds = most, seconds
-        self.size, self.ended = 0, False
+    def __init__(self, pipe: BinaryIO, copy: BinaryIO, name: str, max_bytes: int) -> None:
+        self._pipe, self._copy, self._name, self._max_bytes = pipe, copy, name, max_bytes
+        self._size, self.ended = 0, False
         self.tell = copy.tell
 
     def must_seek(self) -> bool:
@@ -194,10 +166,10 @@ class Arriving:
 
         In others FFmpeg, if it could, would look for more behind the audio at once.
         """
-        place = self.tell()
+        position = self.tell()
         self.seek(0)
         head = self.read(8)
-        self.seek(place)
+        self.seek(position)
         return head[4:] == b"ftyp" or head[:4] == b"caff"
 
     def read(self, size: int = -1) -> bytes:
@@ -206,7 +178,7 @@ class Arriving:
         return self._copy.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, waiting for it; -1 for one counted from an end that is not there yet."""
+        """Go to a position, waiting for it; -1 for one counted from an end not yet there."""
         if whence == os.SEEK_END:
             return self._copy.seek(offset, whence) if self.ended else -1
         self.wait_for(offset + (self.tell() if whence == os.SEEK_CUR else 0))
@@ -214,32 +186,33 @@ class Arriving:
 
     def wait_for(self, end: float) -> None:
         """Receive until `end` bytes are there, or all there are."""
-        place = self.tell()
-        self._copy.seek(self.size)
-        while self.size < end and not self.ended:
-            start = time.monotonic()
-            chunk = self._receive(_CHUNK_BYTES)
-            self._seconds -= time.monotonic() - start
+        position = self.tell()
+        self._copy.seek(self._size)
+        while self._size < end and not self.ended:
+            chunk = self._receive()
             if not isinstance(chunk, bytes):
-                raise AudioError(
-                    f"{self._name} is opened as text: open it as 'rb'", reason="unreadable"
-                )
+                message = f"{self._name} is opened as text: open it as 'rb'"
+                raise AudioError(message, reason="unreadable")
             self.ended = not chunk
-            self.size += len(chunk)
-            if self.size > self._most:
-                raise _too_large(self._name, self._most)
-            if self._seconds < 0:
-                raise AudioError(
-                    f"{self._name}: the download takes more than {_DOWNLOAD_SECONDS:g} s",
-                    reason="unreadable",
-                )
+            self._size += len(chunk)
+            if self._size > self._max_bytes:
+                raise _too_large(self._name, self._max_bytes)
             self._copy.write(chunk)
-        self._copy.seek(place)
+        self._copy.seek(position)
+
+    def _receive(self) -> Any:
+        try:
+            if self._size == 0 and self._pipe.seekable():
+                self._pipe.seek(0)
+            return getattr(self._pipe, "read1", self._pipe.read)(_CHUNK_BYTES)
+        except (OSError, ValueError, AttributeError) as error:
+            message = f"{self._name} cannot be read: {error}"
+            raise AudioError(message, reason="unreadable") from error
 
 
-def _too_large(name: str, most: int) -> AudioError:
+def _too_large(name: str, max_bytes: int) -> AudioError:
     return AudioError(
-        f"{name} is larger than the {most / (1 << 30):.3g} GiB allowed: allow more with "
+        f"{name} is larger than the {max_bytes / (1 << 30):.3g} GiB allowed: allow more with "
         "--max-download, or save and split it first",
         reason="too_long",
     )

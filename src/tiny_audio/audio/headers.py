@@ -9,14 +9,34 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 LIBSNDFILE_MAGIC = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"caff", b".snd", b"NIST", b"riff")
 _MORE_MAGIC = (b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u", b"wvpk", b"MAC ", b"TTA1")
 
 _PIPED_LENGTH = 0x7FFF0000  # a chunk length from here on was written to a pipe: not known
 _OGG_PAGE_BYTES = 65_307  # at most
+_NEVER = 1 << 64
+
+
+class _Chunks(NamedTuple):
+    """Where a format keeps its audio."""
+
+    form: str  # of a chunk's header, name and length, for ``struct``
+    name: bytes  # of the chunk with the audio
+    start: int  # byte of the first chunk
+    align: int = 2  # bytes to a multiple of which chunks are padded
+    unknown: int = _NEVER  # a length from here on was not known when the header was written
+    own: int = 0  # bytes of its own header that a chunk's length includes
+
+
+_CHUNKS = {
+    b"RIFF": _Chunks("<4sI", b"data", 12, unknown=_PIPED_LENGTH),
+    b"RF64": _Chunks("<4sI", b"data", 12),
+    b"FORM": _Chunks(">4sI", b"SSND", 12, unknown=_PIPED_LENGTH),
+    b"caff": _Chunks(">4sQ", b"data", 8, align=1, unknown=1 << 63),
+    b"riff": _Chunks("<4s12xQ", b"data", 40, align=8, own=24),  # Wave64
+}
 
 
 def declared_over_held(file: BinaryIO) -> float:
@@ -28,116 +48,62 @@ def declared_over_held(file: BinaryIO) -> float:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    magic = file.read(4)
+    head = file.read(1_024)
+    magic = head[:4]
     if magic == b"OggS":
-        return _last_ogg_page(file, size)
-    found = _DECLARED[magic](file) if magic in _DECLARED else None
-    if found is None:
-        return 1.0
-    start, length = found
+        return 1.0 if _ends_with_ogg_page(file, size) else math.inf
+    start, length = 0, 0  # first byte of the audio and its length as the header declares it
+    if magic in _CHUNKS:
+        start, length = _chunk(file, size, _CHUNKS[magic])
+        if magic == b"RF64" and length:  # 64 bits, which stand in a chunk of their own, the first
+            length = int.from_bytes(head[28:36], "little") if head[12:16] == b"ds64" else 0
+    elif magic == b".snd" and len(head) >= 12:
+        known = struct.unpack(">II", head[4:12])
+        start, length = known if known[1] < _PIPED_LENGTH else (0, 0)
+    elif magic == b"NIST":
+        start, length = _sphere(head)
     held = size - start
     if length <= held:
         return 1.0
     return length / held if held > 0 else math.inf
 
 
-def _last_ogg_page(file: BinaryIO, size: int) -> float:
-    """1 if the file ends with a whole page, infinity if in the midst of one."""
-    file.seek(max(0, size - _OGG_PAGE_BYTES))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]  # header of 27 bytes, segment table, segments
-    segments = page[26] if len(page) >= 27 else 0
-    whole = 27 + segments + sum(page[27 : 27 + segments])
-    return 1.0 if len(page) >= whole else math.inf
-
-
-Span = tuple[int, int]  # first byte of the audio and its length as the header declares it
-
-
-def _riff(file: BinaryIO) -> Span | None:
-    return _chunk(file, "<4sI", b"data", start=12, unknown=_PIPED_LENGTH)
-
-
-def _rf64(file: BinaryIO) -> Span | None:
-    """The length of 64 bits stands in a chunk of its own, the first."""
-    file.seek(12)
-    first = file.read(24)
-    found = _chunk(file, "<4sI", b"data", start=12)
-    if found is None or not first.startswith(b"ds64") or len(first) < 24:
-        return None
-    return found[0], int.from_bytes(first[16:24], "little")
-
-
-def _aiff(file: BinaryIO) -> Span | None:
-    return _chunk(file, ">4sI", b"SSND", start=12, unknown=_PIPED_LENGTH)
-
-
-def _caf(file: BinaryIO) -> Span | None:
-    return _chunk(file, ">4sQ", b"data", start=8, align=1, unknown=1 << 63)
-
-
-def _w64(file: BinaryIO) -> Span | None:
-    return _chunk(file, "<4s12xQ", b"data", start=40, align=8, counts_itself=True)
-
-
-def _au(file: BinaryIO) -> Span | None:
-    file.seek(4)
-    header = file.read(8)
-    start, length = struct.unpack(">II", header) if len(header) == 8 else (0, 0)
-    return None if length >= _PIPED_LENGTH else (start, length)
-
-
-def _sphere(file: BinaryIO) -> Span | None:
-    """NIST's header is text: its size, then `name -type value` a line."""
-    file.seek(0)
-    lines = file.read(1_024).decode("latin-1").split("\n")
-    values = {line.split()[0]: line.split()[-1] for line in lines[2:] if len(line.split()) == 3}
-    if "," in values.get("sample_coding", ""):  # compressed
-        return None
-    try:
-        names = ("sample_count", "channel_count", "sample_n_bytes")
-        return int(lines[1]), math.prod(int(values[name]) for name in names)
-    except (IndexError, KeyError, ValueError):
-        return None
-
-
-_DECLARED: dict[bytes, Callable[[BinaryIO], Span | None]] = {
-    b"RIFF": _riff, b"RF64": _rf64, b"FORM": _aiff, b"caff": _caf, b"riff": _w64, b".snd": _au,
-    b"NIST": _sphere,
-}  # fmt: skip
-
-
-def _chunk(
-    file: BinaryIO,
-    form: str,
-    wanted: bytes,
-    *,
-    start: int,
-    align: int = 2,
-    unknown: int | None = None,
-    counts_itself: bool = False,
-) -> Span | None:
-    """Find a chunk among those from byte `start` on; None if it is not there or of no length.
-
-    Args:
-        form: of a chunk's header, name and length, for ``struct``.
-        align: bytes to a multiple of which chunks are padded.
-        unknown: a length from here on means that it was not known when the header was written.
-        counts_itself: whether a chunk's length includes its header.
-    """
-    position, size, end = start, struct.calcsize(form), file.seek(0, os.SEEK_END)
+def _chunk(file: BinaryIO, end: int, chunks: _Chunks) -> tuple[int, int]:
+    """Start and length of the chunk with the audio, the length 0 where it is not told."""
+    position, size = chunks.start, struct.calcsize(chunks.form)
     for _ in range(1000):  # a real file has a few
         file.seek(min(position, end))
         header = file.read(size)
         if len(header) < size:
-            return None
-        name, length = struct.unpack(form, header)
-        length -= size if counts_itself else 0
+            break
+        name, length = struct.unpack(chunks.form, header)
+        length -= chunks.own
         position += size
-        if name == wanted:
-            return None if unknown is not None and length >= unknown else (position, length)
-        position += max(0, -(-length // align) * align)
-    return None
+        if name == chunks.name:
+            return position, length if length < chunks.unknown else 0
+        position += max(0, -(-length // chunks.align) * chunks.align)
+    return 0, 0
+
+
+def _sphere(head: bytes) -> tuple[int, int]:
+    """The same of NIST's header, which is text: its size, then `name -type value` a line."""
+    lines = head.decode("latin-1").split("\n")
+    values = {line.split()[0]: line.split()[-1] for line in lines[2:] if len(line.split()) == 3}
+    if "," in values.get("sample_coding", ""):  # compressed
+        return 0, 0
+    try:
+        names = ("sample_count", "channel_count", "sample_n_bytes")
+        return int(lines[1]), math.prod(int(values[name]) for name in names)
+    except (IndexError, KeyError, ValueError):
+        return 0, 0
+
+
+def _ends_with_ogg_page(file: BinaryIO, size: int) -> bool:
+    file.seek(max(0, size - _OGG_PAGE_BYTES))
+    tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]  # header of 27 bytes, segment table, segments
+    segments = page[26] if len(page) >= 27 else 0
+    return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
 def looks_like_audio(head: bytes) -> bool:

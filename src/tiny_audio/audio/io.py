@@ -8,10 +8,9 @@ S samples, C channels.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
@@ -27,8 +26,6 @@ from tiny_audio.errors import AudioError
 AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor
 
 _MIN_RATE, _MAX_RATE = 1_000, 768_000  # Hz; a header that says anything else is wrong
-
-T = TypeVar("T")
 
 
 def load_audio(
@@ -61,21 +58,9 @@ def load_audio(
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
     """
-    if offset is not None:
-        return _stretch(source, sample_rate, offset, duration, max_bytes)
-    blocks = audio_blocks(
-        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
-    )
-    return np.concatenate(list(blocks))
-
-
-def _stretch(
-    source: AudioInput,
-    sample_rate: int | None,
-    offset: float,
-    duration: float | None,
-    max_bytes: int | None,
-) -> Mono:
+    if offset is None:
+        limits: Any = {"max_seconds": max_seconds, "max_bytes": max_bytes}
+        return np.concatenate(list(audio_blocks(source, sample_rate=sample_rate, **limits)))
     start = round(offset * SAMPLE_RATE)
     stop = None if duration is None else start + round(duration * SAMPLE_RATE)
     if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
@@ -84,11 +69,12 @@ def _stretch(
             if found is not None:
                 return found
     pieces = [np.zeros(0, np.float32)]
-    place = 0
+    position = 0
     for block in audio_blocks(source, sample_rate=sample_rate, max_bytes=max_bytes):
-        pieces.append(block[max(0, start - place) : None if stop is None else max(0, stop - place)])
-        place += len(block)
-        if stop is not None and place >= stop:
+        end = None if stop is None else max(0, stop - position)
+        pieces.append(block[max(0, start - position) : end])
+        position += len(block)
+        if stop is not None and position >= stop:
             break
     return np.concatenate(pieces)
 
@@ -114,25 +100,23 @@ def audio_blocks(
         decoding.blocks = (to_mono(whole, channel_axis=0) for whole in [samples])
         yield from _resampled(decoding, name, max_seconds)
         return
-    given = 0
+    given = 0  # samples; another decoder begins anew, and these are left out
     with opened(source, max_bytes=max_bytes, whole=not live) as (file, name):
-        try:
-            with libsndfile(file) as decoding:
-                for block in _resampled(decoding, name, max_seconds):
-                    given += len(block)
-                    yield block
+        for decoder in (libsndfile, ffmpeg):
+            known = given
+            try:
+                file.seek(0)
+                with decoder(file) as decoding:
+                    for block in _resampled(decoding, name, max_seconds):
+                        new = block[known:]
+                        known = max(0, known - len(block))
+                        given += len(new)
+                        if len(new):
+                            yield new
                 return
-        except UndecodableError:
-            file.seek(0)
-        try:
-            with ffmpeg(file) as decoding:  # from the start: what was given already is left out
-                for block in _resampled(decoding, name, max_seconds):
-                    known = min(given, len(block))
-                    given -= known
-                    if known < len(block):
-                        yield block[known:]
-        except UndecodableError as error:
-            raise AudioError(f"{name} {error.finding}", reason=error.reason) from error
+            except UndecodableError as error:
+                failure = error
+        raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
 
 def probe_duration(source: AudioInput, *, sample_rate: int | None = None) -> float | None:
@@ -149,24 +133,15 @@ def probe_duration(source: AudioInput, *, sample_rate: int | None = None) -> flo
         return float(samples.shape[1] / (sample_rate or SAMPLE_RATE))
     if not can_rewind(source):
         return None
-    return _decoded(source, lambda decoding, _: decoding.declared)
-
-
-def _decoded(
-    source: str | os.PathLike[str] | bytes | BinaryIO, use: Callable[[Decoding, str], T]
-) -> T:
-    """Hand the recording to `use`, decoded by the first decoder that can."""
     with opened(source) as (file, name):
-        try:
-            with libsndfile(file) as decoding:
-                return use(decoding, name)
-        except UndecodableError:
-            file.seek(0)
-        try:
-            with ffmpeg(file) as decoding:
-                return use(decoding, name)
-        except UndecodableError as error:
-            raise AudioError(f"{name} {error.finding}", reason=error.reason) from error
+        for decoder in (libsndfile, ffmpeg):
+            try:
+                file.seek(0)
+                with decoder(file) as decoding:
+                    return decoding.declared
+            except UndecodableError as error:
+                failure = error
+    raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
 
 def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iterator[Mono]:

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE, headers
-from tiny_audio.audio.decode import Mono, Seekable, to_mono
+from tiny_audio.audio.decode import Mono, Seekable, frame_to_mono, to_mono
 
 _BEFORE = 1.0  # seconds decoded before a stretch: MP3 may need a quarter of one
 _AFTER = 0.25  # and after it, for the resampler
@@ -87,17 +87,10 @@ def _ffmpeg(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | No
         place = round((head.pts - began) * base * rate)
         if place > first:
             return None
-        pieces, count = [_mono(head)], head.samples
+        pieces, count = [frame_to_mono(head)], head.samples
         for frame in frames:
             if place + count >= last:
                 break
-            pieces.append(_mono(frame))
+            pieces.append(frame_to_mono(frame))
             count += frame.samples
         return np.concatenate(pieces)[first - place :], rate, first
-
-
-def _mono(frame: av.AudioFrame) -> Mono:
-    values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    return to_mono(values, channel_axis=0)

@@ -1,104 +1,94 @@
-"""Training samples changed at random: what is drawn for one depends on itself alone.
+"""Training samples changed at random by audiomentations: what is drawn for one depends on itself
+alone.
 
-Every kind of change draws from a generator of its own, whose seed is the run's seed, the pass and
-the sample: neither the worker, nor the order, nor a resume, nor what else is switched on matters.
+Each kind of change is a transform of the library, which draws from Python's and NumPy's global
+generators. They are seeded before it with the run's seed, the kind, the pass and the sample, and
+put back after it: neither the worker, nor the order, nor a resume, nor what else is on matters.
 
-Letters: S samples.
+S samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import json
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
-from tiny_audio.audio import SAMPLE_RATE, perturb
-from tiny_audio.data.recordings import Recordings
-from tiny_audio.data.records import id_hash
-from tiny_audio.data.transforms import Transforms
-from tiny_audio.errors import ConfigError
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.data.folder import AUDIO_SUFFIXES
+from tiny_audio.data.records import bytes_hash
+from tiny_audio.errors import ConfigError, DataError, MissingExtraError
+
+logger = logging.getLogger(__name__)
 
 Wave = npt.NDArray[np.float32]
+Transform = Callable[
+    ..., Wave
+]  # (waveform, sample_rate=...) -> waveform, the same one if unchanged
 
-_TAG = 79  # keeps these random numbers apart from others with the same seed
 _KEY = "data.augment"
-_KINDS = ("speed", "room", "noise", "noise_only", "band", "telephone", "gain", "transforms")
+_CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")  # in the order they are made
 _RANGES = {"speed": (0.5, 2.0), "noise": (-60, 120), "band": (200, 8_000), "gain": (-60, 60)}
-_CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")
 _RECORDED = ("room", "noise")
+_TRIES = 20  # recordings of which one must be good
+_TELEPHONE_RATE, _TELEPHONE_BAND = 8_000, (300.0, 3_400.0)  # ITU-T G.712
+_MU = 255.0  # ITU-T G.711
+_ROLLOFF = 120  # of the band limits, dB an octave
 
 
 def open_augmenter(
     settings: Mapping[str, Any], *, seed: int, min_seconds: float, max_seconds: float
 ) -> Augmenter | None:
-    """The augmenter of the section ``data.augment`` as plain values; None where all is off."""
-    changes = {kind: value for kind, value in settings.items() if kind in _CHANGES}
-    augmenter = Augmenter(
-        changes,
-        noise_only=settings["noise_only"],
-        transforms=settings["transforms"],
-        seed=seed,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-    )
-    return augmenter if augmenter.active else None
+    """The augmenter of the section ``data.augment`` as plain values; None where all is off.
+
+    Raises:
+        ConfigError: a value makes no sense.
+        DataError: noises or rooms cannot be read.
+        MissingExtraError: a change is on, but the `augment` extra is not installed.
+    """
+    _check(settings)
+    changes = any(settings[kind]["p"] for kind in _CHANGES)
+    if not (changes or settings["noise_only"] or settings["transforms"]):
+        return None
+    return Augmenter(settings, seed=seed, min_seconds=min_seconds, max_seconds=max_seconds)
 
 
 class Augmenter:
     """Changes waveforms as configured; picklable, and the same in every process.
 
     Args:
-        changes: kind -> ``p``, ``range`` and ``path``; see ``AugmentConfig``.
-        noise_only: probability that a sample is noise without words.
-        transforms: of audiomentations, each a mapping with its ``name`` and arguments.
+        settings: of the section ``data.augment``, see ``AugmentConfig``.
         seed: of the run.
         min_seconds, max_seconds: a change that would leave these durations is not made.
-
-    Raises:
-        ConfigError: a value makes no sense.
-        DataError: noises or rooms cannot be read.
-        MissingExtraError: ``transforms`` without the `augment` extra.
     """
 
     def __init__(
-        self,
-        changes: Mapping[str, Mapping[str, Any]],
-        *,
-        noise_only: float,
-        transforms: Sequence[Mapping[str, Any]],
-        seed: int,
-        min_seconds: float,
-        max_seconds: float,
+        self, settings: Mapping[str, Any], *, seed: int, min_seconds: float, max_seconds: float
     ) -> None:
-        self.settings = {  # plain values: what a resumed run is compared by
-            "changes": {kind: dict(change) for kind, change in changes.items()},
-            "noise_only": noise_only,
-            "transforms": [dict(spec) for spec in transforms],
-        }
-        self._p = {kind: float(change["p"]) for kind, change in changes.items()}
-        self._p |= {"noise_only": noise_only, "transforms": float(bool(transforms))}
-        for kind, p in self._p.items():
-            if not 0 <= p <= 1:
-                name = kind if kind == "noise_only" else f"{kind}.p"
-                raise ConfigError(f"{_KEY}.{name}={p:g} is a probability: use 0 to 1")
-        self._ranges = {kind: _range(kind, change) for kind, change in changes.items()}
-        self._recordings = {
-            kind: Recordings(_path(kind, changes[kind]), f"{_KEY}.{kind}")
-            for kind in _RECORDED
-            if self._p[kind] > 0 or (kind == "noise" and noise_only > 0)
-        }
-        self._transforms = Transforms(transforms, f"{_KEY}.transforms")
-        self._seed = seed
+        self.settings = json.loads(json.dumps(settings))  # what a resumed run is compared by
         self.repeats = 0  # passes after which the same changes come again; 0: never
-        self._shortest = min_seconds * SAMPLE_RATE
-        self._longest = max_seconds * SAMPLE_RATE
-
-    @property
-    def active(self) -> bool:
-        """Whether there is any change to be made."""
-        return any(self._p.values())
+        self._seed, self._limits = seed, (min_seconds, max_seconds)
+        self._unusable: set[str] = set()  # recordings that were warned of
+        try:
+            library = importlib.import_module("audiomentations")
+        except ImportError:
+            raise MissingExtraError(
+                f"{_KEY} needs audiomentations: pip install 'tiny-audio[augment]'"
+            ) from None
+        warnings.filterwarnings("ignore", message=".* had to be resampled")
+        with _seeded("opening"):
+            self._transforms = dict(_transforms(library, self.settings))
 
     def __call__(self, waveform: Wave, *, source: str, id: str, epoch: int) -> tuple[Wave, bool]:
         """Change the waveform [S] of sample `id` of `source` on pass `epoch` over the source.
@@ -107,65 +97,234 @@ class Augmenter:
             The waveform, of another length where its speed changed, and whether all that is left
             of it is noise, which has no words.
         """
-        sample = id_hash(f"{source}\n{id}")
         epoch = epoch % self.repeats if self.repeats else epoch
-        drawn: dict[str, np.random.Generator] = {}
-        for number, kind in enumerate(_KINDS):
-            if self._p[kind] > 0:
-                rng = np.random.default_rng([self._seed, _TAG, number, epoch, sample])
-                if rng.random() < self._p[kind]:
-                    drawn[kind] = rng
-        only_noise = "noise_only" in drawn
-        if only_noise:
-            for kind in ("speed", "room", "noise"):
-                drawn.pop(kind, None)
-        for kind, rng in drawn.items():
-            waveform = self._change(kind, waveform, rng)
-        return perturb.within_full_scale(waveform) if drawn else waveform, only_noise
+        changed, only_noise = waveform, False
+        for kind, transform in self._transforms.items():
+            if only_noise and kind in ("speed", *_RECORDED):
+                continue
+            before = changed
+            with _seeded(self._seed, kind, epoch, source, id):
+                changed = self._apply(kind, transform, before)
+            if kind == "noise_only" and changed is not before:
+                changed, only_noise = changed - before, True
+        if changed is not waveform:
+            peak = np.abs(changed).max(initial=1.0)  # never beyond full scale
+            changed = np.ascontiguousarray(changed / peak, dtype=np.float32)
+        return changed, only_noise
 
-    def _change(self, kind: str, waveform: Wave, rng: np.random.Generator) -> Wave:
-        if kind == "transforms":
-            changed = self._transforms(waveform, int(rng.integers(2**32)))
-            return changed if self._fits(len(changed)) else waveform
-        if kind == "room":
-            return perturb.add_room(waveform, self._recordings["room"].one(rng))
-        if kind == "telephone":
-            return perturb.telephone(waveform)
-        value = float(rng.uniform(*self._ranges["noise" if kind == "noise_only" else kind]))
-        if kind == "speed":
-            fits = self._fits(round(len(waveform) / value))
-            return perturb.change_speed(waveform, value) if fits else waveform
-        if kind == "band":
-            return perturb.limit_band(waveform, 0.0, value)
-        if kind == "gain":
-            return perturb.change_gain(waveform, value)
-        stretch = self._recordings["noise"].stretch(rng, len(waveform))
-        noise = perturb.noise_at(waveform, stretch, value)
-        return noise if kind == "noise_only" else waveform + noise
+    def _apply(self, kind: str, transform: Transform, waveform: Wave) -> Wave:
+        try:
+            changed = transform(waveform, sample_rate=SAMPLE_RATE)
+        except Exception as error:  # of the library's decoders
+            if kind not in ("noise_only", *_RECORDED):
+                raise
+            parameters: dict[str, Any] = getattr(transform, "parameters", {})
+            name = parameters.get("noise_file_path") or parameters.get("ir_file_path")
+            if name not in self._unusable:
+                logger.warning("%s.%s: %s cannot be used (%s)", _KEY, kind, name, error)
+                self._unusable.add(str(name))
+            return waveform
+        if changed.ndim != 1 or not np.isfinite(changed).all():
+            raise ConfigError(f"{_KEY}: {kind} made a waveform of {changed.shape} that is no audio")
+        low, high = self._limits
+        return changed if low <= len(changed) / SAMPLE_RATE <= high else waveform
 
-    def _fits(self, length: int) -> bool:
-        return self._shortest <= length <= self._longest
+    def __getstate__(self) -> dict[str, Any]:
+        return {"settings": self.settings, "seed": self._seed, "limits": self._limits} | {
+            "repeats": self.repeats
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        low, high = state["limits"]
+        self.__init__(state["settings"], seed=state["seed"], min_seconds=low, max_seconds=high)  # type: ignore[misc]
+        self.repeats = state["repeats"]
 
 
-def _range(kind: str, change: Mapping[str, Any]) -> tuple[float, float]:
-    """Lowest and highest value of a kind; one without has none."""
-    if change["path"] is not None and kind not in _RECORDED:
-        raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-    values, known = list(change["range"]), _RANGES.get(kind)
-    if known is None:
-        if values:
-            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-        return 0.0, 0.0
-    if len(values) != 2 or not known[0] <= values[0] <= values[1] <= known[1]:
+@contextmanager
+def _seeded(*parts: object) -> Iterator[None]:
+    """Python's and NumPy's global generators at a seed, and afterwards where they were."""
+    seed = bytes_hash("\n".join(map(str, parts)).encode())
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _transforms(library: Any, settings: dict[str, Any]) -> Iterator[tuple[str, Transform]]:
+    """The transforms that are on, by kind, in the order in which they are made."""
+    files = {
+        kind: _recordings(library, settings[kind]["path"], f"{_KEY}.{kind}")
+        for kind in _RECORDED
+        if settings[kind]["p"] or (kind == "noise" and settings["noise_only"])
+    }
+    if settings["noise_only"]:
+        yield "noise_only", _noise(library, files["noise"], settings, settings["noise_only"])
+    for kind in _CHANGES:
+        p = settings[kind]["p"]
+        low, high = settings[kind]["range"] or (0.0, 0.0)
+        if not p:
+            continue
+        if kind == "speed":  # tempo and pitch together, Ko et al. 2015
+            rates = round(SAMPLE_RATE / high), round(SAMPLE_RATE / low)
+            yield kind, library.Resample(*rates, p=p)
+        elif kind == "room":
+            yield kind, _Room(library, files[kind], p)
+        elif kind == "noise":
+            yield kind, _noise(library, files[kind], settings, p)
+        elif kind == "band":
+            yield kind, library.LowPassFilter(low, high, _ROLLOFF, _ROLLOFF, zero_phase=True, p=p)
+        elif kind == "telephone":
+            yield kind, _telephone(library, p)
+        elif kind == "gain":
+            yield kind, library.Gain(low, high, p=p)
+    for number, spec in enumerate(settings["transforms"]):
+        yield f"transforms[{number}]", _named_transform(library, spec)
+
+
+def _noise(library: Any, files: list[Path], settings: dict[str, Any], p: float) -> Any:
+    def check(samples: Wave, sample_rate: int) -> Wave:
+        if not samples.any():
+            raise ValueError("it is silent")
+        return samples
+
+    low, high = settings["noise"]["range"]
+    return library.AddBackgroundNoise(
+        files, min_snr_db=low, max_snr_db=high, noise_transform=check, p=p
+    )
+
+
+class _Room:
+    """Convolution with an impulse response, as loud as before, its direct sound not delayed."""
+
+    def __init__(self, library: Any, files: list[Path], p: float) -> None:
+        self._transform = library.ApplyImpulseResponse(files, p=p, leave_length_unchanged=False)
+        self._load = lru_cache(library.core.audio_loading_utils.load_sound_file)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was drawn last."""
+        found: dict[str, Any] = self._transform.parameters
+        return found
+
+    def __call__(self, waveform: Wave, sample_rate: int) -> Wave:
+        wet: Wave = self._transform(waveform, sample_rate=sample_rate)
+        if wet is waveform:
+            return waveform
+        response, _ = self._load(self.parameters["ir_file_path"], sample_rate)
+        direct = int(np.argmax(np.abs(response)))
+        wet = wet[direct : direct + len(waveform)]
+        return (wet * (_rms(waveform) / max(_rms(wet), 1e-12))).astype(np.float32)
+
+
+def _telephone(library: Any, p: float) -> Any:
+    """300 to 3400 Hz, 8 kHz, 8 bits of mu-law."""
+    low, high = _TELEPHONE_BAND
+    filters = library.Compose(
+        [
+            library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, zero_phase=True, p=1.0),
+            library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, zero_phase=True, p=1.0),
+        ]
+    )
+
+    def line(waveform: Wave, sample_rate: int) -> Wave:
+        banded = filters(waveform, sample_rate=sample_rate)
+        narrow = soxr.resample(banded, sample_rate, _TELEPHONE_RATE, quality="HQ")
+        peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-12)
+        scaled = narrow / peak
+        folded = np.sign(scaled) * np.log1p(_MU * np.abs(scaled)) / np.log1p(_MU)
+        coded = np.round(folded * 127) / 127
+        decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU * peak
+        wide = soxr.resample(decoded, _TELEPHONE_RATE, sample_rate, quality="HQ")
+        wide = np.pad(wide, (0, max(0, len(waveform) - len(wide))))
+        return wide[: len(waveform)].astype(np.float32)
+
+    return library.Lambda(line, p=p)
+
+
+def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
+    """A transform of the library by the name of its class and its arguments, p among them."""
+    arguments = dict(spec)
+    name = arguments.pop("name", None)
+    kind = getattr(library, str(name), None)
+    base = library.core.transforms_interface.BaseWaveformTransform
+    if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ConfigError(
-            f"{_KEY}.{kind}.range={values}: write [lowest,highest] within {known[0]:g} and "
-            f"{known[1]:g}"
+            f"{_KEY}.transforms: audiomentations has no transform {name!r}; write "
+            "[{name: PitchShift, p: 0.1}]"
         )
-    return float(values[0]), float(values[1])
+    try:
+        return kind(**arguments)
+    except Exception as error:  # each class checks its arguments in its own way
+        raise ConfigError(f"{_KEY}.transforms: {name} refuses {arguments} ({error})") from error
 
 
-def _path(kind: str, change: Mapping[str, Any]) -> str:
-    path = change["path"]
+def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
+    """The recordings of a folder, at any depth, or of a manifest; one of the first must be good."""
     if not path:
-        raise ConfigError(f"{_KEY}.{kind} needs recordings: set {_KEY}.{kind}.path=DIR")
-    return str(path)
+        raise ConfigError(f"{key} needs recordings: set {key}.path=DIR")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise DataError(f"There is no folder or manifest {path}: set {key}.path.")
+    known = AUDIO_SUFFIXES.intersection(library.core.utils.SUPPORTED_EXTENSIONS)
+    found = sorted(place.rglob("*")) if place.is_dir() else _listed(place, key)
+    files = [file for file in found if file.suffix.lower() in known]
+    if not files:
+        raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
+    for file in files[:_TRIES]:
+        try:
+            if library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE)[0].any():
+                return files
+        except Exception as error:  # libsndfile's, audioread's
+            logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
+    raise DataError(
+        f"None of {len(files[:_TRIES])} recordings of {path} can be read or heard: set {key}.path "
+        "to another folder."
+    )
+
+
+def _listed(manifest: Path, key: str) -> list[Path]:
+    """The recordings that a manifest names, in its order."""
+    number = 0
+    files: list[Path] = []
+    try:
+        for line in manifest.read_text("utf-8-sig").split("\n"):
+            number += 1
+            if line.strip():
+                files.append(manifest.parent / json.loads(line)["audio_filepath"])
+    except OSError as error:
+        raise DataError(f"{manifest} cannot be read ({error.strerror}): set {key}.path.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{manifest} is wrong in line {number} ({error}): {key}.path needs JSON lines with "
+            "audio_filepath, or a folder."
+        ) from error
+    return files
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a probability, a range or a path without sense."""
+    probabilities = {f"{kind}.p": settings[kind]["p"] for kind in _CHANGES}
+    for name, p in (probabilities | {"noise_only": settings["noise_only"]}).items():
+        if not 0 <= p <= 1:
+            raise ConfigError(f"{_KEY}.{name}={p:g} is a probability: use 0 to 1")
+    for kind in _CHANGES:
+        values = settings[kind]["range"]
+        if settings[kind]["path"] is not None and kind not in _RECORDED:
+            raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
+        if kind not in _RANGES:
+            if values:
+                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+            continue
+        low, high = _RANGES[kind]
+        if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+            raise ConfigError(
+                f"{_KEY}.{kind}.range={values}: write [lowest,highest] within {low:g} and {high:g}"
+            )
+
+
+def _rms(waveform: Wave) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))

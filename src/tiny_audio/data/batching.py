@@ -1,19 +1,15 @@
-"""Utterances become batches: cut by length to a budget of seconds, then padded side by side.
-
-Letters: B utterances, S samples, T tokens.
-"""
+"""Utterances become batches: cut by length to a budget of seconds, then padded side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tiny_audio.data.utterance import Utterance
-from tiny_audio.model.batch import IGNORE, Batch, label_places
+from tiny_audio.data.records import Utterance
+from tiny_audio.model.batch import IGNORE, Batch, label_positions
 
 if TYPE_CHECKING:
     from tiny_audio.text.prompt import Prompt
@@ -68,59 +64,38 @@ def collate(
     an utterance that yields none is a ValueError.
     """
     lengths = [len(utterance.waveform) for utterance in utterances]
-    waveform = torch.zeros(len(utterances), max(lengths))
-    for row, utterance in enumerate(utterances):
-        waveform[row, : lengths[row]] = torch.from_numpy(utterance.waveform)
-    empty = torch.zeros(len(utterances), 0, dtype=torch.long)
-    batch = Batch(
-        waveform=waveform,
-        waveform_lengths=torch.tensor(lengths),
-        input_ids=empty,
-        attention_mask=empty,
-        audio_mask=empty,
-        ids=[utterance.id for utterance in utterances],
-        texts=[utterance.text for utterance in utterances],
-    )
-    return with_tokens(batch, prompt, audio_tokens, with_labels=with_labels)
-
-
-def with_tokens(
-    batch: Batch, prompt: Prompt, audio_tokens: Callable[[int], int], *, with_labels: bool
-) -> Batch:
-    """The batch with tokens (and labels) for a projector that maps samples to tokens like this."""
-    lengths = batch.waveform_lengths.tolist()
-    pairs = zip(batch.texts, lengths, strict=True)
-    rows = [_tokens(text, prompt, audio_tokens(n), with_labels) for text, n in pairs]
+    rows: list[tuple[list[int], tuple[int, int], int]] = []  # ids, span of the audio, prompt
+    for utterance, length in zip(utterances, lengths, strict=True):
+        n_audio = audio_tokens(length)
+        if with_labels:
+            ids, n_prompt = prompt.training(n_audio, utterance.text)
+        else:
+            ids = prompt.build(n_audio)
+            n_prompt = len(ids)
+        rows.append((ids, prompt.audio_span(n_audio), n_prompt))
     width = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), width)
+    waveform = torch.zeros(len(rows), max(lengths))
     input_ids = torch.full(shape, prompt.end_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     audio_mask = torch.zeros(shape, dtype=torch.bool)
     labels = torch.full(shape, IGNORE) if with_labels else None
     for row, (ids, (first, last), n_prompt) in enumerate(rows):
         left = 0 if with_labels else width - len(ids)
+        waveform[row, : lengths[row]] = torch.from_numpy(utterances[row].waveform)
         input_ids[row, left : left + len(ids)] = torch.tensor(ids)
         attention_mask[row, left : left + len(ids)] = 1
         audio_mask[row, left + first : left + last] = True
         if labels is not None:
             labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
-    return replace(
-        batch,
+    return Batch(
+        waveform=waveform,
+        waveform_lengths=torch.tensor(lengths),
         input_ids=input_ids,
         attention_mask=attention_mask,
         audio_mask=audio_mask,
         labels=labels,
-        label_places=None if labels is None else label_places(labels),
+        label_positions=None if labels is None else label_positions(labels),
+        ids=[utterance.id for utterance in utterances],
+        texts=[utterance.text for utterance in utterances],
     )
-
-
-def _tokens(
-    text: str, prompt: Prompt, n_audio: int, with_labels: bool
-) -> tuple[list[int], tuple[int, int], int]:
-    """Ids [T], the span of the audio in them, and the length of the prompt."""
-    if with_labels:
-        ids, n_prompt = prompt.training(n_audio, text)
-    else:
-        ids = prompt.build(n_audio)
-        n_prompt = len(ids)
-    return ids, prompt.audio_span(n_audio), n_prompt

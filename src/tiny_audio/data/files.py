@@ -1,4 +1,7 @@
-"""Parquet, arrow and WebDataset files as shards: on this machine, or behind http(s) addresses."""
+"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches.
+
+Parquet and arrow are read by pyarrow, which can begin at any row group or batch.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,24 @@ import re
 import tarfile
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-from tiny_audio.data.remote import (
+from tiny_audio.audio.remote import (
     CORRUPT,
     UNREACHABLE,
-    Patience,
-    ShardError,
-    open_url,
+    RetryPolicy,
+    UnreadableError,
+    file_system,
+    is_http,
+    is_remote,
+    open_remote,
     plain_url,
 )
-from tiny_audio.data.tables import arrow_error, table_columns, table_length, table_rows
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
 from tiny_audio.errors import DataError
 
@@ -34,7 +39,7 @@ SUFFIXES = {
 }
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
-_SPREAD = re.compile(r"(\d+)\.\.(\d+)")
+_ROWS = 64  # of a table that are decoded together
 
 
 class FileShards:
@@ -44,60 +49,59 @@ class FileShards:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
 
     Attributes:
-        places: path or address of each.
-        names: the same, fit for messages.
+        names: path or address of each, without secrets.
     """
 
     def __init__(
-        self, kind: str, places: list[str], columns: dict[str, str | None], patience: Patience
+        self, kind: str, paths: list[str], columns: dict[str, str | None], policy: RetryPolicy
     ) -> None:
-        self.kind, self.places = kind, places
-        self.names = [plain_url(place) if is_url(place) else place for place in places]
-        self._columns, self._patience = columns, patience
+        self.kind, self.paths, self.columns = kind, paths, columns
+        self.names = [plain_url(path) if is_remote(path) else path for path in paths]
+        self._policy = policy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of a shard from `start` on; raises ShardError where that cannot be.
+        """Rows of a shard from `start` on; raises UnreadableError where that cannot be.
 
         What arrives damaged over the network is asked for once more: it may be a proxy's answer.
         """
-        again = is_url(self.places[shard])
+        again = is_remote(self.paths[shard])
         while True:
             try:
                 for row in self._rows(shard, start, stopped):
                     yield row
                     start += 1
                 return
-            except ShardError as error:
+            except UnreadableError as error:
                 if error.reason != CORRUPT or not again or stopped.is_set():
                     raise
                 again = False
-                self._patience.wait(1, stopped)
+                self._policy.wait(1, stopped)
 
     def _rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        used = list(dict.fromkeys(filter(None, self._columns.values())))
+        used = list(dict.fromkeys(filter(None, self.columns.values())))
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
-                yield from tar_rows(file, self.names[shard], self._columns, start)
+                yield from tar_rows(file, self.names[shard], self.columns, start)
             else:
-                for row in table_rows(file, self.kind, used, start):
-                    yield self._placed(row, shard)
+                for row in _table_rows(file, self.kind, used, start):
+                    yield self._with_audio(row, shard)
 
-    def columns(self, key: str) -> list[str]:
+    def found_columns(self, key: str) -> list[str]:
         """Names of the columns: of the first shard that can be read.
 
         Raises DataError if none of the first few can be.
         """
         problem = ""
-        for shard in range(min(_TRIED, len(self.places))):
+        for shard in range(min(_TRIED, len(self.paths))):
             found: dict[str, None] = {}
             try:
                 with self._opened(shard, Event()) as file:
                     if self.kind != "webdataset":
-                        return table_columns(file, self.kind)
-                    rows = tar_rows(file, self.names[shard], self._columns, 0)
+                        return _table(file, self.kind)[1]
+                    rows = tar_rows(file, self.names[shard], self.columns, 0)
                     for row in islice((row for row in rows if PROBLEM not in row), _LOOKED_AT):
                         found |= {name: None for name, value in row.items() if value is not None}
-            except ShardError as error:
+            except UnreadableError as error:
                 problem = problem or f"{self.names[shard]}: {error}"
             if found or not problem:
                 return list(found)
@@ -105,49 +109,89 @@ class FileShards:
 
     def size(self) -> int | None:
         """Rows altogether, where that is cheap to know: parquet on this machine."""
-        if self.kind != "parquet" or any(map(is_url, self.places)):
+        if self.kind != "parquet" or any(map(is_remote, self.paths)):
             return None
+        import pyarrow.parquet as pq
+
         try:
-            return sum(table_length(Path(place)) for place in self.places)
+            return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
         except damage_errors():
             return None
 
     @contextmanager
     def _opened(self, shard: int, stopped: Event) -> Iterator[BinaryIO]:
+        path = self.paths[shard]
         try:
-            with self._file(shard, stopped) as file:
+            remote = is_remote(path)
+            with open_remote(path, self._policy, stopped) if remote else open(path, "rb") as file:
                 yield file
-        except ShardError:
-            raise
         except damage_errors() as error:
-            lost = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
+            away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             line = str(error).strip().splitlines() or [type(error).__name__]
-            raise ShardError(line[0], UNREACHABLE if lost else CORRUPT) from error
+            raise UnreadableError(line[0], UNREACHABLE if away else CORRUPT) from error
 
-    def _file(self, shard: int, stopped: Event) -> BinaryIO:
-        place = self.places[shard]
-        return open_url(place, self._patience, stopped) if is_url(place) else Path(place).open("rb")
-
-    def _placed(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
+    def _with_audio(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
         """The row with its audio as bytes, or as a path that is relative to the shard no more."""
-        name, place = str(self._columns["audio"]), self.places[shard]
+        name, shard_path = str(self.columns["audio"]), self.paths[shard]
         value = row[name]
         if isinstance(value, bytes):
             value = {"bytes": value, "path": None}
         elif isinstance(value, str):
             value = {"bytes": None, "path": value}
         path = value and value.get("path")
-        if path and value.get("bytes") is None and not is_url(path):
-            near = Path(place).parent / path
-            value["path"] = urllib.parse.urljoin(place, path) if is_url(place) else str(near)
-        row[name] = value
-        return row
+        if path and value.get("bytes") is None and not is_remote(path):
+            if is_http(shard_path):
+                value["path"] = urllib.parse.urljoin(shard_path, path)
+            elif is_remote(shard_path):
+                value["path"] = f"{shard_path.rpartition('/')[0]}/{path}"
+            else:
+                value["path"] = str(Path(shard_path).parent / path)
+        return {**row, name: value}
 
 
 def damage_errors() -> tuple[type[Exception], ...]:
     """What opening or reading a file raises that is damaged, or away."""
+    import pyarrow as pa
+
     own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
-    return (*own, arrow_error())
+    return (*own, pa.ArrowException)
+
+
+def _table(file: BinaryIO, kind: str) -> tuple[Any, list[str]]:
+    """A reader of parquet, of arrow's file format or of its stream format, and its columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == "parquet":
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        return parquet, list(parquet.schema_arrow.names)
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+    return reader, list(reader.schema.names)
+
+
+def _table_rows(
+    file: BinaryIO, kind: str, columns: list[str], start: int
+) -> Iterator[dict[str, Any]]:
+    """Rows from `start` on; parquet is not read before the row group that holds it."""
+    table, found = _table(file, kind)
+    if missing := [name for name in columns if name not in found]:
+        raise UnreadableError(f"no column {missing[0]!r}, but {', '.join(found)}", CORRUPT)
+    if kind == "parquet":
+        first, count = 0, table.num_row_groups
+        while first < count and start >= table.metadata.row_group(first).num_rows:
+            start -= table.metadata.row_group(first).num_rows
+            first += 1
+        batches = table.iter_batches(_ROWS, row_groups=list(range(first, count)), columns=columns)
+    elif hasattr(table, "num_record_batches"):
+        batches = map(table.get_batch, range(table.num_record_batches))
+    else:
+        batches = table
+    for batch in batches:
+        for offset in range(start, len(batch), _ROWS):
+            yield from batch.select(columns).slice(offset, _ROWS).to_pylist()
+        start = max(0, start - len(batch))
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
@@ -167,60 +211,53 @@ def find_shards(path: str, kind: str, key: str) -> list[str]:
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     else:
         listed = [path]
-    found = [place for one in listed for item in _braces(one) for place in _local(item, kind, key)]
+    found: list[str] = []
+    for item in (item for line in listed for item in _braces(line)):
+        if is_http(item) and "*" in item:
+            raise DataError(f"{item}: an address takes no *; write {{0000..0123}} in {key}.path.")
+        files = [item] if is_http(item) else _matches(item, SUFFIXES[kind], key)
+        if not files:
+            raise DataError(f"{item} has no {' or '.join(SUFFIXES[kind])} file: set {key}.path.")
+        found += files
     if not found:
         raise DataError(f"{path} lists no files: set {key}.path.")
     return found
 
 
-def is_url(place: str) -> bool:
-    """Whether it is an http(s) address."""
-    return place.lower().startswith(("http://", "https://"))
+def _matches(path: str, endings: Sequence[str], key: str) -> list[str]:
+    """The file, the files in the folder, or those of the pattern, sorted."""
+    if is_remote(path):
+        try:
+            fs, inner = file_system(path)
+            if glob.has_magic(path):
+                names = fs.glob(inner)
+            elif path.endswith(tuple(endings)):
+                return [path]  # reading it tells whether it is there
+            else:
+                names = [name for name in fs.find(inner) if name.endswith(tuple(endings))]
+            return [str(fs.unstrip_protocol(name)) for name in sorted(names)]
+        except Exception as error:  # the file systems' errors share no base class
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{path} cannot be listed: {line}. Look at {key}.path.") from error
+    local = Path(path).expanduser()
+    if local.is_dir():
+        inside = (file for file in local.rglob("*") if file.name.endswith(tuple(endings)))
+        return sorted(str(file) for file in inside if file.is_file())
+    if glob.has_magic(path):
+        return sorted(glob.glob(str(local), recursive=True))
+    return [str(local)] if os.path.exists(local) else []
 
 
-def _local(place: str, kind: str, key: str) -> list[str]:
-    endings = SUFFIXES[kind]
-    if is_url(place):
-        if "*" in place:
-            raise DataError(f"{place}: an address takes no *; write {{0000..0123}} in {key}.path.")
-        return [place]
-    path = Path(place).expanduser()
-    if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.name.endswith(endings))
-        found = sorted(str(file) for file in inside if file.is_file())
-    elif glob.has_magic(place):
-        found = sorted(glob.glob(str(path), recursive=True))
-    else:
-        found = [str(path)] if os.path.exists(path) else []
-    if not found:
-        raise DataError(f"{place} has no {' or '.join(endings)} file: set {key}.path.")
-    return found
-
-
-def _braces(pattern: str) -> Iterator[str]:
-    """Write out {a,b} and {000..012}, the way a shell does."""
-    head, brace, rest = pattern.partition("{")
-    if not brace:
-        yield pattern
-        return
-    depth, commas, end = 1, [-1], 0
-    while end < len(rest) and depth:
-        depth += {"{": 1, "}": -1}.get(rest[end], 0)
-        if depth == 1 and rest[end] == ",":
-            commas.append(end)
-        end += 1
-    if depth:
-        yield pattern  # never closed
-        return
-    inside = rest[: end - 1]
-    bounds = [*commas, len(inside)]
-    choices = [inside[a + 1 : b] for a, b in pairwise(bounds)]
-    if spread := _SPREAD.fullmatch(inside):
-        first, last = spread.groups()
-        width = len(first) if first.startswith("0") else 0
-        step = 1 if int(first) <= int(last) else -1
-        choices = [f"{n:0{width}d}" for n in range(int(first), int(last) + step, step)]
-    for choice in choices:
-        for one in _braces(choice):
-            for tail in _braces(rest[end:]):
-                yield head + one + tail
+def _braces(pattern: str) -> list[str]:
+    """Write out {a,b} and {000..012} as a shell does, inner ones before those around them."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    choices = found[1].split(",")
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
+        first, last = map(int, numbers.groups())
+        width = len(numbers[1]) if numbers[1].startswith("0") else 0
+        step = 1 if first <= last else -1
+        choices = [f"{n:0{width}d}" for n in range(first, last + step, step)]
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return list(dict.fromkeys(p for choice in choices for p in _braces(head + choice + tail)))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tiny_audio.data.manifest import check_columns
-from tiny_audio.data.records import IndexedSource, text_of
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError, SourceError
 
 AUDIO_SUFFIXES = frozenset({
@@ -28,28 +28,21 @@ class FolderSource(IndexedSource):
     A metadata file describes the files at and below its own folder by ``file_name``, relative to
     it, and goes before a .txt. Audio without a transcript is rejected as ``no_transcript``.
 
+    Args:
+        spec: fields of ``SourceConfig``.
+
     Raises SourceError if the folder has no audio, or a metadata file lacks a column.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        *,
-        weight: float,
-        max_samples: int | None,
-        text_column: str,
-        id_column: str | None,
-        speaker_column: str | None,
-    ) -> None:
-        super().__init__(name, weight, max_samples)
-        self._path = path
-        self._id, self._speaker = id_column, speaker_column
+    def __init__(self, name: str, spec: Spec) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._path = path = Path(spec["path"]).expanduser()
+        self._text, self._id = spec["text_column"], spec["id_column"]
+        self._speaker = spec["speaker_column"]
         if not path.is_dir():
             raise SourceError(f"There is no folder {path}", setting="path")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         self._rows: dict[Path, dict[str, Any]] = {}  # relative path -> its metadata
-        self._text = text_column
         for file in files:
             if file.name in METADATA_NAMES:
                 self._read_metadata(file)
@@ -64,45 +57,34 @@ class FolderSource(IndexedSource):
 
     def read(self, index: int) -> Record | Reject:
         file = self._files[index]
-        row = self._rows.get(file, {})
-        record_id = file.as_posix()
-        if self._id is not None and row:
-            record_id = text_of(row.get(self._id)) or record_id
-        text = text_of(row["text"]) if row else self._text_beside(file)
-        if isinstance(text, UnicodeDecodeError):
-            return Reject(record_id, self.name, "bad_record", f"the .txt is not UTF-8 ({text})")
+        row = dict(self._rows.get(file, {}))
+        record_id = (text_of(row.pop(self._id, None)) if self._id else None) or file.as_posix()
+        speaker = text_of(row.pop(self._speaker, None)) if self._speaker else None
+        try:
+            text = text_of(row.pop("text")) if row else self._text_beside(file)
+        except UnicodeDecodeError as error:
+            return Reject(record_id, self.name, "bad_record", f"the .txt is not UTF-8 ({error})")
         if text is None:
             return Reject(record_id, self.name, "no_transcript", "no .txt beside it, no metadata")
-        return Record(
-            id=record_id,
-            source=self.name,
-            audio=self._path / file,
-            text=text,
-            speaker=text_of(row.get(self._speaker)) if self._speaker else None,
-            extra={k: v for k, v in row.items() if k not in ("text", self._id, self._speaker)},
-        )
+        return Record(record_id, self.name, self._path / file, text, speaker, extra=row)
 
-    def _text_beside(self, file: Path) -> str | UnicodeDecodeError | None:
-        try:
-            return (self._path / file).with_suffix(".txt").read_text("utf-8-sig")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError as error:
-            return error
+    def _text_beside(self, file: Path) -> str | None:
+        beside = (self._path / file).with_suffix(".txt")
+        return beside.read_text("utf-8-sig") if beside.exists() else None
 
     def _read_metadata(self, file: Path) -> None:
         for row in _rows(file):
             text = self._text if self._text in row or _FALLBACK_TEXT not in row else _FALLBACK_TEXT
-            wanted = {"file_name": "file_name", "text_column": text, "id_column": self._id}
             if "file_name" not in row:
                 raise DataError(
                     f"{file} has no column 'file_name', but {', '.join(map(str, row))}: it must "
                     "give the path of each audio file, relative to itself."
                 )
+            wanted = {"text_column": text, "id_column": self._id}
             check_columns(wanted, list(row), where=str(file))
-            place = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
+            audio = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
             transcript = row.pop(text)
-            self._rows[place] = {**row, "text": transcript}
+            self._rows[audio] = {**row, "text": transcript}
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

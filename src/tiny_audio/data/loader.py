@@ -2,14 +2,14 @@
 
     sources -> mixture -> records -> workers: decode, clean -> pools -> batches
 
-The batches of one pool are used while the next one fills.
+A pool is shuffled, sorted by length and cut into batches; while they are used the next one fills.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,18 @@ import numpy as np
 
 from tiny_audio.data.augment import Augmenter
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.decode import decode
-from tiny_audio.data.heard import Heard
-from tiny_audio.data.mixture import Mixture, Position
-from tiny_audio.data.pool import PoolReader
-from tiny_audio.data.prepare import Preparer, TokenLimits
-from tiny_audio.data.quality import QualityLimits
-from tiny_audio.data.records import Source
-from tiny_audio.data.reject_log import RejectLog
-from tiny_audio.data.utterance import Reject, RejectCounts, Utterance
+from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
+from tiny_audio.data.prepare import (
+    Preparer,
+    QualityLimits,
+    Result,
+    TokenLimits,
+    decode,
+    over_budget,
+)
+from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
+from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
+from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +39,116 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TAG = 78  # keeps these random numbers apart from others with the same seed
+# Reading is given up when so much in a row is rejected. Passes are more than two because the last
+# good record of one may be the first, and that of the next the last.
+_BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
+
+
+# ---------------------------------------------------------------------------------------- pools
+
+
+@dataclass
+class _Pool:
+    """The next `size` usable utterances, or as many as there are before a source begins anew.
+
+    So no recording is twice in a pool, and a small set is one pool on each pass.
+    """
+
+    size: int
+    start: Position  # where it can be read again from
+    rejects: RejectCounts  # those before it
+    epochs: dict[int, int] = field(default_factory=dict)  # source -> the pass it is on
+    utterances: list[Utterance] = field(default_factory=list)
+    complete: bool = False
+
+
+class _PoolReader:
+    """Reads a mixture from a position on and fills one pool after the other.
+
+    Args:
+        rejects: counted here, each record on its source's first pass only, but a shard that is
+            lost on every pass: it may be another one each time.
+        budget: seconds that fit into a batch; longer utterances are rejected as over_budget.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        start: Position,
+        preparer: Preparer,
+        limits: TokenLimits,
+        *,
+        rejects: RejectCounts,
+        log: RejectLog,
+        budget: float,
+        num_workers: int,
+    ) -> None:
+        self._mixture, self._limits, self._budget = mixture, limits, budget
+        self._rejects, self._log = rejects, log
+        drawn = ((_with_epoch(draw), draw) for draw in mixture.draws(start))
+        self._results = decode(drawn, preparer, num_workers)
+        self._pending: tuple[Result, MixtureDraw] | None = None  # belongs to the next pool
+        self._end = start  # after the last record that went into a pool
+        self._fruitful = start  # after the last usable one
+        self._barren = 0  # records since then
+
+    def begin(self, size: int) -> _Pool:
+        """An empty pool that begins where the last one ended, which must be complete."""
+        return _Pool(size, self._end, self._rejects.copy())
+
+    def fill(self, pool: _Pool, count: int) -> None:
+        """Add up to `count` utterances; the pool is complete when it says so.
+
+        Raises DataError when all the data is rejected.
+        """
+        wanted = min(len(pool.utterances) + count, pool.size)
+        while len(pool.utterances) < wanted and not pool.complete:
+            pair = self._pending or next(self._results, None)
+            if pair is None:
+                pool.complete = True
+                return
+            result, draw = pair
+            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
+                self._pending, pool.complete = pair, True
+                return
+            self._pending, self._end = None, draw.after
+            self._add(pool, result, draw)
+            pool.complete = len(pool.utterances) == pool.size
+
+    def _add(self, pool: _Pool, result: Result, draw: MixtureDraw) -> None:
+        reject = result if isinstance(result, Reject) else self._check(result)
+        if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
+            self._rejects.seen += 1
+            if reject is not None:
+                self._rejects.add(reject)
+                self._log.add(reject)
+        if reject is None and isinstance(result, Utterance):
+            pool.utterances.append(result)
+            self._fruitful, self._barren = draw.after, 0
+            return
+        self._barren += 1
+        passed = self._mixture.passes(draw.after) - self._mixture.passes(self._fruitful)
+        if passed >= _BARREN_PASSES or self._barren >= _BARREN_RECORDS:
+            raise self._useless()
+
+    def _check(self, utterance: Utterance) -> Reject | None:
+        return over_budget(utterance, self._budget) or self._limits.check(utterance)
+
+    def check_fruitful(self) -> None:
+        """Raise DataError if all data was read and rejected."""
+        if self._rejects.total == self._rejects.seen:
+            raise self._useless()
+
+    def _useless(self) -> DataError:
+        return DataError(f"No sample of the training data can be used: {self._rejects.why()}.")
+
+
+def _with_epoch(draw: MixtureDraw) -> Item:
+    """The item as it goes to a worker, which is to know the pass it belongs to."""
+    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
+
+
+# --------------------------------------------------------------------------------------- batches
 
 
 @dataclass(frozen=True)
@@ -97,18 +210,16 @@ class TrainingStream:
         self._preparer = Preparer(rules, min_seconds, max_seconds, quality, augment)
         self._log = log or RejectLog()
         self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
-        self._batch_seconds, self._max_utterances = batch_seconds, max_utterances
-        self._pool, self._num_workers = pool, num_workers
-        self._seed, self._rank = seed, rank
-        self._data = {
+        self._num_workers = num_workers
+        self._data: dict[str, Any] = {
             "sources": [[source.name, source.length] for source in sources],
             "weights": list(weights),
             "seed": seed,
             "rank": rank,
             "world_size": world_size,
-            **({} if repeat else {"repeat": False}),
+            **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
         }
-        self._batching = {
+        self._batching: dict[str, Any] = {
             "pool": pool,
             "batch_seconds": batch_seconds,
             "max_utterances": max_utterances,
@@ -120,7 +231,7 @@ class TrainingStream:
         }
         self._state = _State(self._mixture.start, RejectCounts())
         self.rejects = RejectCounts()  # each record once, on its first pass
-        self.heard = Heard()  # what was in the batches so far
+        self.usage = Usage()  # what was in the batches so far
 
     @property
     def epoch(self) -> float:
@@ -135,8 +246,8 @@ class TrainingStream:
             "epoch": self._state.epoch,
             "start": self._state.start.to_dict(),
             "rejects": self._state.rejects.to_dict(),
-            "losses": self._mixture.losses(),
-            "heard": self.heard.to_dict(),
+            "lost_shards": self._mixture.lost_shards(),
+            "usage": self.usage.to_dict(),
             "data": self._data,
             "batching": self._batching,
         }
@@ -165,49 +276,50 @@ class TrainingStream:
         start = Position.from_dict(state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
-        self._mixture.restore(state.get("losses"))
-        self.heard = Heard.from_dict(state.get("heard", {}))
+        self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
+        self.usage = Usage.from_dict(state.get("usage", state.get("heard", {})))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
         self.rejects = state.rejects.copy()
         self._log.keep(state.rejects.total)
-        reader = PoolReader(
+        reader = _PoolReader(
             self._mixture,
             state.start,
             self._preparer,
             self._limits,
             rejects=self.rejects,
             log=self._log,
-            budget=self._batch_seconds,
+            budget=self._batching["batch_seconds"],
             num_workers=self._num_workers,
         )
-        pool = reader.begin(self._pool)
-        reader.fill(pool, self._pool)
+        size = self._batching["pool"]
+        pool = reader.begin(size)
+        reader.fill(pool, size)
         for number in count(state.pool):
             if not pool.utterances:  # all sources have ended
                 reader.check_fruitful()
                 return
-            following = reader.begin(self._pool)
+            following = reader.begin(size)
             first, last = map(self._mixture.passes, (pool.start, following.start))
             batches = self._batches(pool.utterances, number)
             for served, batch in enumerate(batches, start=1):
                 if number > state.pool or served > state.served:
                     epoch = first + (last - first) * served / len(batches)
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
-                    self.heard.add(batch)
+                    self.usage.add(batch)
                     prompt, audio_tokens = self._limits.prompt, self._limits.audio_tokens
                     yield collate(batch, prompt, audio_tokens, with_labels=True)
                 reader.fill(following, len(batch))  # bit by bit, while the model works
-            reader.fill(following, self._pool)
+            reader.fill(following, size)
             pool = following
 
     def _batches(self, utterances: list[Utterance], number: int) -> list[list[Utterance]]:
         return length_batches(
             utterances,
-            batch_seconds=self._batch_seconds,
-            max_utterances=self._max_utterances,
-            rng=np.random.default_rng([self._seed, _TAG, self._rank, number]),
+            batch_seconds=self._batching["batch_seconds"],
+            max_utterances=self._batching["max_utterances"],
+            rng=np.random.default_rng([self._data["seed"], _TAG, self._data["rank"], number]),
         )
 
 
@@ -222,11 +334,14 @@ def eval_utterances(
     max_label_tokens: int,
     num_workers: int,
     rejects: RejectCounts,
-) -> list[Utterance]:
-    """Every utterance that the model can take, once, in a fixed order, held in memory.
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[int, Utterance]:
+    """This rank's share of the utterances that the model can take, by record number, in memory.
 
-    What is rejected is added to `rejects`. Raises DataError if nothing can be used, and for a
-    source without end.
+    The shares of all ranks are disjoint and together the whole. Whose a record is depends on its
+    id, so that utterances which are evenly spread over the set are spread over the ranks as well.
+    What is rejected is added to `rejects`. Raises DataError for a source without end.
     """
     for source in sources:
         if source.endless:
@@ -234,16 +349,14 @@ def eval_utterances(
                 f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
             )
     limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
-    items = ((item, None) for item in chain.from_iterable(s.records() for s in sources))
-    usable: list[Utterance] = []
-    for result, _ in decode(items, Preparer(rules, min_seconds, max_seconds), num_workers):
+    records = enumerate(chain.from_iterable(source.records() for source in sources))
+    mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
+    usable: dict[int, Utterance] = {}
+    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else limits.check(result)
         if reject is not None:
             rejects.add(reject)
         elif isinstance(result, Utterance):
-            usable.append(result)
-    if not usable:
-        why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
-        raise DataError(f"No sample of the evaluation data can be used: {why}.")
+            usable[number] = result
     return usable

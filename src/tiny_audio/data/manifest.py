@@ -1,7 +1,7 @@
 """Manifests: one JSON object a line, with the path of the audio and its transcript.
 
 The form is NeMo's: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``, where
-``offset`` with ``duration`` names a stretch of a longer file. Only the places of the lines are
+``offset`` with ``duration`` names a stretch of a longer file. Only the positions of the lines are
 kept in memory, 16 bytes a line, so that a manifest may have tens of millions of them.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.data.records import IndexedSource, text_of
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import SourceError
 
 _CHUNK = 1 << 24
@@ -29,31 +29,18 @@ class ManifestSource(IndexedSource):
     """JSON lines; paths are relative to the manifest.
 
     Args:
-        audio_column, text_column, id_column, speaker_column, duration_column: names of the
-            columns. Id (default: the path), speaker and duration need not be there.
+        spec: fields of ``SourceConfig``; of the columns id (default: the path), speaker and
+            duration need not be there.
 
     Raises SourceError if the file cannot be read or its first record lacks a column.
     """
 
-    def __init__(
-        self,
-        name: str,
-        path: Path,
-        *,
-        weight: float,
-        max_samples: int | None,
-        audio_column: str,
-        text_column: str,
-        id_column: str | None,
-        speaker_column: str | None,
-        duration_column: str,
-    ) -> None:
-        super().__init__(name, weight, max_samples)
-        self._path = path
-        self._audio, self._text, self._id = audio_column, text_column, id_column
-        self._speaker, self._duration = speaker_column, duration_column
-        self._used = {audio_column, text_column, id_column, speaker_column}
-        self._used |= {duration_column, "offset"}
+    def __init__(self, name: str, spec: Spec) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._path = path = Path(spec["path"]).expanduser()
+        self._audio, self._text = spec["audio_column"], spec["text_column"]
+        self._id, self._speaker = spec["id_column"], spec["speaker_column"]
+        self._duration = spec["options"].get("duration_column", "duration")
         try:
             self._starts, self._numbers = _lines(path)
         except OSError as error:
@@ -84,6 +71,7 @@ class ManifestSource(IndexedSource):
             return self._bad(index, "duration or offset is not a number")
         if offset is not None and offset < 0:
             return self._bad(index, f"the offset {offset:g} is before the beginning")
+        used = (self._audio, self._text, self._id, self._speaker, self._duration, "offset")
         return Record(
             id=record_id if offset is None else f"{record_id}@{offset:g}",
             source=self.name,
@@ -92,7 +80,7 @@ class ManifestSource(IndexedSource):
             speaker=text_of(row.get(self._speaker)) if self._speaker else None,
             seconds=None if seconds is None else float(seconds),
             offset=None if offset is None else float(offset),
-            extra={k: v for k, v in row.items() if k not in self._used},
+            extra={k: v for k, v in row.items() if k not in used},
         )
 
     def _row(self, index: int) -> dict[str, Any] | str:
@@ -107,12 +95,11 @@ class ManifestSource(IndexedSource):
         return row if isinstance(row, dict) else "not a JSON object"
 
     def _bad(self, index: int, what: str) -> Reject:
-        place = f"{self._path.name}:{self._numbers[index]}"
-        return Reject(place, self.name, "bad_record", what)
+        line = f"{self._path.name}:{self._numbers[index]}"
+        return Reject(line, self.name, "bad_record", what)
 
     def _check_columns(self) -> None:
         """The first record that is JSON at all must have every column that was asked for."""
-        row: dict[str, Any] | str = ""
         for index in range(min(self.size(), 100)):
             row = self._row(index)
             if isinstance(row, dict):
@@ -141,10 +128,8 @@ def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str
 
 def _is_number(value: object) -> bool:
     """Whether it is a finite number, which JSON in Python need not be."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
     try:
-        return math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:  # an integer beyond any float
         return False
 
@@ -162,8 +147,8 @@ def _lines(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         stops = np.concatenate([*ends, np.array([done], dtype=np.int64)])
         starts = np.concatenate([np.array([first], dtype=np.int64), stops[:-1] + 1])
         lengths = stops - starts
-        keep = lengths > 0
+        filled = lengths > 0
         for short in np.flatnonzero((lengths > 0) & (lengths <= 2)):  # "\r" and the like
             file.seek(starts[short])
-            keep[short] = bool(file.read(lengths[short]).strip())
-    return starts[keep], np.flatnonzero(keep) + 1
+            filled[short] = bool(file.read(lengths[short]).strip())
+    return starts[filled], np.flatnonzero(filled) + 1

@@ -1,19 +1,24 @@
-"""Several sources as one stream: which one is drawn from next depends on the seed alone."""
+"""Several sources as one stream: the seed alone decides which is drawn from next. With it the
+shares by hours, and the statistics of what was used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tiny_audio.data.records import Cursor, Source
-from tiny_audio.data.utterance import Record, Reject
-from tiny_audio.errors import DataError
+from tiny_audio.audio.io import probe_duration
+from tiny_audio.data.records import Cursor, IndexedSource, Item, Record, Source, Utterance
+from tiny_audio.errors import AudioError, DataError
 
 _BLOCK = 4096  # choices from one seed, so that choice n is found without making those before it
 _TAG = 77  # keeps these random numbers apart from others with the same seed
+_PROBED = 200  # records, evenly spread, whose durations stand for a source's
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Position:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"drawn": self.drawn, "cursors": list(self.cursors), "ended": list(self.ended)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Position:
@@ -36,12 +41,11 @@ class Position:
 
 @dataclass(frozen=True)
 class MixtureDraw:
-    """One record, the index and pass of its source, and the positions around it."""
+    """One record, the index and pass of its source, and the position after it."""
 
-    item: Record | Reject
+    item: Item
     source: int
     epoch: int
-    before: Position
     after: Position
 
 
@@ -66,8 +70,6 @@ class Mixture:
         world_size: int,
         repeat: bool = True,
     ) -> None:
-        if not sources or len(sources) != len(weights):
-            raise ValueError(f"{len(sources)} sources and {len(weights)} weights")
         if min(weights) < 0 or not sum(weights) > 0:
             raise DataError(
                 f"The weights of the data sources are {', '.join(map(str, weights))}: none may be "
@@ -77,11 +79,7 @@ class Mixture:
         self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._repeat = repeat
-
-    @property
-    def start(self) -> Position:
-        """The beginning."""
-        return Position(0, (None,) * len(self._sources))
+        self.start = Position(0, (None,) * len(self._sources))
 
     def draws(self, start: Position) -> Iterator[MixtureDraw]:
         """The stream from a position on; without end, unless sources are not to repeat."""
@@ -101,29 +99,30 @@ class Mixture:
                 position = replace(position, ended=(*position.ended, chosen))
             cursors = list(position.cursors)
             cursors[chosen] = draw.cursor
-            before = position
-            position = Position(before.drawn + 1, tuple(cursors), before.ended)
-            yield MixtureDraw(draw.item, chosen, draw.epoch, before, position)
+            position = Position(position.drawn + 1, tuple(cursors), position.ended)
+            yield MixtureDraw(draw.item, chosen, draw.epoch, position)
 
-    def losses(self) -> list[Any]:
+    def lost_shards(self) -> list[Any]:
         """What each source had to leave out, for `restore`; JSON values."""
-        return [source.losses() for source in self._sources]
+        return [source.lost_shards() for source in self._sources]
 
-    def restore(self, losses: Sequence[Any] | None) -> None:
+    def restore(self, lost_shards: Sequence[Any] | None) -> None:
         """Leave out what another mixture of the same sources left out; None: nothing."""
-        for source, lost in zip(self._sources, losses or [()] * len(self._sources), strict=True):
+        nothing = [None] * len(self._sources)
+        for source, lost in zip(self._sources, lost_shards or nothing, strict=True):
             source.restore(lost)
 
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
-        finite = [
-            source.passes(cursor, self._world_size)
-            for source, cursor, share in zip(
-                self._sources, position.cursors, self._shares, strict=True
-            )
-            if not source.endless and share > 0
-        ]
-        return min(finite, default=0.0)
+        members = zip(self._sources, position.cursors, self._shares, strict=True)
+        return min(
+            (
+                source.passes(cursor, self._world_size)
+                for source, cursor, share in members
+                if not source.endless and share > 0
+            ),
+            default=0.0,
+        )
 
     def _choice(self, number: float, ended: tuple[int, ...]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
@@ -141,3 +140,85 @@ class Mixture:
             numbers = np.random.default_rng([self._seed, _TAG, block]).random(_BLOCK)
             yield from numbers[offset:].tolist()
             block, offset = block + 1, 0
+
+
+def mean_seconds(source: Source, declared: float | None) -> float:
+    """Mean duration of a source's utterances, in seconds; `declared` is taken as it is.
+
+    Raises DataError where it is neither given nor cheap to measure: manifests tell it, and the
+    heads of local files.
+    """
+    if declared is not None:
+        if declared <= 0:
+            raise DataError(f"data.train.{source.name}.mean_seconds={declared}: must be above 0.")
+        return declared
+    found: list[float] = []
+    if isinstance(source, IndexedSource) and source.length is not None:
+        count = min(source.length, _PROBED)
+        for position in np.linspace(0, source.length - 1, count).astype(int).tolist():
+            seconds = _seconds(next(source.records(position)))
+            found += [] if seconds is None else [seconds]
+    if not found:
+        raise DataError(
+            f"data.weights=hours needs to know how long the utterances of {source.name!r} are: set "
+            f"data.train.{source.name}.mean_seconds."
+        )
+    return max(sum(found) / len(found), 0.01)
+
+
+def _seconds(item: Item) -> float | None:
+    if not isinstance(item, Record):
+        return None
+    if item.seconds is not None or not isinstance(item.audio, Path) or item.offset is not None:
+        return item.seconds
+    try:
+        return probe_duration(item.audio)
+    except AudioError:
+        return None
+
+
+@dataclass
+class Usage:
+    """Utterances and seconds of audio that each source gave to batches so far."""
+
+    utterances: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, batch: Iterable[Utterance]) -> None:
+        """Count a batch."""
+        for utterance in batch:
+            name = utterance.source
+            self.utterances[name] += 1
+            self.seconds[name] = self.seconds.get(name, 0.0) + utterance.seconds
+
+    def merge(self, other: Usage) -> None:
+        """Add what another process counted."""
+        self.utterances.update(other.utterances)
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def row(self) -> dict[str, float]:
+        """Figures by the names of metrics.jsonl: utterances_<source> and hours_<source>."""
+        hours = {f"hours_{name}": seconds / 3600 for name, seconds in self.seconds.items()}
+        return {f"utterances_{name}": n for name, n in self.utterances.items()} | hours
+
+    def summary(self) -> list[str]:
+        """A line for people where there are several sources: their shares, the largest first."""
+        if len(self.utterances) < 2:
+            return []
+        utterances, seconds = self.utterances.total(), sum(self.seconds.values())
+        shares = (
+            f"{name} {self.utterances[name] / utterances:.1%} of the utterances, "
+            f"{part / max(seconds, 1e-9):.1%} of {seconds / 3600:.2f} h"
+            for name, part in sorted(self.seconds.items(), key=lambda item: -item[1])
+        )
+        return ["Used: " + "; ".join(shares)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"utterances": dict(self.utterances), "seconds": dict(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Usage:
+        """What `to_dict` wrote."""
+        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))

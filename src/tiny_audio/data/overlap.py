@@ -10,7 +10,6 @@ S samples.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.data.utterance import EXAMPLES, Utterance
+from tiny_audio.data.records import Utterance, bytes_hash
+from tiny_audio.data.rejects import EXAMPLES
 from tiny_audio.text.scoring import basic
 
 SILENCE = 0  # the print of audio without a sample that sounds, and of text without a word
@@ -33,17 +33,13 @@ def audio_print(waveform: npt.NDArray[np.float32]) -> int:
     if not sounds.any():
         return SILENCE
     first, last = int(sounds.argmax()), len(samples) - int(sounds[::-1].argmax())
-    return _hash(samples[first:last].tobytes())
+    return bytes_hash(samples[first:last].tobytes())
 
 
 def text_print(text: str) -> tuple[int, int]:
     """A number for a text, whatever its case and punctuation, and how many words it has."""
     words = basic(text).split()
-    return (_hash(" ".join(words).encode()) if words else SILENCE), len(words)
-
-
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    return (bytes_hash(" ".join(words).encode()) if words else SILENCE), len(words)
 
 
 class FirstSeen:
@@ -95,7 +91,7 @@ class Pairs:
 
 
 class Repeats:
-    """Utterances that came before; 32 bytes of memory for each that is read."""
+    """Utterances that came before; 32 bytes of memory for each."""
 
     def __init__(self) -> None:
         self.same = Pairs()  # audio and text
@@ -127,43 +123,38 @@ class EvaluationSet:
     def __init__(self, name: str, utterances: Iterable[Utterance]) -> None:
         self.name = name
         self.size = self.short = 0
-        self._audio: dict[int, str] = {}
-        self._text: dict[int, str] = {}
-        self._heard: set[int] = set()
-        self._read: set[int] = set()
+        self._ids: dict[str, dict[int, str]] = {"audio": {}, "text": {}}  # fingerprint -> id
+        self._found: dict[str, set[int]] = {"audio": set(), "text": set()}
         self._examples: dict[str, list[dict[str, str]]] = {"audio": [], "text": []}
         for utterance in utterances:
             self.size += 1
-            self._audio.setdefault(audio_print(utterance.waveform), utterance.id)
+            self._ids["audio"].setdefault(audio_print(utterance.waveform), utterance.id)
             text, words = text_print(utterance.text)
             if words >= LONG_TEXT:
-                self._text.setdefault(text, utterance.id)
+                self._ids["text"].setdefault(text, utterance.id)
             else:
                 self.short += 1
-        self._audio.pop(SILENCE, None)
+        self._ids["audio"].pop(SILENCE, None)
 
     def look_for(self, utterance: Utterance, audio: int, text: int) -> None:
-        """Note whether a training utterance is in this set."""
-        for kind, prints, found, key in (
-            ("audio", self._audio, self._heard, audio),
-            ("text", self._text, self._read, text),
-        ):
-            if key in prints:
-                if key not in found and len(self._examples[kind]) < EXAMPLES:
-                    self._examples[kind].append(
-                        {"training": utterance.id, "test": prints[key], "text": utterance.text}
-                    )
+        """Note whether a training utterance, given with its fingerprints, is in this set."""
+        for kind, key in (("audio", audio), ("text", text)):
+            known, found, examples = self._ids[kind], self._found[kind], self._examples[kind]
+            if key in known and key not in found:
                 found.add(key)
+                if len(examples) < EXAMPLES:
+                    example = {"training": utterance.id, "test": known[key]}
+                    examples.append(example | {"text": utterance.text})
 
     def summary(self) -> dict[str, Any]:
         """Plain values: how many distinct recordings and long texts of the set were found."""
         return {
             "set": self.name,
             "utterances": self.size,
-            "recordings": len(self._audio),
-            "recordings_in_training": len(self._heard),
-            "long_texts": len(self._text),
-            "long_texts_in_training": len(self._read),
+            "recordings": len(self._ids["audio"]),
+            "recordings_in_training": len(self._found["audio"]),
+            "long_texts": len(self._ids["text"]),
+            "long_texts_in_training": len(self._found["text"]),
             "short_texts_not_compared": self.short,
             "examples": self._examples,
         }

@@ -1,23 +1,147 @@
-"""One record becomes an utterance, or a reject with its reason. Nothing else is swallowed."""
+"""Records become utterances in worker processes, or rejects with their reasons.
+
+S samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
+from tiny_audio.config import DataConfig, LabelConfig
 from tiny_audio.data.augment import Augmenter
-from tiny_audio.data.quality import QualityLimits
-from tiny_audio.data.utterance import Record, Reject, Utterance
-from tiny_audio.errors import AudioError, SampleRejected, TinyAudioError
+from tiny_audio.data.records import Item, Record, Source, Utterance
+from tiny_audio.data.rejects import Reject
+from tiny_audio.errors import AudioError, ConfigError, LabelRejected, SampleRejected, TinyAudioError
+from tiny_audio.text.labels import LabelRules, case_for
 
 if TYPE_CHECKING:
-    from tiny_audio.text.labels import LabelRules
     from tiny_audio.text.prompt import Prompt
 
+Result = Utterance | Reject
+Labels = dict[str, list[str]]  # by set, as they are written: the case is kept
+T = TypeVar("T")
+
+CHUNK = 4  # records sent to a worker at once
+PREFETCH = 4  # chunks that wait for or in each worker
 UNHEARD = "unheard"  # column of `extra`: the label of an utterance of which only noise is left
+FULL_SCALE = 0.999  # of 1; resampling and the mean of the channels move clipped samples a little
+SAMPLED_LABELS = 200  # that decide on the case, over all sets
+_LEAST_LABELS = 20  # of each set
+_FRAME = SAMPLE_RATE // 10  # loudness is measured over 0.1 s
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """What a training sample must keep to; evaluation data is taken as it is.
+
+    A sample without words has no speech to measure: only the clipping limit holds for it.
+
+    Args:
+        chars_per_second: lowest and highest, of the label over the whole clip. Fast English speech
+            has 25; where the transcript belongs to other audio the figure is far off.
+        max_clipped: share of samples at full scale, from 0 to 1.
+        silence_db: RMS of the loudest tenth of a second below which nothing can be heard, dBFS.
+    """
+
+    chars_per_second: tuple[float, ...]
+    max_clipped: float
+    silence_db: float
+
+    def __post_init__(self) -> None:
+        rates = self.chars_per_second
+        if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
+            written = ",".join(f"{rate:g}" for rate in rates)
+            raise ConfigError(
+                f"data.chars_per_second=[{written}]: write [lowest,highest], none below 0"
+            )
+        if not 0 <= self.max_clipped <= 1:
+            raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
+
+    def check(self, waveform: npt.NDArray[np.float32], label: str) -> None:
+        """Raise for a waveform [S] and its label that break a limit.
+
+        Raises:
+            AudioError: ``silent`` or ``clipped``.
+            LabelRejected: ``few_chars_per_second`` or ``many_chars_per_second``.
+        """
+        if label and (loudest := loudness(waveform)) < self.silence_db:
+            message = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
+            raise AudioError(message, reason="silent")
+        clipped = float(np.mean(np.abs(waveform) >= FULL_SCALE)) if len(waveform) else 0.0
+        if clipped > self.max_clipped:
+            message = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
+            raise AudioError(message, reason="clipped")
+        if not label:
+            return
+        rate, (low, high) = len(label) * SAMPLE_RATE / len(waveform), self.chars_per_second
+        if rate < low:
+            message = f"{rate:.2g} characters a second, under {low:g}"
+            raise LabelRejected(message, reason="few_chars_per_second")
+        if rate > high:
+            message = f"{rate:.0f} characters a second, over {high:g}"
+            raise LabelRejected(message, reason="many_chars_per_second")
+
+
+def quality_limits(data: DataConfig) -> QualityLimits:
+    """The limits that a configuration sets for training samples."""
+    return QualityLimits(tuple(data.chars_per_second), data.max_clipped, data.silence_db)
+
+
+def loudness(waveform: npt.NDArray[np.float32]) -> float:
+    """RMS of the loudest tenth of a second of [S] in dBFS, a constant offset left out."""
+    frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    if not len(frames):
+        frames = waveform[None]
+    power = float(np.var(frames, axis=1, dtype=np.float64).max()) if frames.size else 0.0
+    return 10 * float(np.log10(max(power, 1e-20)))
+
+
+def label_rules(labels: LabelConfig) -> LabelRules:
+    """The rules that a configuration sets for labels."""
+    return LabelRules(**asdict(labels))
+
+
+def sample_labels(sources: Sequence[Source], labels: LabelConfig) -> Labels:
+    """Some labels of each set; no audio is decoded. Sources of one name are one set."""
+    rules = LabelRules("keep", labels.punctuation)
+    count = max(SAMPLED_LABELS // max(len(sources), 1), _LEAST_LABELS)
+    found: Labels = {source.name: [] for source in sources}
+    for source in sources:
+        for item in source.sample(count):
+            if isinstance(item, Record):
+                try:
+                    found[source.name].append(rules.clean(item.text))
+                except LabelRejected:  # counted and said when it is read for training
+                    continue
+    return found
+
+
+def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
+    """Put what ``auto`` decides into ``labels.case_of``, where nothing is yet; lines to say."""
+    lines: list[str] = []
+    if labels.case != "auto":
+        return lines
+    for name in [name for name in found if name not in labels.case_of]:
+        labels.case_of[name], share = case_for(found[name])
+        if labels.case_of[name] != "keep":
+            what = "all" if labels.case_of[name] == "lower" else "those"
+            lines.append(
+                f"Labels of {name}: {share:.0%} are in capitals; {what} are learned in lower case "
+                f"(data.labels.case=auto; data.labels.case=keep leaves them)"
+            )
+    return lines
 
 
 @dataclass(frozen=True)
@@ -61,10 +185,9 @@ class Preparer:
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
             self._check_seconds(record.seconds)
-        label = self.rules.clean(record.text)
-        audio = record.audio() if callable(record.audio) else record.audio
+        label = self.rules.clean(record.text, record.source)
         waveform = load_audio(
-            audio,
+            record.audio() if callable(record.audio) else record.audio,
             max_seconds=self.max_seconds,
             offset=record.offset,
             duration=record.seconds,
@@ -73,26 +196,16 @@ class Preparer:
         self._check_seconds(len(waveform) / SAMPLE_RATE)
         if self.quality is not None:
             self.quality.check(waveform, label)
-        utterance = Utterance(
-            id=record.id,
-            waveform=waveform,
-            text=label,
-            source=record.source,
-            speaker=record.speaker,
-            extra={**record.extra, "transcript": record.text},
-        )
-        return utterance if self.augment is None else self._augmented(utterance, record.epoch)
-
-    def _augmented(self, utterance: Utterance, epoch: int) -> Utterance:
-        """The utterance as pass `epoch` hears it; one without speech keeps its label aside."""
-        assert self.augment is not None
+        extra = {**record.extra, "transcript": record.text}
+        utterance = Utterance(record.id, waveform, label, record.source, record.speaker, extra)
+        if self.augment is None:
+            return utterance
         waveform, only_noise = self.augment(
-            utterance.waveform, source=utterance.source, id=utterance.id, epoch=epoch
+            waveform, source=record.source, id=record.id, epoch=record.epoch
         )
         if not only_noise:
             return replace(utterance, waveform=waveform)
-        extra = {**utterance.extra, UNHEARD: utterance.text}
-        return replace(utterance, waveform=waveform, text="", extra=extra)
+        return replace(utterance, waveform=waveform, text="", extra=extra | {UNHEARD: label})
 
     def _check_seconds(self, seconds: float) -> None:
         if seconds < self.min_seconds:
@@ -127,3 +240,68 @@ class TokenLimits:
             message = f"{n_label} label tokens, over {self.max_label_tokens}"
             return Reject(utterance.id, utterance.source, "label_too_long", message)
         return None
+
+
+def over_budget(utterance: Utterance, budget: float) -> Reject | None:
+    """The reject of an utterance of more seconds than fit into a batch, if it is one."""
+    if utterance.seconds <= budget:
+        return None
+    message = f"{utterance.seconds:.1f} s, over training.batch_seconds={budget:g}"
+    return Reject(utterance.id, utterance.source, "over_budget", message)
+
+
+def decode(
+    items: Iterable[tuple[Item, T]], preparer: Preparer, num_workers: int
+) -> Iterator[tuple[Result, T]]:
+    """The items in their order, decoded; what is paired with an item stays in this process.
+
+    Workers hold no state, so what comes out does not depend on how many there are; 0 decodes here.
+    With workers, some chunks more than were asked for are read ahead.
+    """
+    if num_workers == 0:
+        for item, tag in items:
+            yield (item if isinstance(item, Reject) else preparer(item)), tag
+        return
+    tags: deque[T] = deque()
+    loader: DataLoader[Any] = DataLoader(
+        _Decoder(preparer),
+        batch_sampler=_chunks(items, tags),  # runs in this process; its "indices" are the records
+        num_workers=num_workers,
+        prefetch_factor=PREFETCH,
+        collate_fn=list,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or it would draw from the global one, which training uses
+    )
+    for chunk in loader:
+        for result in chunk:
+            if isinstance(result, TinyAudioError):
+                raise result
+            yield result, tags.popleft()
+
+
+class _Decoder(Dataset[Result | TinyAudioError]):
+    """Map-style over the records themselves.
+
+    An error for people is a result too: raised here, it would come with the worker's traceback.
+    """
+
+    def __init__(self, preparer: Preparer) -> None:
+        self._preparer = preparer
+
+    def __getitem__(self, item: Item) -> Result | TinyAudioError:
+        try:
+            return item if isinstance(item, Reject) else self._preparer(item)
+        except TinyAudioError as error:
+            return error
+
+
+def _chunks(items: Iterable[tuple[Item, T]], tags: deque[T]) -> Iterator[list[Item]]:
+    pairs = iter(items)
+    while chunk := list(islice(pairs, CHUNK)):
+        tags.extend(tag for _, tag in chunk)
+        yield [item for item, _ in chunk]
+
+
+def _start_worker(_: int) -> None:
+    """Ctrl-C is the main process's to handle: it saves, and then ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,9 +1,12 @@
-"""What every source of data is: records in a fixed order, and endless training draws from them.
+"""Records and utterances, and what every source of data is: records in a fixed order, and endless
+shuffled draws.
 
-A source is read in two ways. `records` goes through it once, in its own order: evaluation.
-`draws` is endless, shuffled anew on each pass, and tells after each record the cursor from which
-another process could go on: training. Cursors are JSON values, and a draw is a function of the
-seed, the rank and the cursor alone.
+`Source.records` goes through a source once, in its own order: evaluation. `Source.draws` is
+endless, shuffled anew on each pass, and tells after each record the cursor from which another
+process could go on: training. Cursors are JSON values, and a draw is a function of the seed, the
+rank and the cursor alone.
+
+S samples.
 """
 
 from __future__ import annotations
@@ -11,30 +14,75 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 
+# What `load_audio` takes, or a function that fetches or makes it in the worker process.
+Audio = str | Path | bytes | npt.NDArray[np.float32]
+LazyAudio = Callable[[], Audio]
+Spec = Mapping[str, Any]  # the fields of one source's ``SourceConfig``
 Cursor = Any  # a JSON value that only its source understands; None is the beginning
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample as its source holds it, before anything is decoded; small and picklable."""
+
+    id: str
+    source: str
+    audio: Audio | LazyAudio
+    text: str
+    speaker: str | None = None
+    seconds: float | None = None  # as the source declares, None where it does not
+    offset: float | None = None  # seconds into the audio where the sample begins; None: all of it
+    epoch: int = 0  # the pass over its source on which training drew it
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One decoded sample: waveform float32 [S] mono 16 kHz and its cleaned label.
+
+    `extra` holds the source's other columns and, as ``transcript``, the text before cleaning.
+    """
+
+    id: str
+    waveform: npt.NDArray[np.float32]
+    text: str
+    source: str
+    speaker: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+Item = Record | Reject
 
 
 @dataclass(frozen=True)
 class Draw:
     """One record of an endless stream."""
 
-    item: Record | Reject
+    item: Item
     epoch: int  # how often the source was passed through before
     cursor: Cursor  # where the next draw is
 
 
 class Source(ABC):
-    """One set of recordings with transcripts; `length` is None where it is unknown or endless."""
+    """One set of recordings with transcripts."""
 
     def __init__(self, name: str, weight: float) -> None:
         self.name = name
@@ -43,21 +91,20 @@ class Source(ABC):
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """Records in one pass."""
+        """Records in one pass; None where it is unknown or endless."""
 
     @property
     def endless(self) -> bool:
         """Whether one pass never ends."""
         return False
 
-    @property
-    def indexed(self) -> bool:
-        """Whether any record can be read without those before it."""
-        return False
-
     @abstractmethod
-    def records(self, start: int = 0) -> Iterator[Record | Reject]:
+    def records(self, start: int = 0) -> Iterator[Item]:
         """One pass in the source's own order, from record `start` on."""
+
+    def sample(self, count: int) -> list[Item]:
+        """At most `count` records to look at, which leaves training's draws as they are."""
+        return list(islice(self.records(), count))
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
@@ -74,11 +121,11 @@ class Source(ABC):
     def hold_out(self, count: int) -> tuple[Source, Source]:
         """The source without some records, and those: about `count`, chosen by id alone."""
 
-    def losses(self) -> Any:
+    def lost_shards(self) -> Any:
         """What draws had to leave out so far, for `restore`; a JSON value, None: nothing."""
         return None
 
-    def restore(self, losses: Any) -> None:  # noqa: B027 - most sources lose nothing
+    def restore(self, lost_shards: Any) -> None:  # noqa: B027 - most sources lose nothing
         """Leave out what another source of the same data left out, so that draws are the same."""
 
 
@@ -92,48 +139,48 @@ class IndexedSource(Source):
     def __init__(self, name: str, weight: float, max_samples: int | None) -> None:
         super().__init__(name, weight)
         self._max_samples = max_samples
-        self._kept: npt.NDArray[np.int64] | None = None  # indices that a hold-out left here
+        self._positions: npt.NDArray[np.int64] | None = None  # those that a hold-out left here
 
     @abstractmethod
     def size(self) -> int | None:
         """Records there are; None is endless."""
 
     @abstractmethod
-    def read(self, index: int) -> Record | Reject:
+    def read(self, index: int) -> Item:
         """Record number `index`, cheaply: nothing is decoded."""
 
     @property
     def length(self) -> int | None:
-        if self._kept is not None:
-            return len(self._kept)
-        size = self.size()
-        if size is None or self._max_samples is None:
-            return self._max_samples if size is None else size
-        return min(size, self._max_samples)
+        if self._positions is not None:
+            return len(self._positions)
+        sizes = [n for n in (self.size(), self._max_samples) if n is not None]
+        return min(sizes, default=None)
 
     @property
     def endless(self) -> bool:
         return self.length is None
 
-    @property
-    def indexed(self) -> bool:
-        return True
+    def _item(self, position: int) -> Item:
+        return self.read(position if self._positions is None else int(self._positions[position]))
 
-    def _item(self, position: int) -> Record | Reject:
-        return self.read(position if self._kept is None else int(self._kept[position]))
-
-    def records(self, start: int = 0) -> Iterator[Record | Reject]:
+    def records(self, start: int = 0) -> Iterator[Item]:
         position = start
         while self.length is None or position < self.length:
             yield self._item(position)
             position += 1
 
+    def sample(self, count: int) -> list[Item]:
+        """Always the same ones, from all over the set; the first of an endless one."""
+        length = count if self.length is None else self.length
+        chosen = np.random.default_rng(0).choice(length, min(count, length), replace=False)
+        return [self._item(position) for position in sorted(chosen.tolist())]
+
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        drawn = int(cursor or 0)  # by this rank; rank r owns the positions r, r + world_size, ...
         length = self.length
         if length == 0:
             raise DataError(f"The data source {self.name!r} holds no records: look at its path.")
-        order: npt.NDArray[np.int64] | None = None
+        drawn = int(cursor or 0)  # by this rank; rank r owns the positions r, r + world_size, ...
+        order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         order_epoch = -1
         while True:
             position, epoch = drawn * world_size + rank, 0
@@ -142,7 +189,6 @@ class IndexedSource(Source):
                 if epoch != order_epoch:
                     rng = np.random.default_rng([seed, name_seed(self.name), epoch])
                     order, order_epoch = rng.permutation(length), epoch
-                assert order is not None
                 position = int(order[position])
             drawn += 1
             yield Draw(self._item(position), epoch, drawn)
@@ -167,13 +213,18 @@ class IndexedSource(Source):
 
     def _only(self, positions: npt.NDArray[np.int64]) -> Self:
         part = copy.copy(self)
-        part._kept = positions if self._kept is None else self._kept[positions]
+        part._positions = positions if self._positions is None else self._positions[positions]
         return part
 
 
+def bytes_hash(data: bytes) -> int:
+    """A number in [0, 2**64) that depends on the bytes alone, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
 def id_hash(record_id: str) -> int:
-    """A number in [0, 2**64) that depends on the id alone, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(record_id.encode(), digest_size=8).digest(), "big")
+    """`bytes_hash` of an id."""
+    return bytes_hash(record_id.encode())
 
 
 def name_seed(name: str) -> int:
@@ -183,8 +234,6 @@ def name_seed(name: str) -> int:
 
 def text_of(value: object) -> str | None:
     """A transcript as text: numbers are written out as they stand, None and the rest are none."""
-    if isinstance(value, str):
-        return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return None
+    return value if isinstance(value, str) else None

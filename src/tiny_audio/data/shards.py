@@ -3,38 +3,53 @@
 The order of the shards is shuffled anew on each pass. Within them the rows are read in blocks, and
 each block is shuffled: unlike a rolling shuffle buffer, a block can be read again from where it
 starts, so that a cursor is exact. A shard that cannot be read, or not to its end, is left out from
-there on and comes out as one reject. Which ones that were is part of a run's state (`losses`): a
-resumed run leaves out the same, even if the server is back.
+there on and comes out as one reject. Which ones that were is part of a run's state
+(`lost_shards`): a resumed run leaves out the same, even if the server is back.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from tiny_audio.data.failover import ShardReader, Shards
-from tiny_audio.data.records import Cursor, Draw, Source, id_hash, name_seed
-from tiny_audio.data.remote import LOSSES, Patience
-from tiny_audio.data.rows import row_item
-from tiny_audio.data.utterance import Record, Reject
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
+from tiny_audio.data.records import Audio, Cursor, Draw, Record, Source, id_hash, name_seed, text_of
+from tiny_audio.data.rejects import Reject
+from tiny_audio.data.webdataset import KEY, PROBLEM
 from tiny_audio.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
-_KEPT = 16  # passes whose losses are remembered: more than a pool and what is read ahead span
 HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
+LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # of rejects
+_KEPT = 16  # passes whose lost shards are remembered: more than a pool and the prefetch span
+_LOST_IN_A_ROW = 64  # shards without one row between them: the server is gone for good
 
 Item = Record | Reject
 
 
+class Shards(Protocol):
+    """What is read: rows are dicts by column."""
+
+    names: list[str]  # of each shard, for messages
+
+    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
+        """Rows of one shard from `start` on; raises UnreadableError when it is given up."""
+
+
 @dataclass(frozen=True)
-class Place:
+class Position:
     """A cursor: where a block starts, and which record of it comes next."""
 
     epoch: int = 0
@@ -50,7 +65,7 @@ class ShardSource(Source):
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
         size: rows altogether, None where that is not known.
-        patience: tells whether a lost shard is left out or ends the run.
+        stop_at_loss: whether a lost shard ends the run; else it is left out.
     """
 
     def __init__(
@@ -62,10 +77,10 @@ class ShardSource(Source):
         columns: Mapping[str, str | None],
         max_samples: int | None,
         size: int | None,
-        patience: Patience,
+        stop_at_loss: bool,
     ) -> None:
         super().__init__(name, weight)
-        self._shards, self._columns = ShardReader(name, shards, patience), columns
+        self._reader, self._columns = _Reader(name, shards, stop_at_loss), columns
         self._names = shards.names
         self._limit = max_samples
         self._size = min((n for n in (size, max_samples) if n), default=None)
@@ -78,58 +93,63 @@ class ShardSource(Source):
 
     def records(self, start: int = 0) -> Iterator[Item]:
         every = np.arange(len(self._names))
-        self._shards.restore(())  # what was lost last time may be back
-        walk = self._walk(Place(), every, (0, 1), Event())
-        items = (item for item, _ in walk if item is not None and self._belongs(item))
+        self._reader.restore(())  # what was lost last time may be back
+        rows = self._rows(Position(), every, (0, 1), Event())
+        items = (item for item, _ in rows if item is not None and self._belongs(item))
         yield from islice(items, start, self._count)
 
+    def sample(self, count: int) -> list[Item]:
+        """The first ones; none of a held-out part, which would be read through for them."""
+        apart = copy.copy(self)
+        apart._reader = copy.copy(self._reader)  # what is lost now is not left out in training
+        return [] if self._held_out else list(islice(apart.records(), count))
+
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        at = Place(**cursor) if cursor else Place()
+        at = Position(**cursor) if cursor else Position()
         while True:
             drawn = lost = 0
             for block, here, after in self._blocks(at, seed, rank, world_size):
                 tags = [seed, name_seed(self.name), here.epoch, here.shard, here.row]
                 order = np.random.default_rng(tags).permutation(len(block))
                 for offset in range(here.offset, len(block)):
-                    item, is_row = block[order[offset]]
-                    lost += not is_row
+                    item = block[order[offset]]
+                    lost += isinstance(item, Reject) and item.reason in LOST_REASONS
                     if self._belongs(item):
                         drawn += 1
                         last = offset + 1 == len(block)
                         following = after if last else replace(here, offset=offset + 1)
                         yield Draw(item, here.epoch, asdict(following))
-            if drawn == lost == 0 and at == Place(at.epoch):
+            if drawn == lost == 0 and at == Position(at.epoch):
                 raise DataError(
                     f"The data source {self.name!r} holds too few records for {world_size} "
                     "process(es): look at its path and split."
                 )
-            at = Place(at.epoch + 1)
-            self._shards.forget(at.epoch - _KEPT)
+            at = Position(at.epoch + 1)
+            self._reader.forget(at.epoch - _KEPT)
 
-    def losses(self) -> Any:
-        return self._shards.losses()
+    def lost_shards(self) -> Any:
+        return self._reader.lost_shards()
 
-    def restore(self, losses: Any) -> None:
-        self._shards.restore(losses or ())
+    def restore(self, lost_shards: Any) -> None:
+        self._reader.restore(lost_shards or ())
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
-        at = Place(**cursor) if cursor else Place()
-        apart = self._apart(world_size)
+        at = Position(**cursor) if cursor else Position()
+        ranks = world_size if self._apart(world_size) else 1
         if self._size:
-            step = 1 if apart else world_size
-            done = (at.seen + at.offset * step) / self._size * (world_size if apart else 1)
+            done = (at.seen + at.offset * world_size // ranks) / self._size * ranks
         else:  # shards are taken to be as long as those before them
             usual = (at.seen - at.row) / at.shard if at.shard else 0
             part = min((at.row + at.offset) / usual, 1) if usual else 0
-            done = (at.shard + part) / len(self._names) * (world_size if apart else 1)
+            done = (at.shard + part) / len(self._names) * ranks
         return at.epoch + min(done, 1.0)
 
     def hold_out(self, count: int) -> tuple[Source, Source]:
         """Hold out one id in 32, by its hash; the held-out source yields the first `count`."""
         left, held = copy.copy(self), copy.copy(self)
         left._held_out, held._held_out = False, True
-        held._shards = copy.copy(self._shards)
-        held._shards.restore(())
+        held._reader = copy.copy(self._reader)
+        held._reader.restore(())
         held._count = count
         return left, held
 
@@ -144,12 +164,11 @@ class ShardSource(Source):
         return self._limit is None and len(self._names) >= world_size
 
     def _blocks(
-        self, at: Place, seed: int, rank: int, world_size: int
-    ) -> Iterator[tuple[list[tuple[Item, bool]], Place, Place]]:
-        """Blocks of one pass from `at` on, each with its place and the place after it.
+        self, at: Position, seed: int, rank: int, world_size: int
+    ) -> Iterator[tuple[list[Item], Position, Position]]:
+        """Blocks of one pass from `at` on, each with its position and the one after it.
 
-        Items come with whether they are a row; the others are lost shards. A thread reads the
-        next block while the last one is used: the network is slow.
+        A thread reads the next block while the last one is used: the network is slow.
         """
         order = np.arange(len(self._names))
         share = (rank, world_size)
@@ -159,16 +178,15 @@ class ShardSource(Source):
         if self._apart(world_size):
             order, share = order[rank::world_size], (0, 1)
         stopped = Event()
-        walk = self._walk(at, order, share, stopped)
+        rows = self._rows(at, order, share, stopped)
 
-        def read() -> tuple[list[tuple[Item, bool]], Place | None]:
-            block: list[tuple[Item, bool]] = []
-            after: Place | None = None
-            for item, place in walk:
-                after = place
+        def read() -> tuple[list[Item], Position | None]:
+            block: list[Item] = []
+            after: Position | None = None
+            for item, position in rows:
+                after = position
                 if item is not None:
-                    lost = isinstance(item, Reject) and item.reason in LOSSES
-                    block.append((item, not lost))
+                    block.append(item)
                 if len(block) == BLOCK or stopped.is_set():
                     break
             return block, after
@@ -186,23 +204,134 @@ class ShardSource(Source):
             finally:
                 stopped.set()
 
-    def _walk(
-        self, at: Place, order: Any, share: tuple[int, int], stopped: Event
-    ) -> Iterator[tuple[Item | None, Place]]:
-        """Each row or loss of a pass with the place after it; other ranks' rows are None."""
-        mine, world_size = share
+    def _rows(
+        self, at: Position, order: Any, share: tuple[int, int], stopped: Event
+    ) -> Iterator[tuple[Item | None, Position]]:
+        """Each row or lost shard of a pass and the position after it; other ranks' rows: None."""
+        rank, world_size = share
         seen = at.seen
         for position in range(at.shard, len(order)):
             row = at.row if position == at.shard else 0
             shard = int(order[position])
-            for values in self._shards.rows(shard, at.epoch, row, stopped):
+            for values in self._reader.rows(shard, at.epoch, row, stopped):
                 if isinstance(values, Reject):
-                    yield values, Place(at.epoch, position + 1, 0, seen)
+                    yield values, Position(at.epoch, position + 1, 0, seen)
                     continue
                 if seen == self._limit:
                     return
                 item = None
-                if row % world_size == mine:
+                if row % world_size == rank:
                     item = row_item(values, self._columns, self.name, self._names[shard])
                 row, seen = row + 1, seen + 1
-                yield item, Place(at.epoch, position, row, seen)
+                yield item, Position(at.epoch, position, row, seen)
+
+
+@dataclass(frozen=True)
+class LostShard:
+    """What is left out of one shard on one pass: everything from row `row` on."""
+
+    row: int
+    reason: str
+    message: str
+
+
+class _Reader:
+    """Reads shards, and remembers on which pass what was left out of which."""
+
+    def __init__(self, source: str, shards: Shards, stop_at_loss: bool) -> None:
+        self._source, self._shards, self._stop_at_loss = source, shards, stop_at_loss
+        self._lost: dict[tuple[int, int], LostShard] = {}  # (pass, shard) -> what is left out
+        self._barren = 0  # shards lost without a row before them
+        self._fruitful = False  # whether a row came since the last loss
+
+    def rows(
+        self, shard: int, epoch: int, row: int, stopped: Event
+    ) -> Iterator[dict[str, Any] | Reject]:
+        """Rows of one shard from `row` on, and a reject at the end if it was not the whole.
+
+        What was left out before on this pass is left out again.
+
+        Raises DataError if all shards are lost, or at the first one with `stop_at_loss`.
+        """
+        lost = self._lost.get((epoch, shard))
+        if lost is None or row < lost.row:
+            stop = None if lost is None else lost.row - row
+            try:
+                for values in islice(self._shards.rows(shard, row, stopped), stop):
+                    row += 1
+                    self._fruitful = True
+                    yield values
+            except UnreadableError as error:
+                if stopped.is_set():
+                    return
+                message = f"{error}; left out from row {row} on"
+                lost = self._lost[epoch, shard] = LostShard(row, f"shard_{error.reason}", message)
+                self._report(shard, error, message)
+        if lost is not None:
+            yield Reject(self._shards.names[shard], self._source, lost.reason, lost.message)
+
+    def lost_shards(self) -> list[list[Any]]:
+        """What was left out so far, as JSON values."""
+        return [[*key, *asdict(lost).values()] for key, lost in list(self._lost.items())]
+
+    def restore(self, lost_shards: Iterable[Any]) -> None:
+        """Leave out what `lost_shards` told of, and nothing else."""
+        self._lost = {(epoch, shard): LostShard(*lost) for epoch, shard, *lost in lost_shards}
+        self._barren, self._fruitful = 0, False
+
+    def forget(self, epoch: int) -> None:
+        """Forget passes before this one."""
+        self._lost = {key: lost for key, lost in self._lost.items() if key[0] >= epoch}
+
+    def _report(self, shard: int, error: UnreadableError, message: str) -> None:
+        name, every = self._shards.names[shard], len(self._shards.names)
+        where = f"The shard {name} of the data source {self._source!r}"
+        if self._stop_at_loss:
+            raise DataError(f"{where} cannot be read: {error} (on_failure=stop).")
+        self._barren = 0 if self._fruitful else self._barren + 1
+        self._fruitful = False
+        if self._barren >= min(every, _LOST_IN_A_ROW):
+            which = f"All {every}" if every <= _LOST_IN_A_ROW else f"{_LOST_IN_A_ROW} in a row"
+            raise DataError(
+                f"{which} of the shards of the data source {self._source!r} cannot be read, such "
+                f"as {name}: {error}. Look at its path and at the network, then resume."
+            )
+        logger.warning("%s: %s", where, message)
+
+
+def row_item(
+    row: Mapping[str, Any], columns: Mapping[str, str | None], source: str, shard: str
+) -> Item:
+    """The record of a row, its audio undecoded, or the reject that says what it lacks."""
+    audio, path = audio_of(row[str(columns["audio"])])
+    record_id: str | None
+    if columns["id"]:
+        record_id = text_of(row[columns["id"]])
+    elif KEY in row:
+        record_id = f"{PurePosixPath(shard).name}/{row[KEY]}"
+    elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
+        record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
+    else:
+        record_id = path
+    if PROBLEM in row:
+        return Reject(record_id or row[KEY], source, "bad_record", row[PROBLEM])
+    text = text_of(row[str(columns["text"])])
+    if record_id is None or audio is None:
+        message = "no audio" if audio is None else f"no id in {columns['id']!r}"
+        return Reject(record_id or path or "?", source, "bad_record", message)
+    if text is None:
+        return Reject(record_id, source, "no_transcript", f"no text in {columns['text']!r}")
+    speaker = text_of(row[str(columns["speaker"])]) if columns["speaker"] else None
+    return Record(record_id, source, audio, text, speaker)
+
+
+def audio_of(value: dict[str, Any] | None) -> tuple[Audio | None, str]:
+    """The audio of an undecoded `Audio` value, and the path it names ("" where there is none)."""
+    if value is None:
+        return None, ""
+    path = str(value["path"] or "")
+    if value["bytes"] is not None:
+        return bytes(value["bytes"]), path
+    if is_remote(path):
+        return path, path
+    return Path(path) if path else None, path

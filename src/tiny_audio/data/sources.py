@@ -1,29 +1,29 @@
-"""From settings to sources: one opener for each kind, and the evaluation set or the hold-out."""
+"""From settings, or from a name, to sources; and the evaluation set or the hold-out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from tiny_audio.compose import compose
+from tiny_audio.config import Config, SourceConfig
 from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import open_files, open_hub
+from tiny_audio.data.hub import RETRY_OPTIONS, open_files, open_hub
 from tiny_audio.data.manifest import ManifestSource
-from tiny_audio.data.records import Source
-from tiny_audio.data.remote import PATIENCE
-from tiny_audio.data.spoken import SpokenSource
-from tiny_audio.data.weights import UNITS, mean_seconds
-from tiny_audio.errors import DataError, SourceError
-
-Spec = Mapping[str, Any]  # the fields of one source, as in the configuration
+from tiny_audio.data.mixture import mean_seconds
+from tiny_audio.data.records import Source, Spec
+from tiny_audio.data.synthetic import SyntheticSource
+from tiny_audio.errors import ConfigError, DataError, SourceError
+from tiny_audio.hints import BENCHMARKS
 
 
 def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
     """Open every source.
 
     Args:
-        specs: name -> kind, path, subset, split, revision, audio_column, text_column, id_column,
-            speaker_column, max_samples, weight, options.
+        specs: name -> fields of ``SourceConfig``.
         key: where these settings stand, for messages: ``data.train``.
         typed: what on the command line named their path, where it was no setting: ``--data``.
 
@@ -68,18 +68,13 @@ def open_data(
     """
     if not train:
         raise DataError("There is no training data: set data=..., or data.train.NAME.path.")
-    if weights not in UNITS:
-        raise DataError(f"data.weights={weights}: use {' or '.join(UNITS)}.")
+    if weights not in ("utterances", "hours"):
+        raise DataError(f"data.weights={weights}: use utterances or hours.")
     trained = open_sources(train, key="data.train")
     if weights == "hours" and len(trained) > 1:
         for source in trained:
             source.weight /= mean_seconds(source, train[source.name].get("mean_seconds"))
-    given = {
-        name: spec
-        for name, spec in evaluation.items()
-        if spec["path"] is not None or spec["kind"] == "synthetic"
-    }
-    if given:
+    if given := _with_path(evaluation):
         return trained, open_sources(given, key="data.eval")
     if holdout <= 0:
         return trained, []
@@ -93,6 +88,13 @@ def hold_out(sources: Sequence[Source], count: int) -> tuple[list[Source], list[
         for number, source in enumerate(sources)
     ]
     return [left for left, _ in parts], [held for _, held in parts if held.length != 0]
+
+
+def _with_path(specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    return {k: v for k, v in specs.items() if v["path"] is not None or v["kind"] == "synthetic"}
+
+
+# ------------------------------------------------------------------------------------- by kind
 
 
 def _open(name: str, spec: Spec, key: str) -> Source:
@@ -117,51 +119,90 @@ def _open(name: str, spec: Spec, key: str) -> Source:
     return opener(name, spec, key)
 
 
-def _manifest(name: str, spec: Spec, key: str) -> Source:
-    return ManifestSource(
-        name,
-        Path(spec["path"]).expanduser(),
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        audio_column=spec["audio_column"],
-        text_column=spec["text_column"],
-        id_column=spec["id_column"],
-        speaker_column=spec["speaker_column"],
-        duration_column=spec["options"].get("duration_column", "duration"),
-    )
-
-
-def _folder(name: str, spec: Spec, key: str) -> Source:
-    return FolderSource(
-        name,
-        Path(spec["path"]).expanduser(),
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        text_column=spec["text_column"],
-        id_column=spec["id_column"],
-        speaker_column=spec["speaker_column"],
-    )
-
-
-def _synthetic(name: str, spec: Spec, key: str) -> Source:
-    return SpokenSource(
-        name,
-        key=key,
-        weight=spec["weight"],
-        max_samples=spec["max_samples"],
-        split=spec["split"] or "train",
-        seed=spec["options"].get("seed", 0),
-    )
-
+_Opener = Callable[[str, Spec, str], Source]
+_NO_HUB = ("subset", "split", "revision")
 
 # kind -> its opener, fields that must be null, and the options it knows (None: passed on)
-KINDS: dict[str, tuple[Callable[[str, Spec, str], Source], tuple[str, ...], tuple[str, ...] | None]]
-KINDS = {
-    "manifest": (_manifest, ("subset", "split", "revision"), ("duration_column",)),
-    "folder": (_folder, ("subset", "split", "revision"), ()),
+KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
+    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ("duration_column",)),
+    "folder": (lambda name, spec, _: FolderSource(name, spec), _NO_HUB, ()),
     "hub": (open_hub, (), None),
-    "synthetic": (_synthetic, ("path", "subset", "revision", "id_column"), ("seed",)),
-    "parquet": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "arrow": (open_files, ("subset", "split", "revision"), PATIENCE),
-    "webdataset": (open_files, ("subset", "split", "revision"), PATIENCE),
+    "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
+    "parquet": (open_files, _NO_HUB, RETRY_OPTIONS),
+    "arrow": (open_files, _NO_HUB, RETRY_OPTIONS),
+    "webdataset": (open_files, _NO_HUB, RETRY_OPTIONS),
 }
+
+
+# ------------------------------------------------------------------------------------- by name
+
+
+def open_set(data: str, option: str = "--data") -> list[Source]:
+    """Open what `data` names: a manifest file, a folder, a benchmark or a preset of conf/data.
+
+    Of a preset that is both, the benchmark's test sets go before the sets for training. `option`:
+    of the command line, after which `data` stood.
+
+    Raises DataError where it is none of these, or cannot be opened.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        sets = {path.resolve().name: SourceConfig(kind="folder", path=data)}
+    elif path.is_file():
+        sets = {path.stem: SourceConfig(path=data, audio_column="audio_filepath")}
+    elif data in benchmarks():
+        sets = compose([f"+{BENCHMARKS}={data}", "data=manifest", "output_dir=."]).data.eval
+    else:
+        sets = _preset(data).data.eval
+    given = _with_path({name: asdict(source) for name, source in sets.items()})
+    if not given:
+        raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
+    return open_sources(given, key="data.eval", typed=option if is_path(data) else None)
+
+
+def is_path(data: str) -> bool:
+    """Whether it is a manifest or a folder, not a name."""
+    return Path(data).expanduser().exists()
+
+
+def training_settings(data: str, settings: Sequence[str]) -> Config:
+    """The configuration of a training run on what `data` names.
+
+    A manifest or a folder becomes the one training source, `main`; a preset keeps its sources and
+    how it cleans labels.
+
+    Args:
+        settings: further ``key=value``, such as ``data.train.main.text_column=sentence``.
+
+    Raises DataError where `data` is nothing known, ConfigError for a wrong setting.
+    """
+    path = Path(data).expanduser()
+    kind = "folder" if path.is_dir() else "manifest" if path.is_file() else None
+    if kind is None:
+        _preset(data)
+    config = compose([f"data={kind or data}", *settings, "output_dir=."])
+    if kind is not None:
+        config.data.train["main"].path = data
+    return config
+
+
+def benchmarks() -> list[str]:
+    """The public test sets that are known by name: the files of conf/data/eval."""
+    return _options(BENCHMARKS)
+
+
+def _options(group: str) -> list[str]:
+    folder = resources.files("tiny_audio.conf").joinpath(group)
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def _preset(name: str) -> Config:
+    try:
+        return compose([f"data={name}", "output_dir=."])
+    except ConfigError:
+        if name in _options("data"):
+            raise
+        known = ", ".join(sorted({*_options("data"), *benchmarks()}))
+        raise DataError(
+            f"{name}: there is no such file, folder or preset; presets: {known}."
+        ) from None

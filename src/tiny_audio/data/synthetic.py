@@ -1,10 +1,15 @@
-"""Synthetic speech for the quickstart: everyday sentences spoken by espeak-ng.
+"""Synthetic speech: sentences of the grammar, spoken by espeak-ng.
 
 espeak-ng is a separate GPL-3 library that is loaded at run time through the `espeakng-loader`
 wheel (the extra `synth`).
+
+S samples.
 """
 
+from __future__ import annotations
+
 import _ctypes
+import copy
 import ctypes
 import os
 import random
@@ -12,17 +17,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tiny_audio.data.everyday import sentences
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.data.grammar import sentences
+from tiny_audio.data.records import IndexedSource, Record, Source, Spec, Utterance
 from tiny_audio.errors import DataError, MissingExtraError
 
-SAMPLE_RATE = 16_000
+Wave = npt.NDArray[np.float32]
+
+CHUNK = 64  # sentences from one seed
 ACCENTS = (
     "gmw/en-US", "gmw/en-US", "gmw/en", "gmw/en-GB-x-rp", "gmw/en-GB-scotland",
     "gmw/en-US-nyc", "gmw/en-029", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd",
@@ -51,24 +61,9 @@ class Voice:
     range: int
 
 
-@dataclass(frozen=True)
-class SyntheticUtterance:
-    """One spoken sentence: waveform float32 [S] at 16 kHz, its text and the voice's name."""
-
-    id: str
-    waveform: npt.NDArray[np.float32]
-    text: str
-    voice: str
-
-    @property
-    def seconds(self) -> float:
-        """Duration in seconds."""
-        return len(self.waveform) / SAMPLE_RATE
-
-
 def resample(
     waveform: npt.NDArray[np.floating[Any]], source_rate: int, rate: int = SAMPLE_RATE
-) -> npt.NDArray[np.float32]:
+) -> Wave:
     """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT; needs no library.
 
     Silence of one `source_rate / gcd` of samples on each side keeps the ends from meeting.
@@ -105,11 +100,11 @@ class Synthesiser:
             self._library = f"/proc/self/fd/{self._copy.fileno()}"
         self._c = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
 
-    def __call__(self, text: str, voice: Voice) -> npt.NDArray[np.float32]:
+    def __call__(self, text: str, voice: Voice) -> Wave:
         """Speak `text`: float32 [S] at 16 kHz; raises DataError for an unknown voice."""
         pieces: list[npt.NDArray[np.int16]] = []
 
-        def receive(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: int) -> int:
+        def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, _: int) -> int:
             if samples and count > 0:
                 pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
             return 0
@@ -200,8 +195,8 @@ def draw_voice(rng: random.Random, split: str) -> Voice:
 
 def synthetic_utterances(
     split: str, seed: int, *, count: int | None = None, max_seconds: float = 12.0
-) -> Iterator[SyntheticUtterance]:
-    """Spoken everyday sentences of one split, endless or `count` of them; deterministic in `seed`.
+) -> Iterator[Utterance]:
+    """Spoken sentences of one split, endless or `count` of them; deterministic in `seed`.
 
     Texts and voices of "train" and "test" are disjoint; clips over `max_seconds` are left out.
     """
@@ -216,5 +211,72 @@ def synthetic_utterances(
         waveform = speak(text, voice)
         if not 0.3 <= len(waveform) / SAMPLE_RATE <= max_seconds:
             continue
-        yield SyntheticUtterance(f"{split}-{seed}-{made}", waveform, text, voice.name)
+        yield Utterance(f"{split}-{seed}-{made}", waveform, text, "synthetic", voice.name)
         made += 1
+
+
+@dataclass(frozen=True)
+class LazySpeech:
+    """A sentence that is spoken when it is called, in whatever process that happens."""
+
+    text: str
+    voice: Voice
+
+    def __call__(self) -> Wave:
+        """Waveform float32 [S] at 16 kHz."""
+        return _synthesiser()(self.text, self.voice)
+
+
+class SyntheticSource(IndexedSource):
+    """Endless speech: `split` "train" or "test", which share neither texts nor voices.
+
+    Record n is the same sentence in the same voice, with the same samples, in whatever process
+    and order it is spoken: each chunk of sentences has its own seed, so that any of them is found
+    without those before it.
+
+    Raises DataError for another split, MissingExtraError without the `synth` extra.
+    """
+
+    def __init__(self, name: str, spec: Spec, key: str) -> None:
+        super().__init__(name, spec["weight"], spec["max_samples"])
+        self._split, self._seed = spec["split"] or "train", spec["options"].get("seed", 0)
+        if self._split not in ("train", "test"):
+            raise DataError(
+                f"Synthetic speech has no split {self._split!r}: set {key}.split=train|test."
+            )
+        voice_names(self._split)  # says now, not in a worker, that espeak-ng is missing
+
+    def size(self) -> None:
+        return None
+
+    def read(self, index: int) -> Record:
+        chunk, position = divmod(index, CHUNK)
+        text, voice = _sentences(self._split, self._seed, chunk)[position]
+        return Record(
+            id=f"{self._split}-{self._seed}-{index}",
+            source=self.name,
+            audio=LazySpeech(text, voice),
+            text=text,
+            speaker=voice.name,
+        )
+
+    def hold_out(self, count: int) -> tuple[Source, Source]:
+        """What is made for training is kept whole; the first of the test split are held out."""
+        if self._split == "test":
+            return super().hold_out(count)
+        held = copy.copy(self)
+        held._split, held._max_samples = "test", count
+        return self, held
+
+
+@cache
+def _synthesiser() -> Synthesiser:
+    """The one of this process."""
+    return Synthesiser()
+
+
+@lru_cache(maxsize=64)
+def _sentences(split: str, seed: int, chunk: int) -> list[tuple[str, Voice]]:
+    texts = islice(sentences(seed * 1_000_003 + chunk, split), CHUNK)
+    rng = random.Random(f"voices-{split}-{seed}-{chunk}")
+    return [(text, draw_voice(rng, split)) for text in texts]

@@ -31,9 +31,11 @@ Top = Annotated[int, typer.Option(min=1, help="rows of each table at most")]
 @analysis.command("summary")
 def summary(results: Several, scoring: Scoring = None, markdown: Markdown = False) -> None:
     """Show the figures of evaluations again, under any scoring rule."""
-    from tiny_audio.evaluate.analysis import summary_command
+    from tiny_audio.evaluate.results import load_systems
+    from tiny_audio.evaluate.tables import figures_section, show
 
-    summary_command(results, scoring=scoring, markdown=markdown)
+    systems = load_systems(results, scoring)
+    show((figures_section(one.evaluation, one.name) for one in systems), markdown=markdown)
 
 
 @analysis.command("high-wer")
@@ -45,9 +47,11 @@ def high_wer(
     markdown: Markdown = False,
 ) -> None:
     """List the utterances with a high word error rate, the worst first."""
-    from tiny_audio.evaluate.analysis import high_wer_command
+    from tiny_audio.evaluate.results import load_systems
+    from tiny_audio.evaluate.tables import high_wer_section, show
 
-    high_wer_command(results, threshold=threshold, limit=limit, scoring=scoring, markdown=markdown)
+    systems = load_systems([results], scoring)
+    show((high_wer_section(one, threshold, limit) for one in systems), markdown=markdown)
 
 
 @analysis.command("errors")
@@ -61,9 +65,12 @@ def errors(
     markdown: Markdown = False,
 ) -> None:
     """Show which words are confused, and which kinds of words go wrong."""
-    from tiny_audio.evaluate.analysis import errors_command
+    from tiny_audio.evaluate.results import load_systems
+    from tiny_audio.evaluate.tables import count_words, error_sections, show
 
-    errors_command(results, top=top, words=words, scoring=scoring, markdown=markdown)
+    seen = None if words is None else count_words(words)
+    for system in load_systems([results], scoring):
+        show(error_sections(system.evaluation, top, seen), markdown=markdown)
 
 
 @analysis.command("homophones")
@@ -71,9 +78,11 @@ def homophones(
     results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
     """Show the word error rate if words that sound alike were forgiven (English)."""
-    from tiny_audio.evaluate.analysis import homophones_command
+    from tiny_audio.evaluate.results import load_systems
+    from tiny_audio.evaluate.tables import homophone_section, show
 
-    homophones_command(results, top=top, scoring=scoring, markdown=markdown)
+    systems = load_systems([results], scoring)
+    show((homophone_section(one.evaluation, top) for one in systems), markdown=markdown)
 
 
 @analysis.command("compare")
@@ -86,11 +95,22 @@ def compare(
     markdown: Markdown = False,
 ) -> None:
     """Say which recogniser is better, how surely and where; all against the first."""
-    from tiny_audio.evaluate.verdict import compare_command
+    from tiny_audio.errors import DataError
+    from tiny_audio.evaluate import comparison
+    from tiny_audio.evaluate.results import load_systems
+    from tiny_audio.evaluate.statistics import holm
+    from tiny_audio.evaluate.tables import show
 
-    compare_command(
-        results, top=top, resamples=resamples, seed=seed, scoring=scoring, markdown=markdown
-    )
+    first, *others = load_systems(results, scoring)
+    if not others:
+        raise DataError(f"{results[0]}: holds one model's results; name a second results file.")
+    found = [comparison.compare(first, one, resamples=resamples, seed=seed) for one in others]
+    adjusted = holm([one.bootstrap.p for one in found])
+    show([comparison.overview_section(found, adjusted)], markdown=markdown)
+    for one in found:
+        print(comparison.conclusion(one) + "\n")
+        show(comparison.breakdown_sections(one), markdown=markdown)
+        show([comparison.changed_section(one, top)], markdown=markdown)
 
 
 @analysis.command("report")
@@ -102,6 +122,6 @@ def report(
     scoring: Scoring = None,
 ) -> None:
     """Write one or two evaluations as an HTML page that opens without a network."""
-    from tiny_audio.evaluate.html import report_command
+    from tiny_audio.evaluate.report import write_report
 
-    report_command(results, out=out, audio=audio, audio_mb=audio_mb, scoring=scoring)
+    write_report(results, out=out, audio=audio, audio_mb=audio_mb, scoring=scoring)

@@ -1,30 +1,24 @@
-"""Word errors: one computation gives one result, and every figure is a view on it.
+"""Word and character error rates of a set.
 
     WER = (substitutions + deletions + insertions) / reference words
 
-over a whole set: counts are added up, rates are never averaged. So a set may be scored in parts
+over a whole set: counts are added up, rates are never averaged, so a set may be scored in parts
 (batches, processes, speakers) and the parts added together with `+` or `sum`.
 
-Where several alignments have the same least number of errors, one of them is taken (jiwer's, that
-is rapidfuzz's): "a b" against "b a" may be two substitutions, or a deletion and an insertion. The
-sum S + D + I, and the difference I - D of the two lengths, are the same whichever is taken; another
-tool's S, D and I may differ where there are such ties.
-
-Empty references (noise, silence) are part of a set: whatever is written there counts as
-insertions. A set with no reference word at all has no WER (None), only insertions.
+Where several alignments have the same least number of errors, jiwer's (rapidfuzz's) is taken. The
+sum S + D + I is the same whichever is taken; another tool's S, D and I may differ. Whatever is
+written for an empty reference (noise, silence) counts as insertions; a set without a reference
+word has no WER (None).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from tiny_audio.text.scoring import ScoringRule, get_rule, require_same_rule
-
-if TYPE_CHECKING:
-    from jiwer import AlignmentChunk
 
 Operation = Literal["equal", "substitute", "delete", "insert"]
 
@@ -39,7 +33,7 @@ class AlignedWord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Outcome of an alignment in numbers, of words or of characters; adds up with `+`."""
+    """Hits and errors of an alignment, of words or of characters; adds up with `+`."""
 
     hits: int = 0
     substitutions: int = 0
@@ -77,7 +71,7 @@ class UtteranceScore:
     reference: str
     hypothesis: str
     words: Counts
-    characters: Counts
+    characters: Counts  # spaces count
     alignment: tuple[AlignedWord, ...]
 
     @property
@@ -85,55 +79,22 @@ class UtteranceScore:
         """Word error rate; None where the reference is empty."""
         return self.words.rate
 
-    @property
-    def cer(self) -> float | None:
-        """Character error rate (spaces count); None where the reference is empty."""
-        return self.characters.rate
-
 
 @dataclass(frozen=True)
 class Score:
-    """A scored set, the sum of its utterances (in the order they were given)."""
+    """A scored set, the sum of its utterances in the order they were given."""
 
     rule: str
     words: Counts
     characters: Counts
     utterances: tuple[UtteranceScore, ...]
 
-    @property
-    def hits(self) -> int:
-        """Words: hits."""
-        return self.words.hits
-
-    @property
-    def substitutions(self) -> int:
-        """Words: substitutions."""
-        return self.words.substitutions
-
-    @property
-    def deletions(self) -> int:
-        """Words: deletions."""
-        return self.words.deletions
-
-    @property
-    def insertions(self) -> int:
-        """Words: insertions."""
-        return self.words.insertions
-
-    @property
-    def reference_words(self) -> int:
-        """Words there were to be said."""
-        return self.words.reference
-
-    @property
-    def n_utterances(self) -> int:
-        """Utterances in the set, empty ones too."""
-        return len(self.utterances)
-
-    @property
-    def n_empty_references(self) -> int:
-        """Utterances where, under the rule, nothing is to be said."""
-        return sum(not one.reference for one in self.utterances)
+    @classmethod
+    def of(cls, rule: str, utterances: Sequence[UtteranceScore]) -> Score:
+        """The sum of scored utterances."""
+        words = sum((one.words for one in utterances), Counts())
+        characters = sum((one.characters for one in utterances), Counts())
+        return cls(rule, words, characters, tuple(utterances))
 
     @property
     def wer(self) -> float | None:
@@ -142,7 +103,7 @@ class Score:
 
     @property
     def cer(self) -> float | None:
-        """Corpus character error rate (spaces count); None without a reference character."""
+        """Corpus character error rate; None without a reference character."""
         return self.characters.rate
 
     @property
@@ -156,13 +117,13 @@ class Score:
         """The figures and the rule they were counted under, ready for JSON."""
         return {
             "scoring": self.rule,
-            "utterances": self.n_utterances,
-            "empty_references": self.n_empty_references,
-            "reference_words": self.reference_words,
-            "hits": self.hits,
-            "substitutions": self.substitutions,
-            "deletions": self.deletions,
-            "insertions": self.insertions,
+            "utterances": len(self.utterances),
+            "empty_references": sum(not one.reference for one in self.utterances),
+            "reference_words": self.words.reference,
+            "hits": self.words.hits,
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
             "wer": self.wer,
             "cer": self.cer,
             "sentence_error_rate": self.sentence_error_rate,
@@ -187,44 +148,34 @@ def score(references: Sequence[str], hypotheses: Sequence[str], rule: ScoringRul
     """Align each hypothesis with its reference under `rule` and count the errors.
 
     Raises ValueError if the two lists differ in length, ConfigError for an unknown rule's name.
-    Alignment: Levenshtein's, as jiwer computes it, over words and over characters.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     rule = get_rule(rule) if isinstance(rule, str) else rule
-    utterances = tuple(
-        _score_one(rule.normalise(reference).split(), rule.normalise(hypothesis).split())
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    )
-    words = sum((one.words for one in utterances), Counts())
-    characters = sum((one.characters for one in utterances), Counts())
-    return Score(rule.id, words, characters, utterances)
+    pairs = zip(references, hypotheses, strict=True)
+    return Score.of(rule.id, [score_utterance(*pair, rule) for pair in pairs])
 
 
-def _score_one(reference_words: list[str], hypothesis_words: list[str]) -> UtteranceScore:
+def score_utterance(reference: str, hypothesis: str, rule: ScoringRule) -> UtteranceScore:
+    """Levenshtein's alignment over words and over characters, as jiwer computes it."""
     import jiwer  # on first use: importing this module stays cheap
 
-    reference, hypothesis = " ".join(reference_words), " ".join(hypothesis_words)
+    reference = " ".join(left := rule.normalise(reference).split())
+    hypothesis = " ".join(right := rule.normalise(hypothesis).split())
     words = jiwer.process_words(reference, hypothesis)
-    characters = jiwer.process_characters(reference, hypothesis)
+    letters = jiwer.process_characters(reference, hypothesis)
+    alignment = []
+    for chunk in words.alignments[0]:
+        spans = (
+            left[chunk.ref_start_idx : chunk.ref_end_idx],
+            right[chunk.hyp_start_idx : chunk.hyp_end_idx],
+        )
+        for pair in zip_longest(*spans, fillvalue=""):
+            alignment.append(AlignedWord(cast(Operation, chunk.type), *pair))
     return UtteranceScore(
         reference,
         hypothesis,
         Counts(words.hits, words.substitutions, words.deletions, words.insertions),
-        Counts(
-            characters.hits, characters.substitutions, characters.deletions, characters.insertions
-        ),
-        tuple(_aligned(words.alignments[0], reference_words, hypothesis_words)),
+        Counts(letters.hits, letters.substitutions, letters.deletions, letters.insertions),
+        tuple(alignment),
     )
-
-
-def _aligned(
-    chunks: list[AlignmentChunk], reference: list[str], hypothesis: list[str]
-) -> Iterator[AlignedWord]:
-    """Word by word, from spans of words."""
-    for chunk in chunks:
-        op = cast(Operation, chunk.type)
-        left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for a, b in zip_longest(left, right, fillvalue=""):
-            yield AlignedWord(op, a, b)

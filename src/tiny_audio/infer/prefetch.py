@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE = 1.0  # seconds that the end waits for a recording which is being read
@@ -19,67 +19,49 @@ def prefetch(items: Iterable[T], cost: Callable[[T], float], budget: float) -> I
     items before it. Closing the iterator ends the thread; one that hangs in a read (a terminal, a
     dead network) is left behind after a moment, so that Ctrl-C is never kept waiting for it.
     """
-    ahead = _Ahead(cost, budget)
-    worker = threading.Thread(target=ahead.fill, args=(items,), name="prefetch", daemon=True)
-    worker.start()
-    try:
-        yield from ahead.drain()
-    finally:
-        ahead.stop()
-        worker.join(timeout=PATIENCE)
+    changed = threading.Condition()  # guards all that follows
+    waiting: deque[tuple[T, float]] = deque()
+    ended = stopped = False
+    error: BaseException | None = None
 
+    def has_room() -> bool:
+        return stopped or not waiting or sum(price for _, price in waiting) < budget
 
-class _Ahead(Generic[T]):
-    """What the two threads share; every field is touched under `_changed` only."""
-
-    def __init__(self, cost: Callable[[T], float], budget: float) -> None:
-        self._cost, self._budget = cost, budget
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[T, float]] = deque()
-        self._held = 0.0  # cost of what waits
-        self._ended = self._stopped = False
-        self._error: BaseException | None = None
-
-    def fill(self, items: Iterable[T]) -> None:
-        """The background thread's work."""
+    def fill() -> None:
+        nonlocal ended, error
         try:
             for item in items:
-                price = self._cost(item)
-                with self._changed:
-                    self._waiting.append((item, price))
-                    self._held += price
-                    self._changed.notify_all()
+                price = cost(item)
+                with changed:
+                    waiting.append((item, price))
+                    changed.notify_all()
                     del item  # or the thread would keep one more alive while it rests
-                    self._changed.wait_for(self._has_room)
-                    if self._stopped:
+                    changed.wait_for(has_room)
+                    if stopped:
                         return
-        except BaseException as error:  # handed over, raised by drain
-            self._error = error
+        except BaseException as raised:  # raised below, in the caller's thread
+            error = raised
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            with changed:
+                ended = True
+                changed.notify_all()
 
-    def _has_room(self) -> bool:
-        return self._stopped or not self._waiting or self._held < self._budget
-
-    def drain(self) -> Iterator[T]:
-        """The caller's side."""
+    worker = threading.Thread(target=fill, name="prefetch", daemon=True)
+    worker.start()
+    try:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended or bool(self._waiting))
-                if not self._waiting:
+            with changed:
+                changed.wait_for(lambda: ended or bool(waiting))
+                if not waiting:
                     break
-                item, price = self._waiting.popleft()
-                self._held -= price
-                self._changed.notify_all()
+                item, _ = waiting.popleft()
+                changed.notify_all()
             yield item
             del item
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """Tell the background thread to end after the item that it is making."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        if error is not None:
+            raise error
+    finally:
+        with changed:
+            stopped = True
+            changed.notify_all()
+        worker.join(timeout=PATIENCE)

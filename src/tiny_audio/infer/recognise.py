@@ -2,64 +2,72 @@
 
     recordings ─► spans of at most one window ─► batches of like length ─► generate ─► recordings
 
-Recordings come back in the order in which they went in, whatever order the model saw their
-spans in. Legend: S samples.
+Recordings come back in the order in which they went in, whatever order the model saw their spans
+in. Where memory decides the batch size, an estimate from the model's sizes picks the first
+batches; a batch that does not fit is halved and repeated, and so are those after it: nothing is
+lost. S samples.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
+import psutil
+import torch
 
-from tiny_audio.audio.io import SAMPLE_RATE
+from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
-from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.infer.batch_size import AUTO, in_parts, largest_batch, out_of_memory
+from tiny_audio.data.records import Utterance
+from tiny_audio.errors import AudioError, ConfigError, ModelError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
 
 K = TypeVar("K")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 MIN_SPAN_SECONDS = 0.5  # a long recording is not cut into pieces shorter than this
 MOST_READ_SECONDS = 1_800  # GROUP_BATCHES times as much is in memory at once, however large a batch
 GROUP_BATCHES = 8  # batches' worth of recordings that are sorted by length together
+AUTO = 0  # as a number of utterances: what memory allows
+MOST_UTTERANCES = {"cuda": 1024, "cpu": 256}  # more are no faster
+_SHARE = 0.5  # of the memory that is free, for one batch; the rest is for what is not counted
+_MARGIN = 0.2  # seconds after a cut that may decide where it lies: how loud it is around it
+_WINDOWS = 10  # of the longest spans are waited for before the first is cut off a stream
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One stretch of a recording and its text.
+    """One stretch of a recording and its text."""
 
-    start, end: seconds. tokens: how many were decoded, the end token included. logprob: their mean
-    log-probability, None if they were found by beam search. finished: False where the text was
-    cut off because it grew too long for the audio.
-    """
-
-    start: float
+    start: float  # seconds
     end: float
     text: str
-    tokens: int
-    logprob: float | None
-    finished: bool
+    tokens: int  # how many were decoded, the end token included
+    logprob: float | None  # their mean log-probability, None if they were found by beam search
+    finished: bool  # False where the text was cut off because it grew too long for the audio
 
 
 @dataclass(frozen=True)
 class Recognition:
     """All that was recognised in one recording.
 
-    seconds: its length. work_seconds: its share of the wall time, loading and waiting included,
-    so that the shares of all recordings add up to the time that the whole run took.
+    work_seconds: its share of the wall time, loading and waiting included, so that the shares of
+    all recordings add up to the time that the whole run took.
     """
 
     segments: list[Segment]
-    seconds: float
+    seconds: float  # length of the recording
     work_seconds: float
 
     @property
@@ -93,9 +101,8 @@ def recognise(
 
     Recordings are taken in groups of some batches' worth, whose spans are sorted by length and
     decoded in batches of at most `batch_seconds` of padded audio and `max_utterances` spans, or,
-    with `max_utterances` 0, of what memory allows. A batch that does not fit is halved.
-    Spans too short for a single audio token get no segment. `on_audio` is told the seconds of
-    every batch that is done.
+    with `max_utterances` 0, of what memory allows. Spans too short for a single audio token get no
+    segment. `on_audio` is told the seconds of every batch that is done.
 
     Raises:
         ConfigError: a batch could hold nothing. ModelError: a single span does not fit into memory.
@@ -107,10 +114,10 @@ def recognise(
         )
     if max_utterances == AUTO:
         batch_seconds, max_utterances = largest_batch(model)
-    work = _Work(model, options, batch_seconds, max_utterances, on_audio)
-    for group in _groups(recordings, min(batch_seconds, MOST_READ_SECONDS)):
+    groups = _Groups(model, options, batch_seconds, max_utterances, on_audio)
+    for group in _grouped(recordings, min(batch_seconds, MOST_READ_SECONDS)):
         keys = [key for key, _ in group]
-        found = work.recognise([waveform for _, waveform in group])
+        found = groups.recognise([waveform for _, waveform in group])
         group.clear()  # the waveforms go before the next ones are read
         yield from zip(keys, found, strict=True)
 
@@ -126,15 +133,15 @@ class _Span:
 
 
 @dataclass
-class _Work:
-    """What stays the same from group to group, and the time at which the last batch was done."""
+class _Groups:
+    """What stays the same from group to group, and what is learned on the way."""
 
     model: SpeechModel
     options: GenerationConfig
     batch_seconds: float
     max_utterances: int
     on_audio: Callable[[float], None] | None
-    clock: float = field(default_factory=time.perf_counter)
+    clock: float = field(default_factory=time.perf_counter)  # when the last batch was done
     fitting: float = math.inf  # padded seconds that are not known to be too much for memory
 
     def recognise(self, waveforms: list[np.ndarray]) -> list[Recognition]:
@@ -187,6 +194,23 @@ class _Work:
             self.on_audio(seconds)
 
 
+def _grouped(
+    recordings: Iterable[tuple[K, np.ndarray]], batch_seconds: float
+) -> Iterator[list[tuple[K, np.ndarray]]]:
+    """Consecutive recordings: one batch's worth first, so that the first text comes soon, then
+    twice as much every time, up to GROUP_BATCHES."""
+    group: list[tuple[K, np.ndarray]] = []
+    seconds, patience = 0.0, 1
+    for key, waveform in recordings:
+        group.append((key, waveform))
+        seconds += len(waveform) / SAMPLE_RATE
+        del waveform  # or it would live until the next is there
+        if seconds >= patience * batch_seconds:
+            yield group
+            group, seconds, patience = [], 0.0, min(2 * patience, GROUP_BATCHES)
+    yield group
+
+
 def cut_clips(model: SpeechModel, waveform: np.ndarray) -> Iterator[tuple[int, Utterance]]:
     """Cut a waveform [S] into what the model can hear at once: (first sample, clip), in order."""
     for start, end in split_long(waveform, model.window_seconds, MIN_SPAN_SECONDS):
@@ -205,18 +229,170 @@ def join_texts(texts: Iterable[str]) -> str:
     return " ".join(stripped for text in texts if (stripped := text.strip()))
 
 
-def _groups(
-    recordings: Iterable[tuple[K, np.ndarray]], batch_seconds: float
-) -> Iterator[list[tuple[K, np.ndarray]]]:
-    """Consecutive recordings: one batch's worth first, so that the first text comes soon, then
-    twice as much every time, up to GROUP_BATCHES."""
-    group: list[tuple[K, np.ndarray]] = []
-    seconds, patience = 0.0, 1
-    for key, waveform in recordings:
-        group.append((key, waveform))
-        seconds += len(waveform) / SAMPLE_RATE
-        del waveform  # or it would live until the next is there
-        if seconds >= patience * batch_seconds:
-            yield group
-            group, seconds, patience = [], 0.0, min(2 * patience, GROUP_BATCHES)
-    yield group
+# ------------------------------------------------------- spans of a recording that is being read
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a span lies in its recording."""
+
+    start: int  # samples
+    last: bool  # no span of the recording comes after it
+    error: str | None = None  # why the recording could not be read to its end; the span is empty
+
+
+def read_pieces(
+    source: AudioInput,
+    rate: int | None,
+    max_seconds: float,
+    min_seconds: float,
+    max_bytes: int | None = None,
+) -> Iterator[tuple[Piece, np.ndarray]]:
+    """The spans [S] of one recording, in order; always at least one, and one that is the last.
+
+    They are read as they are needed: hours take no memory. ``rate`` (of an array) and ``max_bytes``
+    are those of ``load_audio``, the limits of a span those of ``split_long``.
+    """
+    start, held = 0, np.zeros(0, np.float32)
+    try:
+        blocks = audio_blocks(source, sample_rate=rate, max_bytes=max_bytes)
+        for span in split_stream(blocks, max_seconds, min_seconds):
+            if len(held):
+                yield Piece(start, last=False), held
+            start, held = start + len(held), span
+    except AudioError as error:
+        yield Piece(start, last=True, error=str(error)), np.zeros(0, np.float32)
+    else:
+        yield Piece(start, last=True), held
+
+
+def split_stream(
+    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float, windows: int = _WINDOWS
+) -> Iterator[np.ndarray]:
+    """The spans of ``split_long``, cut from blocks [S] that come one after the other.
+
+    `windows`: so many of the longest spans are waited for before the first is cut.
+    """
+    reach = int((max_seconds + min_seconds + _MARGIN) * SAMPLE_RATE)
+    waiting: list[np.ndarray] = []
+    samples = 0
+    for block in blocks:
+        waiting.append(block)
+        samples += len(block)
+        if samples < windows * reach:
+            continue
+        whole, cut = np.concatenate(waiting), 0
+        for start, end in split_long(whole, max_seconds, min_seconds):
+            if start + reach > samples:  # what is still to come may move this cut
+                break
+            yield whole[start:end]
+            cut = end
+        waiting, samples = [whole[cut:]], samples - cut
+    whole = np.concatenate([np.zeros(0, np.float32), *waiting])
+    for start, end in split_long(whole, max_seconds, min_seconds):
+        yield whole[start:end]
+
+
+def join_pieces(found: Sequence[tuple[Piece, Recognition]]) -> Recognition:
+    """What was recognised in the spans of a recording, as one."""
+
+    def later(seconds: float, samples: int) -> float:
+        return (samples + round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+
+    return Recognition(
+        segments=[
+            replace(s, start=later(s.start, piece.start), end=later(s.end, piece.start))
+            for piece, part in found
+            for s in part.segments
+        ],
+        seconds=later(found[-1][1].seconds, found[-1][0].start),
+        work_seconds=sum(part.work_seconds for _, part in found),
+    )
+
+
+# ---------------------------------------------------------------------- batches that memory takes
+
+
+def largest_batch(model: SpeechModel) -> tuple[float, int]:
+    """(seconds of padded audio, utterances) of a batch that the free memory should take."""
+    device = model.device
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + unused
+    else:
+        free = psutil.virtual_memory().available
+    seconds = _SHARE * free / bytes_per_second(model)
+    return max(seconds, model.window_seconds), MOST_UTTERANCES.get(device.type, 64)
+
+
+def bytes_per_second(model: SpeechModel) -> float:
+    """About the most memory that a second of padded audio holds: the larger of encoding and
+    decoding, each with its activations, and the waveform."""
+    lm, config = model.causal_lm, model.causal_lm.config
+    size, float32, mel_frames = next(lm.parameters()).element_size(), 4, 100
+    tokens = model.audio_tokens(10 * SAMPLE_RATE) / 10 + 1 / 2  # and the prompt's
+    layers, width = int(config.num_hidden_layers), int(config.hidden_size)
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    head = int(getattr(config, "head_dim", None) or width // int(config.num_attention_heads))
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    written = GenerationConfig.tokens_per_second
+    cache = 2 * layers * heads * head * size * (tokens + written)
+    prompt = (3 * inner + 8 * width) * size * tokens
+    logits = 3 * float32 * int(config.vocab_size) / 2  # a row every two seconds
+    spectrum = mel_frames * 4 * 8 * 256
+    # Of the encoder's layers: the inner width of four, and as much again of everything else.
+    encoded = mel_frames / 2 * 14 * model.encoder.width * size
+    return 2 * float32 * SAMPLE_RATE + max(cache + prompt + logits, encoded + spectrum)
+
+
+def in_parts(
+    batches: Sequence[list[T]],
+    seconds: Callable[[T], float],
+    run: Callable[[list[T]], None],
+    limit: float,
+) -> float:
+    """Run every batch, in halves where it does not fit; says so once.
+
+    Args:
+        seconds: length of an item; a batch takes as much as its longest, for each of its items.
+        run: one batch; raises as PyTorch does when memory is out.
+        limit: the padded seconds that are known not to be too much; larger batches are halved
+            at once.
+
+    Returns:
+        The limit, lower where a batch did not fit.
+
+    Raises:
+        torch.OutOfMemoryError: a single item does not fit.
+    """
+    pending = deque(batches)
+    while pending:
+        batch = pending.popleft()
+        padded = len(batch) * max(map(seconds, batch))
+        if len(batch) > 1 and padded > limit:
+            pending.extendleft([batch[len(batch) // 2 :], batch[: len(batch) // 2]])
+            continue
+        try:
+            run(batch)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+        if torch.cuda.is_available():  # now that the traceback, which holds the batch's, is gone
+            torch.cuda.empty_cache()
+        if limit == math.inf:
+            logger.warning(
+                "A batch of %.0f s of audio, padding included, does not fit into memory: it is "
+                "halved, and so are those after it.",
+                padded,
+            )
+        limit = padded / 2 + 1e-6
+        pending.appendleft(batch)
+    return limit
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory is out, on a device or in the machine, for which PyTorch has no class."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -14,11 +14,19 @@ from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.config import EvaluationConfig, GenerationConfig
 from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
-from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, Recognition, Segment, recognise
-from tiny_audio.infer.spans import Piece, join_pieces, read_pieces, split_stream
+from tiny_audio.infer.recognise import (
+    MIN_SPAN_SECONDS,
+    Piece,
+    Recognition,
+    Segment,
+    join_pieces,
+    read_pieces,
+    recognise,
+    split_stream,
+)
 from tiny_audio.infer.stream import stream
+from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.quantise import quantise as quantise_weights
-from tiny_audio.model.resolve import resolve_model
 from tiny_audio.model.speech import SpeechModel
 
 Many = list[Any] | tuple[Any, ...]  # of AudioInput; a list of paths is not a list of AudioInput
@@ -26,19 +34,14 @@ Many = list[Any] | tuple[Any, ...]  # of AudioInput; a list of paths is not a li
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in one recording, or why it could not be read.
-
-    path: as it was given, None for arrays and bytes. seconds: length. logprob: mean
-    log-probability of a token, None where it is not known. error: one line, None when all went
-    well.
-    """
+    """What was said in one recording, or why it could not be read."""
 
     text: str
-    seconds: float
-    path: str | None = None
-    logprob: float | None = None
+    seconds: float  # length of the recording
+    path: str | None = None  # as it was given, None for arrays and bytes
+    logprob: float | None = None  # mean over tokens, None where it is not known
     segments: list[Segment] = field(default_factory=list)
-    error: str | None = None
+    error: str | None = None  # one line, None when all went well
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -46,20 +49,14 @@ class Transcript:
 
 
 class Options(TypedDict, total=False):
-    """What `transcribe` can be told.
+    """What `transcribe` can be told."""
 
-    sample_rate: of arrays and tensors, where it is not 16 kHz. batch_seconds, max_utterances:
-    padded audio and clips that go through the model at once; 0 clips: what memory allows, see
-    batch_size.py. beams: 1 is greedy. max_bytes: of an address or a pipe, see `load_audio`.
-    on_audio: is told the seconds of audio of every batch that is done.
-    """
-
-    sample_rate: int | None
-    batch_seconds: float
-    max_utterances: int
-    beams: int
-    max_bytes: int | None
-    on_audio: Callable[[float], None] | None
+    sample_rate: int | None  # of arrays and tensors, where it is not 16 kHz
+    batch_seconds: float  # padded audio that goes through the model at once
+    max_utterances: int  # clips that do; 0: what memory allows
+    beams: int  # 1 is greedy
+    max_bytes: int | None  # of an address or a pipe, see `load_audio`
+    on_audio: Callable[[float], None] | None  # is told the seconds of every batch that is done
 
 
 class Recogniser:
@@ -150,8 +147,8 @@ def load(
 ) -> Recogniser:
     """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
 
-    dtype: of the frozen weights, None: as in training. quantise: `int8` or `int4` for smaller
-    weights, see docs/speed.md.
+    dtype: of the frozen weights, None: as in training. quantise: `int8` for smaller weights, see
+    docs/speed.md.
     """
     model = resolve_model(name_or_dir, device=device, dtype=dtype)
     return Recogniser(quantise_weights(model, quantise))

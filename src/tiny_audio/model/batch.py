@@ -1,10 +1,13 @@
-"""What the collator hands to the model."""
+"""What the collator hands to the model, and what the model hands to its decoder.
+
+Shapes: B utterances, S samples, E encoder frames, D encoder width, T tokens, W decoder width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +17,7 @@ IGNORE = -100  # label of a position that is not learned; PyTorch's own conventi
 
 @dataclass
 class Batch:
-    """Utterances side by side. B utterances, S samples, E encoder frames, D width, T tokens.
+    """Utterances side by side.
 
     In training the tokens are padded on the right and ``labels`` is set; for generation they are
     padded on the left and ``labels`` is None. Where ``frames`` is set, the encoder has run already
@@ -27,7 +30,7 @@ class Batch:
     attention_mask: Tensor  # [B, T] 1 where there is a token
     audio_mask: Tensor  # [B, T] True where an audio token goes
     labels: Tensor | None = None  # [B, T] IGNORE but for the transcript and its end token
-    label_places: Tensor | None = None  # [N] see `label_places` below, which makes it
+    label_positions: Tensor | None = None  # [N] made by `label_positions` below
     frames: Tensor | None = None  # [B, E, D] of the encoder, zero beyond each clip
     frame_lengths: Tensor | None = None  # [B]
     epoch: float = 0.0  # passes through the training data at its end
@@ -55,9 +58,12 @@ class Batch:
         moved = self._map(lambda x: x.to(device, non_blocking=True))
         return moved if self.frames is None else replace(moved, waveform=self.waveform)
 
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
+        return self._map(lambda x: x.pin_memory())
+
     def rows(self, first: int, last: int) -> Batch:
-        """The utterances ``first`` to before ``last`` of a training batch, padded no further than
-        they need."""
+        """Utterances ``first`` to before ``last`` of a training batch, padded as far as needed."""
         part = slice(first, last)
         lengths = self.waveform_lengths[part]
         width = int(self.attention_mask[part].sum(dim=1).max())
@@ -73,7 +79,7 @@ class Batch:
             attention_mask=self.attention_mask[part, :width],
             audio_mask=self.audio_mask[part, :width],
             labels=labels,
-            label_places=None if labels is None else label_places(labels),
+            label_positions=None if labels is None else label_positions(labels),
             frames=frames,
             frame_lengths=frame_lengths,
             epoch=self.epoch,
@@ -81,18 +87,22 @@ class Batch:
             texts=self.texts[part],
         )
 
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
-        return self._map(lambda x: x.pin_memory())
-
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **{**values, **changed})
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        changed: dict[str, Any] = {k: change(v) for k, v in tensors.items()}
+        return replace(self, **changed)
 
 
-def label_places(labels: Tensor) -> Tensor:
-    """Where labels [B, T] are predicted: [N] indices into the positions [B * T], row by row.
+class Prefill(NamedTuple):
+    """The decoder's input."""
+
+    inputs_embeds: Tensor  # [B, T, W]
+    attention_mask: Tensor  # [B, T]
+    position_ids: Tensor  # [B, T] counted from each row's first token
+
+
+def label_positions(labels: Tensor) -> Tensor:
+    """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row.
 
     Position t predicts token t + 1. Found on the host, where the batch is made: on the device it
     would make the host wait in the middle of every step.

@@ -1,44 +1,39 @@
-"""From a configuration to a model: the one place where settings become modules."""
+"""From a configuration to a model: the one place where settings become modules.
+
+Also what data must know of a model without its weights: see ``lengths_of``.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.device import pick_dtype
-from tiny_audio.model.encoder import AudioEncoder
-from tiny_audio.model.encoder_loading import load_encoder, random_encoder
-from tiny_audio.model.packing import PACKED, can_pack
-from tiny_audio.model.plain_encoder import PlainEncoder
-from tiny_audio.model.projectors import PROJECTORS, build_projector
-from tiny_audio.model.random_init import random_module
+from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, load_encoder, random_encoder
+from tiny_audio.model.projectors import PROJECTORS, Projector, build_projector
 from tiny_audio.model.speech import SpeechModel
+from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
-
-logger = logging.getLogger(__name__)
+    from tiny_audio.audio.features import SpecAugment
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
 _RANDOM_SEED = 0  # of random bases: they must be the same in the process that loads a checkpoint
-_UNPACKED = (
-    "model.attn_implementation=packed: %s gives other numbers so; it keeps its batches padded."
-)
-_ATTENTION = ("sdpa", "eager", "flash_attention_2", PACKED)
+_ATTENTION = ("sdpa", "eager", "flash_attention_2")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def build_model(
@@ -50,12 +45,8 @@ def build_model(
 ) -> SpeechModel:
     """Load the frozen encoder and decoder of a pair and join them with a fresh projector.
 
-    Args:
-        cfg: the model's settings. The revisions of parts from the hub become the commits that
-            were loaded, so that a checkpoint with these settings always finds the same ones.
-        device: where everything goes.
-        spec_augment: masks for training.
-        seed: of the projector's first weights.
+    The revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
+    checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
 
     Raises:
         HubError: a part cannot be fetched.
@@ -76,9 +67,6 @@ def build_model(
             part.revision = commit_of(folder) or part.revision
     encoder = _encoder(cfg, dtype, device)
     lm, tokenizer = _decoder(cfg, dtype, device)
-    if cfg.attn_implementation == PACKED and not can_pack(lm):
-        lm.set_attn_implementation("sdpa")
-        logger.warning(_UNPACKED, cfg.decoder.id)
     n_mels = cfg.features.n_mels
     if isinstance(encoder, AudioEncoder) and encoder.n_mels != n_mels:
         raise ModelError(
@@ -100,23 +88,6 @@ def build_model(
     )
     model.identity = identity(cfg, encoder, lm)
     return model.eval()
-
-
-def with_projector(model: SpeechModel, cfg: ModelConfig, *, seed: int) -> SpeechModel:
-    """Another model of the same encoder and decoder, shared, with a fresh projector of its own."""
-    other = SpeechModel(
-        features=model.features,
-        encoder=model.encoder,
-        projector=_projector(cfg, model.encoder.width, model.causal_lm, model.device, seed),
-        decoder=model.causal_lm,
-        tokenizer=model.tokenizer,
-        prompt=model.prompt,
-        spec_augment=model.spec_augment,
-        window_seconds=model.window_seconds,
-    )
-    other.augment_generator = model.augment_generator
-    other.identity = identity(cfg, model.encoder, model.causal_lm)
-    return other.eval()
 
 
 def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
@@ -154,31 +125,25 @@ def _encoder(
     cfg: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> AudioEncoder | PlainEncoder:
     part = cfg.encoder
-    common: dict[str, Any] = {
-        "padding": part.padding,
-        "attn_implementation": cfg.attn_implementation,
-        "dtype": dtype,
-        "device": device,
-    }
+    kwargs: dict[str, Any] = {"padding": part.padding} | _common(cfg, dtype, device)
     if cfg.random_weights:
         _need_architecture("encoder", part.architecture)
-        return random_encoder(part.architecture, seed=_RANDOM_SEED, **common)
-    return load_encoder(resolve_id(part.id), revision=part.revision, **common)
+        return random_encoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
+    return load_encoder(resolve_id(part.id), revision=part.revision, **kwargs)
 
 
 def _decoder(
     cfg: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    part = cfg.decoder
-    common: dict[str, Any] = {
-        "attn_implementation": cfg.attn_implementation,
-        "dtype": dtype,
-        "device": device,
-    }
+    part, kwargs = cfg.decoder, _common(cfg, dtype, device)
     if cfg.random_weights:
         _need_architecture("decoder", part.architecture)
-        return random_decoder(part.architecture, seed=_RANDOM_SEED, **common)
-    return load_decoder(resolve_id(part.id), revision=part.revision, **common)
+        return random_decoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
+    return load_decoder(resolve_id(part.id), revision=part.revision, **kwargs)
+
+
+def _common(cfg: ModelConfig, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    return {"attn_implementation": cfg.attn_implementation, "dtype": dtype, "device": device}
 
 
 def _need_architecture(part: str, architecture: dict[str, Any]) -> None:
@@ -191,7 +156,7 @@ def _need_architecture(part: str, architecture: dict[str, Any]) -> None:
 
 def _projector(
     cfg: ModelConfig, width: int, lm: PreTrainedModel, device: torch.device, seed: int
-) -> Any:
+) -> Projector:
     """The projector in fp32: it learns, so its weights keep full precision."""
     kind = cfg.projector.type
     options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
@@ -212,3 +177,84 @@ def _fingerprint(module: nn.Module) -> str:
         values = weight.detach().flatten()[:4096].cpu().bfloat16()
         digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; ``auto`` prefers CUDA, then MPS, then CPU.
+
+    Raises:
+        ConfigError: the name is unknown or the machine has no such device.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind, there in here.items() if there), "cpu"))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: '{name}' is unknown; use auto, cpu, cuda or mps") from None
+    if not here.get(device.type, True):
+        raise ConfigError(f"device: this machine has no '{device.type}'; use auto or cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the format of the frozen weights; ``auto`` is bf16 on CUDA and fp32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise ConfigError(f"model.dtype: '{name}' is unknown; use auto or one of {list(_DTYPES)}")
+    return _DTYPES[name]
+
+
+# --------------------------------------------------------------------------- without the weights
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What data must know of a model."""
+
+    name: str
+    audio_tokens: Callable[[int], int]  # of so many samples
+    prompt: Prompt  # with the decoder's own tokenizer
+    context: int | None  # positions that the decoder has, None where its configuration is silent
+
+
+def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
+    """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
+
+    ``tokenizer``: a folder that holds it, as a checkpoint does.
+
+    Raises:
+        HubError, ModelError: the tokenizer cannot be had.
+    """
+    wanted_random = cfg.random_weights
+    model = skeleton(cfg)
+    prompt = model.prompt
+    if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
+        source = str(tokenizer or resolve_id(cfg.decoder.id))
+        folder = snapshot(source, cfg.decoder.revision, files=SMALL_FILES)
+        try:
+            loaded = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, ImportError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"{source}: its tokenizer cannot be loaded, so there are no label tokens to count: "
+                f"{first} Set model.decoder.id to a folder that has it, or use --model nano."
+            ) from None
+        prompt = Prompt.from_tokenizer(
+            loaded, cfg.decoder.instruction, placeholder=cfg.decoder.placeholder
+        )
+    context = getattr(model.causal_lm.config, "max_position_embeddings", None)
+    return Lengths(cfg.name, model.audio_tokens, prompt, context)
+
+
+def skeleton(cfg: ModelConfig) -> SpeechModel:
+    """The architecture alone, as large as the real one but without a number in it.
+
+    Pairs that are on this machine anyway are built whole.
+    """
+    if cfg.encoder.id.startswith(_BUNDLED) or (cfg.random_weights and cfg.name == "tiny"):
+        return build_model(cfg, device=torch.device("cpu"))
+    cfg.random_weights = True
+    cfg.dtype = "bfloat16"
+    return build_model(cfg, device=torch.device("meta"))

@@ -1,4 +1,7 @@
-"""The frozen language model that writes: any transformers causal LM with a chat template."""
+"""The frozen language model that writes: any transformers causal LM with a chat template.
+
+Shapes: V vocabulary, W decoder width.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -14,13 +18,23 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
 
 from tiny_audio.errors import ModelError
 from tiny_audio.hub import MODEL_FILES, snapshot
-from tiny_audio.model.byte_tokenizer import byte_tokenizer
-from tiny_audio.model.random_init import random_module
+from tiny_audio.model.weights import random_module
+
+_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>"]
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+)
 
 
 def load_decoder(
@@ -50,7 +64,7 @@ def load_decoder(
             f"{source}: cannot be loaded as a decoder from {folder}: {first}; if a file is "
             "damaged, delete the folder and run again"
         ) from None
-    return _frozen(lm.to(device)), tokenizer
+    return lm.to(device).requires_grad_(False).eval(), tokenizer
 
 
 def random_decoder(
@@ -68,15 +82,29 @@ def random_decoder(
     values.setdefault("bos_token_id", None)
     values.setdefault("pad_token_id", None)
     config = AutoConfig.for_model(values.pop("model_type"), **values)
-    lm = random_module(
-        lambda: AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attn_implementation
-        ),
-        seed,
-        dtype,
-        device,
+    options = {"dtype": dtype, "attn_implementation": attn_implementation}
+    lm: Any = random_module(
+        lambda: AutoModelForCausalLM.from_config(config, **options), seed, dtype, device
     )
-    return _frozen(lm), tokenizer
+    return lm.requires_grad_(False).eval(), tokenizer
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that needs no file: one token a byte (ids 0 to 255), and Qwen's special tokens
+    (256 to 259) and chat format. It goes with random weights."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=_SPECIAL_TOKENS,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
 
 
 def embedding_table(lm: PreTrainedModel) -> Tensor:
@@ -100,13 +128,7 @@ def embedding_rms(lm: PreTrainedModel) -> float:
 
 
 def end_ids(lm: PreTrainedModel, chat_end: int) -> list[int]:
-    """Every token that ends an answer: the chat template's, and the decoder's own."""
+    """Every token that ends an answer: the chat template's first, then the decoder's own."""
     own = lm.generation_config.eos_token_id if lm.generation_config is not None else None
     own = [own] if isinstance(own, int) else list(own or [])
-    return sorted({chat_end, *own})
-
-
-def _frozen(lm: PreTrainedModel) -> PreTrainedModel:
-    lm.requires_grad_(False)
-    lm.eval()
-    return lm
+    return [chat_end, *sorted({*own} - {chat_end})]

@@ -2,35 +2,54 @@
 
 GLM-ASR's audio tower and Whisper's encoder share their shape: two convolutions (the second halves
 the frame rate), then transformer layers, then a norm. They differ in how position is told:
-rotary embeddings in every layer against a table added once.
+rotary embeddings in every layer against a table added once. Any other audio encoder of
+transformers is a ``PlainEncoder``.
 
 Both were trained on clips zero-padded to 30 s. ``tight`` computes on the clip alone: what lies
 beyond it is zeroed before, between and after the convolutions and hidden from attention by a key
 padding mask, so that a clip gives the same frames alone and in any batch. ``native`` repeats what
 the checkpoints saw in training: the whole window, no mask.
 
-Shapes: B utterances, M mel bands, L mel frames, E encoder frames, D encoder width.
+Shapes: B utterances, S samples, M mel bands, L mel frames, E encoder frames, D encoder width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from transformers import AttentionInterface, PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    GlmAsrEncoderConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.glmasr.modeling_glmasr import eager_attention_forward
+from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder, eager_attention_forward
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.model.packing import PACKED, Packing
-
-Length = TypeVar("Length", int, Tensor)
+from tiny_audio.hub import MODEL_FILES, SMALL_FILES, snapshot
+from tiny_audio.model.projectors.base import Length, length_mask
+from tiny_audio.model.weights import check_tensors, find_tensors, random_module, read_matching
 
 PADDINGS = ("tight", "native")
 _CACHED_FRAMES = 1_200  # mel frames (12 s) whose activations fit a core's cache: measured
+_KEY_MASK = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
+# model_type in the checkpoint's config.json -> what marks the encoder's tensors in their names
+_MARKERS = {"glmasr": "audio_tower", "glmasr_encoder": "", "whisper": "encoder"}
 
 
 class AudioEncoder(nn.Module):
@@ -41,7 +60,8 @@ class AudioEncoder(nn.Module):
         padding: ``tight`` or ``native``, see the module's text.
     """
 
-    _mask_word = "attention_mask"  # the name under which layers take a key padding mask
+    mask_name = "attention_mask"  # the keyword by which layers take a key padding mask
+    max_frames: int | None = None  # the most that the encoder has positions for
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
@@ -63,21 +83,12 @@ class AudioEncoder(nn.Module):
         """M, the number of mel bands that the encoder reads."""
         return int(self.tower.conv1.in_channels)
 
-    @property
-    def max_frames(self) -> int | None:
-        """The most encoder frames that the encoder has positions for; None: no limit."""
-        return None
-
     def out_len(self, length: Length) -> Length:
         """Encoder frames that ``length`` mel frames give: ``(L - 1) // 2 + 1``."""
         return (length - 1) // 2 + 1
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode log-mel frames.
-
-        Args:
-            mel: [B, M, L]; for ``tight`` what lies beyond a length does not matter.
-            lengths: [B] mel frames of each clip.
+        """Encode log-mel frames [B, M, L] of clips with so many frames [B].
 
         Returns:
             frames [B, E, D] in the encoder's dtype, zero beyond each clip, and their lengths [B].
@@ -85,47 +96,150 @@ class AudioEncoder(nn.Module):
         out_lengths = self.out_len(lengths)
         mel = mel.to(self.tower.conv1.weight.dtype)
         tight = self.padding == "tight"
-        inside = _inside(lengths, mel.shape[-1]).unsqueeze(1)  # [B, 1, L]
-        x = mel * inside if tight else mel
-        x = gelu(self.tower.conv1(x))
-        x = gelu(self.tower.conv2(x * inside if tight else x))  # [B, D, E]
-        x = x.transpose(1, 2)  # [B, E, D]
-        self._check_positions(x.shape[1])
-        kept = _inside(out_lengths, x.shape[1])  # [B, E]
-        if tight and self.attn_implementation == PACKED:
-            packing = Packing.of(out_lengths.tolist(), x.shape[1], x.device)
-            x = self._layers(packing.pack(x), packing.position_ids, {"packing": packing})
-            return packing.unpack(x), out_lengths
-        places = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
-        words = {self._mask_word: self._attention_mask(kept, x.dtype)} if tight else {}
-        x = self._layers(x * kept.unsqueeze(-1) if tight else x, places, words)
-        return x * kept.unsqueeze(-1), out_lengths
+        mel_mask = length_mask(lengths, mel.shape[-1]).unsqueeze(1)  # [B, 1, L]
+        x = gelu(self.tower.conv1(mel * mel_mask if tight else mel))
+        x = gelu(self.tower.conv2(x * mel_mask if tight else x)).transpose(1, 2)  # [B, E, D]
+        if self.max_frames is not None and x.shape[1] > self.max_frames:
+            raise ModelError(
+                f"encoder: a clip gives {x.shape[1]} frames, but this encoder has positions for "
+                f"{self.max_frames}; split it or set data.max_seconds lower"
+            )
+        mask = length_mask(out_lengths, x.shape[1])  # [B, E]
+        positions = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+        kwargs = {self.mask_name: self._attention_mask(mask, x.dtype)} if tight else {}
+        x = self._layers(x * mask.unsqueeze(-1) if tight else x, positions, kwargs)
+        return x * mask.unsqueeze(-1), out_lengths
 
-    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
-        """Frames [B, E, D] at ``places`` [1, E] through the layers, which are given ``words``."""
+    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Frames [B, E, D] at ``positions`` [1, E] through the layers."""
         raise NotImplementedError
 
-    def _attention_mask(self, kept: Tensor, dtype: torch.dtype) -> Tensor:
-        """Key padding mask in the form that the attention implementation reads."""
-        kind = self.attn_implementation
-        if kind.startswith("flash"):
-            return kept.int()  # [B, E]; the kernel drops the padding itself
+    def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """Key padding mask [B, E] in the form that the attention implementation reads."""
+        if self.attn_implementation.startswith("flash"):
+            return mask.int()  # the kernel drops the padding itself
         # A clip without a single frame would softmax over nothing and give NaN; let it see its
         # first (zeroed) frame. Its output is zeroed anyway.
-        keys = kept.clone()
+        keys = mask.clone()
         keys[:, 0] = True
         keys = keys[:, None, None, :]  # [B, 1, 1, E]
-        if kind == "eager":
+        if self.attn_implementation == "eager":
             hidden = torch.finfo(dtype).min
             return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys, hidden)
         return keys
 
-    def _check_positions(self, frames: int) -> None:
-        if self.max_frames is not None and frames > self.max_frames:
-            raise ModelError(
-                f"encoder: a clip gives {frames} frames, but this encoder has positions for "
-                f"{self.max_frames}; split it or set data.max_seconds lower"
-            )
+
+class GlmEncoder(AudioEncoder):
+    """GLM-ASR's audio tower: rotary positions, no limit of length.
+
+    In transformers 5.17 its layers tell their attention that there is no mask, whatever they are
+    given. Unknown keyword arguments they pass on in every version, so the mask travels under
+    a name of its own, to an attention function of ours that hands it to transformers' own.
+    """
+
+    mask_name = "key_mask"
+
+    def __init__(self, tower: PreTrainedModel, padding: str) -> None:
+        super().__init__(tower, padding)
+        tower.config._attn_implementation = _KEY_MASK + self.attn_implementation
+
+    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        rotary = self.tower.rotary_emb(x, position_ids=positions)
+        for layer in self.tower.layers:
+            x = layer(x, position_embeddings=rotary, **kwargs)
+        return cast(Tensor, self.tower.norm(x))
+
+
+class WhisperStyleEncoder(AudioEncoder):
+    """Whisper's encoder: a table of 1,500 positions, 30 s."""
+
+    def __init__(self, tower: PreTrainedModel, padding: str) -> None:
+        super().__init__(tower, padding)
+        self.max_frames = int(self.tower.embed_positions.num_embeddings)
+
+    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        x = x + self.tower.embed_positions.weight[positions]
+        for layer in self.tower.layers:
+            x = layer(x, **{"attention_mask": None, **kwargs})
+        return cast(Tensor, self.tower.layer_norm(x))
+
+
+class PlainEncoder(nn.Module):
+    """Any other audio encoder of transformers (wav2vec2, HuBERT, WavLM), fed with waveforms.
+
+    Clips go through it one at a time, so that padding cannot change an answer; that is slow.
+
+    Args:
+        tower: its output is one sequence of frames.
+        extractor: its feature extractor, 16 kHz.
+    """
+
+    padding = "native"
+
+    def __init__(self, tower: PreTrainedModel, extractor: Any) -> None:
+        super().__init__()
+        if getattr(extractor, "sampling_rate", 16_000) != 16_000:
+            raise ModelError(f"encoder: reads {extractor.sampling_rate} Hz audio, not 16000 Hz")
+        self.tower: Any = tower
+        self.extractor = extractor
+        with torch.device("meta"):
+            self._shapes = [type(tower)(tower.config).eval()]  # in a list: no part of this module
+        self._frames = lru_cache(maxsize=65_536)(self._count_frames)
+
+    @classmethod
+    def load(
+        cls, folder: Path, source: str, *, dtype: torch.dtype, device: torch.device
+    ) -> PlainEncoder:
+        """Load the checkpoint in a folder. Raises ModelError where transformers cannot."""
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            extractor = AutoFeatureExtractor.from_pretrained(folder)
+            model = AutoModel.from_pretrained(folder, config=config, dtype=dtype)
+        except (OSError, ValueError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(f"{source}: is not an audio encoder that loads: {first}") from None
+        tower = model.get_encoder() if config.is_encoder_decoder else model
+        return cls(tower.to(device), extractor).requires_grad_(False).eval()
+
+    @property
+    def width(self) -> int:
+        """D, the size of one encoder frame."""
+        return int(self.tower.config.hidden_size)
+
+    def out_len(self, samples: int | Tensor) -> Any:
+        """Encoder frames of a clip of so many samples, read off the encoder's own shapes."""
+        if isinstance(samples, Tensor):
+            counts = [self._frames(int(n)) for n in samples.flatten().tolist()]
+            return torch.tensor(counts, device=samples.device).reshape(samples.shape)
+        return self._frames(int(samples))
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode waveforms [B, S] to frames [B, E, D], zero beyond each clip, and lengths [B]."""
+        frames = []
+        for clip, length in zip(waveform, lengths.tolist(), strict=True):
+            inputs = self._features(clip[:length].float().cpu().numpy())
+            placed = {
+                key: value.to(
+                    waveform.device, self.tower.dtype if value.is_floating_point() else None
+                )
+                for key, value in inputs.items()
+            }
+            frames.append(self.tower(**placed).last_hidden_state[0])
+        counts = torch.tensor([len(f) for f in frames], device=waveform.device)
+        return pad_sequence(frames, batch_first=True), counts
+
+    def _features(self, clip: np.ndarray) -> dict[str, Tensor]:
+        return dict(self.extractor(clip, sampling_rate=16_000, return_tensors="pt"))
+
+    @torch.no_grad()
+    def _count_frames(self, samples: int) -> int:
+        """Run shapes alone, on the meta device: no arithmetic is done."""
+        inputs = self._features(np.zeros(samples, dtype=np.float32))
+        try:
+            out = self._shapes[0](**{key: value.to("meta") for key, value in inputs.items()})
+            return int(out.last_hidden_state.shape[1])
+        except (RuntimeError, ValueError):
+            return 0  # shorter than the encoder's first window
 
 
 def encode_batch(encoder: AudioEncoder, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,15 +247,10 @@ def encode_batch(encoder: AudioEncoder, mel: Tensor, lengths: Tensor) -> tuple[T
 
     Each piece is cut to its own longest clip, so that less padding is computed, too.
     """
-    room = _CACHED_FRAMES // max(1, mel.shape[-1])
-    if mel.device.type != "cpu" or room >= len(mel):
-        encoded: tuple[Tensor, Tensor] = encoder(mel, lengths)
-        return encoded
-    out_lengths = encoder.out_len(lengths)
-    frames = mel.new_zeros(
-        (len(mel), encoder.out_len(mel.shape[-1]), encoder.width),
-        dtype=encoder.tower.conv1.weight.dtype,
-    )
+    if mel.device.type != "cpu" or mel.shape[-1] * len(mel) <= _CACHED_FRAMES:
+        return cast(tuple[Tensor, Tensor], encoder(mel, lengths))
+    sizes = (len(mel), encoder.out_len(mel.shape[-1]), encoder.width)
+    frames = mel.new_zeros(sizes, dtype=encoder.tower.conv1.weight.dtype)
     first = 0
     while first < len(mel):
         longest, last = 1, first
@@ -154,52 +263,94 @@ def encode_batch(encoder: AudioEncoder, mel: Tensor, lengths: Tensor) -> tuple[T
         piece, _ = encoder(mel[first:last, :, :width], lengths[first:last])
         frames[first:last, : piece.shape[1]] = piece
         first = last
-    return frames, out_lengths
+    return frames, encoder.out_len(lengths)
 
 
-class GlmEncoder(AudioEncoder):
-    """GLM-ASR's audio tower: rotary positions, no limit of length.
+def load_encoder(
+    source: str,
+    *,
+    revision: str | None,
+    padding: str,
+    attn_implementation: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> AudioEncoder | PlainEncoder:
+    """Load the frozen encoder of a hub id or folder; other parts of it are never read.
 
-    In transformers 5.17 its layers tell their attention that there is no mask, whatever they are
-    given. Words they do not know they pass on in every version, so the mask travels under
-    a name of its own, to an attention function of ours that hands it to transformers' own.
+    Raises:
+        HubError: it cannot be fetched.
+        ModelError: not a checkpoint, tensors missing or of another shape.
     """
-
-    _mask_word = "key_mask"
-
-    def __init__(self, tower: PreTrainedModel, padding: str) -> None:
-        super().__init__(tower, padding)
-        tower.config._attn_implementation = _OURS + self.attn_implementation
-
-    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
-        rotary = self.tower.rotary_emb(x, position_ids=places)
-        for layer in self.tower.layers:
-            x = layer(x, position_embeddings=rotary, **words)
-        out: Tensor = self.tower.norm(x)
-        return out
-
-
-class WhisperStyleEncoder(AudioEncoder):
-    """Whisper's encoder: a table of 1,500 positions, 30 s."""
-
-    @property
-    def max_frames(self) -> int | None:
-        return int(self.tower.embed_positions.num_embeddings)
-
-    def _layers(self, x: Tensor, places: Tensor, words: dict[str, Any]) -> Tensor:
-        x = x + self.tower.embed_positions.weight[places]
-        for layer in self.tower.layers:
-            x = layer(x, **{"attention_mask": None, **words})
-        out: Tensor = self.tower.layer_norm(x)
-        return out
+    folder = snapshot(source, revision, files=SMALL_FILES)
+    raw = _read_config(folder, source)
+    kind = raw.get("model_type", "")
+    if kind not in _MARKERS:
+        folder = snapshot(source, revision, files=MODEL_FILES)
+        return PlainEncoder.load(folder, source, dtype=dtype, device=device)
+    config = _encoder_config(raw)
+    config._attn_implementation = attn_implementation
+    with torch.device("meta"):
+        tower: Any = _tower_class(kind)(config)
+    state = read_matching(find_tensors(source, revision, _MARKERS[kind]), _MARKERS[kind], source)
+    check_tensors(tower.state_dict(), state, f"{source}: the encoder", ModelError)
+    if hasattr(tower, "rotary_emb"):  # computed, not stored: made again off the meta device
+        tower.rotary_emb = type(tower.rotary_emb)(tower.config)
+    # The weights alone: rotary frequencies in bf16 would be off by a radian at 30 s.
+    state = {key: value.to(dtype) for key, value in state.items()}
+    tower.load_state_dict(state, strict=True, assign=True)
+    return _wrap(tower.to(device), padding)
 
 
-def _inside(lengths: Tensor, size: int) -> Tensor:
-    """[B, size] True where a position lies inside its clip."""
-    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+def random_encoder(
+    architecture: Mapping[str, Any],
+    *,
+    padding: str,
+    attn_implementation: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+) -> AudioEncoder:
+    """Build an encoder with random weights, the same for the same seed; downloads nothing."""
+    config = _encoder_config(dict(architecture))
+    config._attn_implementation = attn_implementation
+    make = _tower_class(config.model_type)
+    return _wrap(random_module(lambda: make(config), seed, dtype, device), padding)
 
 
-_OURS = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
+def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
+    encoder = GlmEncoder if isinstance(tower, GlmAsrEncoder) else WhisperStyleEncoder
+    return encoder(tower, padding).requires_grad_(False).eval()
+
+
+def _tower_class(kind: str) -> type[PreTrainedModel]:
+    if kind not in _MARKERS:
+        raise ModelError(
+            f"model.encoder.architecture: model_type '{kind}' is not glmasr or whisper"
+        )
+    return WhisperEncoder if kind == "whisper" else GlmAsrEncoder
+
+
+def _encoder_config(raw: dict[str, Any]) -> PreTrainedConfig:
+    """The encoder's own configuration, wherever the checkpoint's config.json keeps it."""
+    kind = raw.get("model_type", "")
+    values = {key: value for key, value in raw.items() if key != "model_type"}
+    if kind == "glmasr":
+        return GlmAsrEncoderConfig(**raw.get("audio_config", {}))
+    return (
+        GlmAsrEncoderConfig(**values)
+        if kind == "glmasr_encoder"
+        else AutoConfig.for_model(kind, **values)
+    )
+
+
+def _read_config(folder: Path, source: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ModelError(f"{source}: has no file 'config.json'; it is no model") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: is damaged ({error}); delete it and run again") from None
 
 
 def _taking_key_mask(kind: str) -> Callable[..., Any]:
@@ -212,14 +363,14 @@ def _taking_key_mask(kind: str) -> Callable[..., Any]:
         value: Tensor,
         attention_mask: Tensor | None = None,
         key_mask: Tensor | None = None,
-        **rest: Any,
+        **kwargs: Any,
     ) -> Any:
         function = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
         mask = attention_mask if key_mask is None else key_mask
-        return function(module, query, key, value, attention_mask=mask, **rest)
+        return function(module, query, key, value, attention_mask=mask, **kwargs)
 
     return attend
 
 
-for _kind in ("sdpa", "eager", "flash_attention_2", PACKED):
-    AttentionInterface.register(_OURS + _kind, _taking_key_mask(_kind))
+for _kind in ("sdpa", "eager", "flash_attention_2"):
+    AttentionInterface.register(_KEY_MASK + _kind, _taking_key_mask(_kind))

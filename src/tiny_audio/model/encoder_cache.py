@@ -2,7 +2,7 @@
 
     DIR/3f2a…/about.json          what the frames are: encoder, weights, features, number format
     DIR/3f2a…/<writer>-0000.bin   frames in bf16, one clip after the other
-    DIR/3f2a…/<writer>-0000.idx   36 bytes a clip: key, place, size, checksums
+    DIR/3f2a…/<writer>-0000.idx   36 bytes a clip: key, offset, size, checksums
 
 A folder of its own for each encoder and setting, so what is stale is never found. Every writer
 appends to files of its own: several runs and processes share a folder without locks. A clip's
@@ -33,13 +33,11 @@ FORMAT = 1
 SHARD_BYTES = 16 * 2**30  # of one .bin file
 _REFRESH_SECONDS = 30.0  # between two looks for what other writers have added
 _FRESH = 50_000  # entries held in a dictionary before they go into the sorted table
-_ENTRY = np.dtype(
-    [("a", "<u8"), ("b", "<u8"), ("at", "<u8"), ("frames", "<u4"), ("crc", "<u4"), ("sum", "<u4")]
-)
-_ROW = np.dtype([("a", "<u8"), ("b", "<u8"), ("at", "<u8"), ("frames", "<u4"), ("crc", "<u4"),
-                   ("shard", "<u4")])  # fmt: skip
+_FIELDS = [("a", "<u8"), ("b", "<u8"), ("at", "<u8"), ("frames", "<u4"), ("crc", "<u4")]
+_ENTRY = np.dtype([*_FIELDS, ("sum", "<u4")])  # in an index file; a and b are the key
+_ROW = np.dtype([*_FIELDS, ("shard", "<u4")])  # in memory
 
-_Place = tuple[int, int, int, int]  # offset, frames, checksum, shard
+_Position = tuple[int, int, int, int]  # offset, frames, checksum, shard
 
 
 def audio_key(waveform: npt.NDArray[np.float32]) -> bytes:
@@ -69,16 +67,15 @@ class FrameStore:
         self._files: dict[int, BinaryIO] = {}
         self._read_up_to: dict[Path, int] = {}  # bytes of each index that are known
         self._table = np.empty(0, _ROW)  # sorted by the first half of the key
-        self._fresh: dict[bytes, _Place] = {}  # not in the table yet
+        self._fresh: dict[bytes, _Position] = {}  # not in the table yet
         self._writer: _Writer | None = None
         self._own: set[Path] = set()  # indexes that this store writes
         self._lock = threading.Lock()
         self._looked = 0.0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            about_file = self.folder / "about.json"
-            if not about_file.exists():
-                about_file.write_text(described + "\n")
+            if not (self.folder / "about.json").exists():
+                (self.folder / "about.json").write_text(described + "\n")
             self.refresh(force=True)
         except OSError as error:
             raise DataError(
@@ -101,15 +98,18 @@ class FrameStore:
         self._looked = time.monotonic()
         others = [i for i in sorted(self.folder.glob("*.idx")) if i not in self._own]
         with self._lock:
-            self._extend([self._entries(index) for index in others])
+            self._extend([self._new_rows(index) for index in others])
 
     def read(self, keys: Sequence[bytes]) -> list[Tensor | None]:
         """Frames [E, D] bf16 on the CPU for each key; None where there are none that are whole."""
-        places = [self._find(key) for key in keys]
-        if not all(places):
+        positions = [self._find(key) for key in keys]
+        if not all(positions):
             self.refresh()
-            places = [self._find(key) for key in keys]
-        return [self._first_whole(found) for found in places]
+            positions = [self._find(key) for key in keys]
+        return [
+            next((frames for p in found if (frames := self._load(*p)) is not None), None)
+            for found in positions
+        ]
 
     def write(self, keys: Sequence[bytes], frames: Sequence[Tensor]) -> None:
         """Append frames [E, D] bf16 on the CPU; where the disk refuses, keep the reason and stop.
@@ -124,37 +124,33 @@ class FrameStore:
                 self._own.add(self._writer.index)
                 self._shards.append(self._writer.data)
             shard = self._shards.index(self._writer.data)
-            places = self._writer.append(keys, frames)
+            written = self._writer.append(keys, frames)
         except OSError as error:
             self.refused = error.strerror or str(error)
             return
-        self._fresh |= {k: (*place, shard) for k, place in zip(keys, places, strict=True)}
+        self._fresh |= {key: (*at, shard) for key, at in zip(keys, written, strict=True)}
         if len(self._fresh) >= _FRESH:
-            rows = [(*np.frombuffer(k, "<u8").tolist(), *place) for k, place in self._fresh.items()]
+            rows = [(*np.frombuffer(k, "<u8").tolist(), *p) for k, p in self._fresh.items()]
             with self._lock:
                 self._extend([np.array(rows, _ROW)])
                 self._fresh = {}
 
-    def _extend(self, parts: Sequence[npt.NDArray[Any]]) -> None:
-        table = np.concatenate([self._table, *parts])
+    def _extend(self, rows: Sequence[npt.NDArray[Any]]) -> None:
+        table = np.concatenate([self._table, *rows])
         self._table = table[np.argsort(table["a"], kind="stable")]
 
-    def _find(self, key: bytes) -> list[_Place]:
-        """Where a key's frames are; more than one place where some turned out to be damaged."""
+    def _find(self, key: bytes) -> list[_Position]:
+        """Where a key's frames are; more than one where some turned out to be damaged."""
         with self._lock:
             fresh, table = self._fresh.get(key), self._table
         a, b = np.frombuffer(key, "<u8")
         first, last = (int(np.searchsorted(table["a"], a, side)) for side in ("left", "right"))
-        rows = [row for row in table[first:last].tolist() if row[1] == b]
-        return [*([fresh] if fresh is not None else []), *(row[2:] for row in rows)]
+        rows = [row[2:] for row in table[first:last].tolist() if row[1] == b]
+        return rows if fresh is None else [fresh, *rows]
 
-    def _first_whole(self, places: Sequence[_Place]) -> Tensor | None:
-        return next((frames for p in places if (frames := self._load(p)) is not None), None)
-
-    def _load(self, place: _Place) -> Tensor | None:
-        offset, count, crc, shard = place
+    def _load(self, offset: int, count: int, crc: int, shard: int) -> Tensor | None:
         frames = torch.empty(count, self.width, dtype=torch.bfloat16)
-        target = frames.view(torch.uint8).numpy().data.cast("B")
+        target = _bytes(frames)
         try:
             with self._lock:
                 if shard not in self._files:
@@ -168,7 +164,7 @@ class FrameStore:
         self.damaged += 1
         return None
 
-    def _entries(self, index: Path) -> npt.NDArray[Any]:
+    def _new_rows(self, index: Path) -> npt.NDArray[Any]:
         """Whole entries of an index that are not known yet; its shard is made known."""
         data = index.with_suffix(".bin")
         if data not in self._shards:
@@ -182,11 +178,9 @@ class FrameStore:
         entries = np.frombuffer(content, _ENTRY, count)
         whole = entries[entries["sum"] == _sums(entries)]
         self.damaged += count - len(whole)
-        places = np.empty(len(whole), _ROW)
-        for name in ("a", "b", "at", "frames", "crc"):
-            places[name] = whole[name]
-        places["shard"] = self._shards.index(data)
-        return places
+        rows: npt.NDArray[Any] = whole.view(_ROW).copy()
+        rows["shard"] = self._shards.index(data)
+        return rows
 
 
 class _Writer:
@@ -202,17 +196,18 @@ class _Writer:
 
         Raises OSError where the disk refuses; the files are cut back to what was whole.
         """
-        entries = np.zeros(len(keys), _ENTRY)
-        pieces = [f.contiguous().view(torch.uint8).numpy().data.cast("B") for f in frames]
-        at = self.size
-        for entry, key, piece, one in zip(entries, keys, pieces, frames, strict=True):
-            entry["a"], entry["b"] = np.frombuffer(key, "<u8")
-            entry["at"], entry["frames"], entry["crc"] = at, len(one), zlib.crc32(piece)
+        pieces = [_bytes(one.contiguous()) for one in frames]
+        written, at = [], self.size
+        for piece, one in zip(pieces, frames, strict=True):
+            written.append((at, len(one), zlib.crc32(piece)))
             at += len(piece)
+        rows = [(*np.frombuffer(k, "<u8"), *w, 0) for k, w in zip(keys, written, strict=True)]
+        entries = np.array(rows, _ENTRY)
         entries["sum"] = _sums(entries)
         try:
-            _append(self.data, pieces)
-            _append(self.index, [memoryview(entries.tobytes())])
+            for path, content in ((self.data, pieces), (self.index, [entries.tobytes()])):
+                with path.open("ab") as file:
+                    file.writelines(content)
         except OSError:
             for path, size in ((self.data, self.size), (self.index, self._listed)):
                 if path.exists():
@@ -220,22 +215,16 @@ class _Writer:
                         file.truncate(size)
             raise
         self.size, self._listed = at, self._listed + entries.nbytes
-        return [(int(e["at"]), int(e["frames"]), int(e["crc"])) for e in entries]
+        return written
 
 
-def _append(path: Path, pieces: Sequence[memoryview]) -> None:
-    with path.open("ab") as file:
-        for piece in pieces:
-            file.write(piece)
+def _bytes(frames: Tensor) -> memoryview:
+    return frames.view(torch.uint8).numpy().data.cast("B")
 
 
 def _sums(entries: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """A checksum for each index entry: its words, each times an odd number."""
-    words = (
-        np.ascontiguousarray(entries)
-        .view("<u4")
-        .reshape(len(entries), _ENTRY.itemsize // 4)[:, :-1]
-    )
+    """A checksum for each index entry: its 32-bit words, each times an odd number."""
+    words = np.ascontiguousarray(entries).view("<u4").reshape(-1, _ENTRY.itemsize // 4)[:, :-1]
     factors = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint32) * np.uint32(2654435761)
     sums: npt.NDArray[np.uint32] = (words * factors + np.uint32(1)).sum(axis=1, dtype=np.uint32)
     return sums

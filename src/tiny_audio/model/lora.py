@@ -8,11 +8,13 @@ the base keeps its compute dtype and stays frozen.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -22,17 +24,17 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tiny_audio.errors import CheckpointError, ConfigError
+from tiny_audio.model.weights import check_tensors, read_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 ADAPTER = "default"  # PEFT's name for the only adapter
 _ALL = "all-linear"  # PEFT's word for every linear layer but the output embedding
-_COMPARED = ("r", "lora_alpha", "target_modules")
 
 
 def add_lora(
@@ -43,15 +45,10 @@ def add_lora(
     lora_dropout: float,
     target_modules: Sequence[str],
 ) -> PeftModel:
-    """Put fresh adapters into a decoder, in place; they alone require gradients.
+    """Put fresh adapters of rank ``r`` into a decoder, in place; they alone require gradients.
 
-    Args:
-        decoder: the causal language model; its own weights become frozen.
-        r: rank.
-        lora_alpha: scale is lora_alpha / r.
-        lora_dropout: on the adapters' input, in training.
-        target_modules: names (or their ends) of linear layers; ``all-linear``: every one except the
-            output embedding.
+    ``target_modules`` are names (or their ends) of linear layers; ``all-linear``: every one except
+    the output embedding.
 
     Raises:
         ConfigError: a value that cannot be, no layer of that name, or the output embedding.
@@ -84,10 +81,7 @@ def add_lora(
 def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
     """Write the adapters as PEFT does, so that PEFT alone can load them onto the base.
 
-    Args:
-        model: as ``add_lora`` or ``load_adapter`` gave it.
-        folder: gets adapter_config.json and adapter_model.safetensors.
-        base: hub id of the base to note; None: what transformers loaded it from.
+    ``base`` is the hub id of the base to note; None: what transformers loaded it from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
@@ -104,13 +98,10 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> 
 
 
 def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters onto a decoder, strictly.
+    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly.
 
-    Args:
-        decoder: the plain causal language model (adapters are added), or one that already has
-            adapters of the same shape (their weights are replaced).
-        folder: written by ``save_adapter`` or by PEFT.
-        trainable: whether the adapters may learn on.
+    A plain decoder gets them added; of one that has adapters of the same shape they replace the
+    weights. ``trainable``: whether they may learn on.
 
     Raises:
         CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of
@@ -135,6 +126,51 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
     set_peft_model_state_dict(model, state)
     model.train(decoder.training)
     return _only_adapters_learn(model, learns=trainable)
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """One adapter: how much it changes its layer, and in how many directions."""
+
+    module: str
+    rank: int
+    norm: float  # Frobenius norm of scale * B @ A
+    relative_norm: float  # the same over the norm of the layer's own weight
+    effective_rank: float  # exp of the entropy of the singular values' shares; 0 for a zero adapter
+    is_zero: bool
+
+
+@torch.no_grad()
+def lora_report(model: nn.Module) -> list[AdapterRow]:
+    """Measure every adapter in a model, in the order of its layers; empty where there is none.
+
+    The effective rank is that of Roy and Vetterli (2007): 1 where the update is a single
+    direction, r where all r directions weigh the same. The product [out, in] is never formed:
+    its singular values are those of the small product of the two factors' triangles.
+    """
+    rows = []
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLinear) or ADAPTER not in module.lora_A:
+            continue
+        a = cast(Tensor, module.lora_A[ADAPTER].weight).float()  # [r, in]
+        b = cast(Tensor, module.lora_B[ADAPTER].weight).float()  # [out, r]
+        core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
+        singular = torch.linalg.svdvals(core) * module.scaling[ADAPTER]
+        norm = float(singular.norm())
+        own = float(cast(Tensor, module.get_base_layer().weight).float().norm())
+        shares = singular / singular.sum().clamp(min=1e-30)
+        entropy = -(shares * shares.clamp(min=1e-30).log()).sum()
+        rows.append(
+            AdapterRow(
+                module=name.removeprefix("base_model.model."),
+                rank=len(a),
+                norm=norm,
+                relative_norm=norm / own if own else float("inf"),
+                effective_rank=float(entropy.exp()) if norm else 0.0,
+                is_zero=norm == 0,
+            )
+        )
+    return rows
 
 
 def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -166,19 +202,15 @@ def _only_adapters_learn(model: PeftModel, *, learns: bool) -> PeftModel:
 
 
 def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    for file in (CONFIG, WEIGHTS):  # first, or PEFT would look for them on the hub
-        if not (folder / file).is_file():
-            raise CheckpointError(f"{folder}: has no {file}; the adapter is incomplete")
+    if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
+        raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
-    try:
-        return config, load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: is damaged or cut short ({error})") from None
+    return config, read_tensors(folder / WEIGHTS)
 
 
 def _config(model: PeftModel) -> LoraConfig:
@@ -186,8 +218,11 @@ def _config(model: PeftModel) -> LoraConfig:
 
 
 def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
-    for field in _COMPARED:
-        here, there = (_plain(getattr(config, field)) for config in (mine, theirs))
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, (set, list, tuple)) else value
+
+    for field in ("r", "lora_alpha", "target_modules"):
+        here, there = (plain(getattr(config, field)) for config in (mine, theirs))
         if here != there:
             raise CheckpointError(
                 f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
@@ -195,24 +230,9 @@ def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
             )
 
 
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, (set, list, tuple)) else value
-
-
-def _check(model: PeftModel, state: Mapping[str, Tensor], folder: Path) -> None:
+def _check(model: PeftModel, state: dict[str, Tensor], folder: Path) -> None:
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    missing = sorted(expected.keys() - state.keys())
-    extra = sorted(state.keys() - expected.keys())
-    for what, keys in (("misses the tensor", missing), ("has an unexpected tensor", extra)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise CheckpointError(f"{folder / WEIGHTS}: {what} '{keys[0]}'{more}")
-    for name, value in state.items():
-        if value.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: '{name}' is {list(value.shape)}, this base needs "
-                f"{list(expected[name].shape)}"
-            )
+    check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,17 +3,16 @@
     waveform ─► log-mel ─► encoder (frozen) ─► projector (learns) ─► decoder (frozen) ─► text
 
 ``prefill`` makes the decoder's input embeddings: the chat prompt with the projector's audio tokens
-in the places that the prompt keeps for them. Loss, generation and streaming all start there.
+at the positions that the prompt keeps for them. Loss, generation and streaming all start there.
 
 Shapes: B utterances, S samples, L mel frames, E encoder frames, A audio tokens, T tokens,
-D encoder width, W decoder width.
+D encoder width, W decoder width, N label positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,38 +21,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import GenerationConfig
-from tiny_audio.model.batch import Batch, label_places
-from tiny_audio.model.encoder import AudioEncoder, encode_batch
-from tiny_audio.model.generate import Hypothesis, generate, stream
-from tiny_audio.model.label_loss import (
-    decoder_inputs,
-    head_is_plain,
-    hidden_at,
-    summed_cross_entropy,
-)
-from tiny_audio.model.packing import PACKED, Packing
-from tiny_audio.model.plain_encoder import PlainEncoder
-from tiny_audio.model.projectors.base import Projector
+from tiny_audio.model.batch import Batch, Prefill, label_positions
+from tiny_audio.model.decoder import end_ids
+from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, encode_batch
+from tiny_audio.model.generate import Hypothesis, TextDecoder, generate, stream
+from tiny_audio.model.loss import decoder_inputs, head_is_plain, hidden_at, summed_cross_entropy
+from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from tiny_audio.audio.augment import SpecAugment
+    from tiny_audio.audio.features import SpecAugment
 
-Length = TypeVar("Length", int, Tensor)
 Mask = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Prefill:
-    """The decoder's input."""
-
-    inputs_embeds: Tensor  # [B, T, W]
-    attention_mask: Tensor  # [B, T]
-    position_ids: Tensor  # [B, T] counted from each row's first token
-
-
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """Cross-entropy over the label tokens of a batch, not yet divided by their number."""
 
     total: Tensor  # what to backpropagate: ce_sum + aux * n_tokens
@@ -66,12 +48,8 @@ class SpeechModel(nn.Module):
     """A frozen encoder and a frozen decoder, joined by a projector that learns.
 
     Args:
-        features: log-mel of the encoder.
-        encoder: frozen audio encoder.
-        projector: encoder frames to audio tokens.
         decoder: causal language model, or the same wrapped by PEFT.
         tokenizer: the decoder's.
-        prompt: the one prompt.
         spec_augment: masks on the log-mel in training; None: none.
         window_seconds: longer recordings are cut into spans of at most this; an encoder with
             ``native`` padding is padded to it.
@@ -172,10 +150,10 @@ class SpeechModel(nn.Module):
         return self.splice(tokens, batch)
 
     def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
-        """Put audio tokens [B, A, W] where ``batch.audio_mask`` [B, T] keeps places for them.
+        """Put audio tokens [B, A, W] where ``batch.audio_mask`` [B, T] is True.
 
-        The n-th place of a row takes the row's n-th audio token. No position is looked up on the
-        host, so nothing waits for the device.
+        The n-th such position of a row takes the row's n-th audio token. No position is looked up
+        on the host, so nothing waits for the device.
         """
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
         nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
@@ -183,8 +161,8 @@ class SpeechModel(nn.Module):
             1, nth.unsqueeze(-1).expand(-1, -1, embeds.shape[-1])
         )
         embeds = torch.where(batch.audio_mask.unsqueeze(-1), spread, embeds)
-        places = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        return Prefill(embeds, batch.attention_mask, places)
+        positions = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        return Prefill(embeds, batch.attention_mask, positions)
 
     # ----------------------------------------------------------------------- learning and writing
 
@@ -192,52 +170,52 @@ class SpeechModel(nn.Module):
         """Cross-entropy of the transcript and its end token, given the audio.
 
         The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
-        words the logits of a whole batch would be the largest tensor of the step. The decoder gets
+        tokens the logits of a whole batch would be the largest tensor of the step. The decoder gets
         no padding mask: padding is on the right, where causal attention never looks, and without
-        a mask the fastest attention kernels apply. Packed, it gets no padding either.
+        a mask the fastest attention kernels apply.
         """
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
-        places = batch.label_places
-        places = label_places(batch.labels) if places is None else places
-        targets = batch.labels.flatten().index_select(0, places + 1)  # [N]
-        packing = self._packing(batch.attention_mask)  # before the encoder: it waits for lengths
+        positions = batch.label_positions
+        positions = label_positions(batch.labels) if positions is None else positions
+        targets = batch.labels.flatten().index_select(0, positions + 1)  # [N]
         prefill, lm = self.prefill(batch), self.causal_lm
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, places, masked=False, packing=packing)
+            hidden = hidden_at(lm, prefill, positions, masked=False)
             ce_sum = summed_cross_entropy(hidden, lm.get_output_embeddings(), targets)
         else:
-            logits = self.label_logits(prefill, places, masked=False)
+            logits = self.label_logits(prefill, positions, masked=False)
             ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
-        n_tokens = ce_sum.new_tensor(len(places), dtype=torch.long)
+        n_tokens = ce_sum.new_tensor(len(positions), dtype=torch.long)
         aux = self.projector.aux_loss
         aux = ce_sum.new_zeros(()) if aux is None else aux
         return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
 
-    def label_logits(self, prefill: Prefill, places: Tensor, *, masked: bool = True) -> Tensor:
-        """Logits [N, V] at the N ``places`` among the positions [B * T].
-
-        ``masked=False`` leaves out mask and positions, for rows that are padded on the right.
-        """
+    def label_logits(self, prefill: Prefill, positions: Tensor, *, masked: bool = True) -> Tensor:
+        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked``: see `decoder_inputs`."""
         lm = self.causal_lm
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, places, masked=masked)
+            hidden = hidden_at(lm, prefill, positions, masked)
             return cast(Tensor, lm.get_output_embeddings()(hidden))
         logits = lm(**decoder_inputs(prefill, masked)).logits
-        return cast(Tensor, logits.flatten(0, 1).index_select(0, places))
-
-    def _packing(self, mask: Tensor) -> Packing | None:
-        """Of the rows of an attention mask [B, T] padded on the right; None: side by side."""
-        if self.causal_lm.config._attn_implementation != PACKED or not self._head_is_plain:
-            return None
-        return Packing.of(mask.sum(dim=1).tolist(), mask.shape[1], mask.device)
+        return cast(Tensor, logits.flatten(0, 1).index_select(0, positions))
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
         """Transcribe a left-padded batch; one hypothesis for each row, in order."""
-        return generate(self, batch, options)
+        return generate(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
 
     @torch.no_grad()
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
         """Transcribe a batch of one, yielding the text piece by piece as it is decoded."""
-        yield from stream(self, batch, options)
+        if len(batch) != 1:
+            raise ValueError(f"streaming decodes one utterance at a time, not {len(batch)}")
+        yield from stream(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
+
+    def _text_decoder(self) -> TextDecoder:
+        lm = self.causal_lm
+        return TextDecoder(lm, self.tokenizer, end_ids(lm, self.prompt.end_id))
+
+
+def _seconds(batch: Batch) -> list[float]:
+    return [length / 16_000 for length in batch.waveform_lengths.tolist()]

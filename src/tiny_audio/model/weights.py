@@ -1,4 +1,4 @@
-"""Reading only the tensors that are wanted out of a safetensors checkpoint, local or on the hub.
+"""Weights of frozen parts: the wanted tensors of a safetensors checkpoint, or random ones.
 
 GLM-ASR ships its audio tower (1.3 GB) in the same file as a language model (3 GB) that we never
 use. A safetensors file starts with a table of what lies where, so only the wanted tensors are
@@ -9,23 +9,20 @@ https://huggingface.co/docs/safetensors (8 bytes of length, JSON header, then th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from tiny_audio.errors import ModelError
-from tiny_audio.hub import (
-    SMALL_FILES,
-    commit_of,
-    fail,
-    has_weights,
-    snapshot,
-    weight_names,
-)
+from tiny_audio.errors import CheckpointError, ModelError, TinyAudioError
+from tiny_audio.hub import SMALL_FILES, commit_of, fail, has_weights, snapshot, weight_names
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _BLOCK = 16 << 20  # bytes of one request
 _CONNECTIONS = 8
@@ -35,17 +32,62 @@ _HEADER_LIMIT = 100_000_000  # bytes, the format's own
 Range = tuple[str, int, int]  # URL, first byte, byte after the last
 
 
+def random_module(
+    make: Callable[[], Module], seed: int, dtype: torch.dtype, device: torch.device
+) -> Module:
+    """Call ``make`` under a seed, in the wanted number format; the global RNG is left as it was.
+
+    Made on the CPU whatever the device, so that every device gets the same weights, and in the
+    wanted format from the start, so that a large model never exists twice in fp32. On the meta
+    device the module has shapes and no numbers.
+    """
+    before = torch.get_default_dtype()
+    on = device if device.type == "meta" else torch.device("cpu")
+    with torch.random.fork_rng(devices=[]), on:
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype)
+        try:
+            module = make()
+        finally:
+            torch.set_default_dtype(before)
+    return module.to(device)
+
+
+def check_tensors(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    where: object,
+    error: type[TinyAudioError],
+) -> None:
+    """Raise ``error``, naming ``where`` and the first tensor that ``state`` misses, or that is
+    unexpected or of another shape."""
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    for what, keys in (("misses the tensor", missing), ("has an unexpected tensor", extra)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise error(f"{where}: {what} '{keys[0]}'{more}")
+    for key, value in state.items():
+        if value.shape != expected[key].shape:
+            mine, theirs = list(expected[key].shape), list(value.shape)
+            raise error(f"{where}: '{key}' is {theirs}, this model has {mine}")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file. Raises CheckpointError where it is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: has no {path.name}; the checkpoint is incomplete")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged or cut short ({error})") from None
+
+
 def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:
     """Read the tensors whose name has ``marker`` as a path component, wherever it is nested.
 
-    Args:
-        files: safetensors files.
-        marker: for example ``audio_tower``; names are cut up to and with ``audio_tower.``. Empty:
-            every tensor.
-        source: the checkpoint's name, for messages.
-
-    Returns:
-        Tensors on the CPU in the dtype of the file, by the name that remains after the marker.
+    They come on the CPU in the dtype of the file, by the name that remains after ``audio_tower.``
+    (for example); an empty marker means every tensor. ``source`` is for messages.
 
     Raises:
         ModelError: no such tensor, or a file that is not safetensors.
@@ -67,12 +109,7 @@ def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, 
 
 
 def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
-    """Return safetensors files that hold all tensors under ``marker``, fetched where need be.
-
-    Args:
-        source: folder or hub id.
-        revision: commit or tag on the hub.
-        marker: see ``read_matching``.
+    """Safetensors files with all tensors under ``marker``, fetched where need be.
 
     Raises:
         HubError: the tensors are not on this disk and cannot be fetched.

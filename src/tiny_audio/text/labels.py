@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 
 from tiny_audio.errors import ConfigError, LabelRejected
 
@@ -53,6 +54,8 @@ _DETACHED = re.compile(  # it 's, we 'll, don 't
     r"(?<=\w)\s+(?='(?:s|m|d|re|ve|ll)(?![\w']))|(?<=n)\s+(?='t(?![\w']))", re.IGNORECASE
 )
 _MARK = re.compile(r"[^\w\s]")
+_CASES = ("keep", "lower", "lower_capitals", "auto")
+_ALL, _SOME = 0.9, 0.1  # share of labels in capitals: `auto` lowers a set, or those labels of it
 _SPOKEN_SYMBOLS = frozenset("&@#+=°")
 _CHARACTERS = str.maketrans(
     {
@@ -83,31 +86,42 @@ class LabelRules:
     `[laughter-yes]`, a word said while laughing, becomes that word.
 
     Args:
-        case: `keep` or `lower`.
+        case: `keep`; `lower`; `lower_capitals`: only labels that are all capitals; or `auto`:
+            what `case_of` says, else `keep`.
         punctuation: `keep`, or `strip`: marks that have no sound become spaces. What stays is
             the apostrophe inside a word, what makes up a number (3.5, 1,000, 10:30), and
             symbols that are read out (&, @, #, +, =, ° and currencies).
         allow_empty: let a label without words through as "": a source of noise says so.
+        case_of: case of single sets, by their names.
     """
 
     def __init__(
-        self, case: str = "keep", punctuation: str = "keep", *, allow_empty: bool = False
+        self,
+        case: str = "keep",
+        punctuation: str = "keep",
+        *,
+        allow_empty: bool = False,
+        case_of: Mapping[str, str] | None = None,
     ) -> None:
-        _check("case", case, ("keep", "lower"))
+        _check("case", case, _CASES)
+        for name, value in (case_of or {}).items():
+            _check(f"case_of.{name}", value, _CASES[:-1])
         _check("punctuation", punctuation, ("keep", "strip"))
         self.case = case
+        self.case_of = dict(case_of or {})
         self.punctuation = punctuation
         self.allow_empty = allow_empty
 
-    def clean(self, text: str) -> str:
-        """The label for a transcript; cleaning a label again changes nothing.
+    def clean(self, text: str, source: str = "") -> str:
+        """The label for a transcript of a set; cleaning a label again changes nothing.
 
         Raises LabelRejected, reason `marker_label` where the whole transcript says that this is
         no transcribed speech, `empty_label` where no letter or digit is left.
         """
         text = _plain_characters(text)
-        if self.case == "lower":
-            text = unicodedata.normalize("NFC", text.lower())
+        case = self.case_of.get(source, self.case)
+        if case == "lower":
+            text = _lowered(text)
         _reject_markers(text)
         text = _PUNCTUATION_TAG.sub(lambda tag: PUNCTUATION_TAGS[tag[1].upper()] + " ", text)
         text = _remove_notes(text)
@@ -116,11 +130,36 @@ class LabelRules:
         if self.punctuation == "strip":
             text = _MARK.sub(_strip_mark, text)
         text = _SPACE_BEFORE_STOP.sub(r"\1", " ".join(text.split()))
+        if case == "lower_capitals" and in_capitals(text):
+            text = _lowered(text)
         if any(character.isalnum() for character in text):
             return text
         if self.allow_empty:
             return ""
         raise LabelRejected("The transcript has no words: nothing to learn.", reason="empty_label")
+
+
+def in_capitals(label: str) -> bool | None:
+    """Whether a label is all capitals; None where it is too short to tell, like "OK" or "USA".
+
+    Long enough are two words with letters, or four letters.
+    """
+    letters = [c for c in label if c.lower() != c.upper()]
+    words = sum(any(c.isalpha() for c in word) for word in label.split())
+    if not letters or (len(letters) < 4 and words < 2):
+        return None
+    return all(c.isupper() for c in letters)
+
+
+def case_for(labels: Sequence[str]) -> tuple[str, float]:
+    """What `auto` makes of a set with such labels, and the share of them that is in capitals."""
+    known = [capitals for label in labels if (capitals := in_capitals(label)) is not None]
+    share = sum(known) / max(len(known), 1)
+    return "lower" if share >= _ALL else "lower_capitals" if share >= _SOME else "keep", share
+
+
+def _lowered(text: str) -> str:
+    return unicodedata.normalize("NFC", text.lower())
 
 
 def _plain_characters(text: str) -> str:

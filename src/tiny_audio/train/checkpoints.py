@@ -1,10 +1,12 @@
-"""The checkpoints of a run: which there are, which is best and last, and which are deleted.
+"""The checkpoints of a run: which there are, which is best and last, and what a run goes on with.
 
-    runs/x/checkpoints/step-00000500/    a whole checkpoint, as model/checkpoint.py writes it
+    runs/x/checkpoints/step-00000500/    a whole checkpoint, as model/saving.py writes it
+    runs/x/checkpoints/step-…/training.pt    step, optimizer, position in the data, random states
     runs/x/checkpoints/index.json        {"best": "step-…", "last": "step-…", "checkpoints": […]}
 
 The index is written after the checkpoint it names and before any old one is deleted, so a kill at
-any moment leaves an index whose folders exist.
+any moment leaves an index whose folders exist. training.pt holds tensors and plain values only, so
+it is read without unpickling code.
 """
 
 from __future__ import annotations
@@ -12,15 +14,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from tiny_audio.errors import CheckpointError
+import numpy as np
+import torch
+
+from tiny_audio.errors import CheckpointError, ConfigError
+from tiny_audio.train.distributed import split_optimizer_state
 
 INDEX = "index.json"
+STATE = "training.pt"
 
 
 @dataclass(frozen=True)
@@ -71,14 +80,10 @@ class CheckpointStore:
 
     def save(
         self, step: int, write: Callable[[Path], None], *, wer: float | None, loss: float | None
-    ) -> Path:
-        """Write a checkpoint, list it, then delete those that are no longer kept.
+    ) -> None:
+        """Write a checkpoint, list it with its scores, then delete those that are no longer kept.
 
-        Args:
-            step: updates done.
-            write: writes a whole checkpoint to the folder it is given, or nothing.
-            wer: of an evaluation at this step, None where there was none.
-            loss: likewise.
+        ``write`` writes a whole checkpoint to the folder it is given, or nothing.
 
         Raises:
             CheckpointError: the disk is full or refuses; what was there before is untouched.
@@ -87,22 +92,18 @@ class CheckpointStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write(target)
-            kept = [entry for entry in self.entries if entry.name != target.name]
+            others = [entry for entry in self.entries if entry.name != target.name]
             entry = Entry(target.name, step, wer, loss)
-            self.entries = sorted([*kept, entry], key=lambda e: e.step)
+            self.entries = sorted([*others, entry], key=lambda e: e.step)
             self._write_index()
         except OSError as error:
-            raise CheckpointError(self._refusal(target, error)) from error
+            free = shutil.disk_usage(next(p for p in target.parents if p.exists())).free / 1e6
+            before = f"{self.last} is whole" if self.last else "there is none before it"
+            raise CheckpointError(
+                f"{target}: the checkpoint could not be saved ({error.strerror or error}; "
+                f"{free:.0f} MB free); {before}. Free some space, then resume from it"
+            ) from error
         self._thin_out()
-        return target
-
-    def forget_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps: they will come again."""
-        later = [entry for entry in self.entries if entry.step > step]
-        self.entries = [entry for entry in self.entries if entry.step <= step]
-        if later:
-            self._write_index()
-            self._delete(later)
 
     def _best(self) -> Entry | None:
         scored = [entry for entry in self.entries if entry.loss is not None]
@@ -116,10 +117,7 @@ class CheckpointStore:
         self.entries = [entry for entry in self.entries if entry not in gone]
         if gone:
             self._write_index()
-            self._delete(gone)
-
-    def _delete(self, entries: list[Entry]) -> None:
-        for entry in entries:
+        for entry in gone:
             shutil.rmtree(self.folder / entry.name, ignore_errors=True)
 
     def _write_index(self) -> None:
@@ -136,21 +134,43 @@ class CheckpointStore:
             os.fsync(stream.fileno())
         temporary.replace(self.folder / INDEX)
 
-    def _refusal(self, target: Path, error: OSError) -> str:
-        free = shutil.disk_usage(_existing(target)).free / 1e6
-        before = f"{self.last} is whole" if self.last else "there is none before it"
-        return (
-            f"{target}: the checkpoint could not be saved ({error.strerror or error}; {free:.0f} "
-            f"MB free); {before}. Free some space, then resume from it"
+
+def _read_index(folder: Path) -> list[Entry]:
+    """Entries whose folder exists, oldest first; without an index, what the folder's names say."""
+    try:
+        rows = json.loads((folder / INDEX).read_text())["checkpoints"]
+        entries = [Entry(**row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = sorted(path.name for path in folder.glob("step-*"))
+        entries = [Entry(name, int(name[5:])) for name in names if name[5:].isdecimal()]
+    return [entry for entry in entries if (folder / entry.name).is_dir()]
+
+
+def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
+    """The checkpoint that ``training.resume_from_checkpoint`` means, None for a new run.
+
+    Raises:
+        ConfigError: the folder holds another run, or later checkpoints than the one to go on from.
+        CheckpointError: there is nothing to go on from.
+    """
+    if where is None:
+        if store.last is not None:
+            raise ConfigError(
+                f"output_dir={output_dir} already holds a run; choose another folder, or go on "
+                "with training.resume_from_checkpoint=last"
+            )
+        return None
+    found = find_checkpoint(where, output_dir)
+    if store.last is not None and found.resolve() != store.last.resolve():
+        raise ConfigError(
+            f"output_dir={output_dir} holds later checkpoints than {found}, which a run that goes "
+            "on from there would spoil; choose another output_dir"
         )
+    return found
 
 
 def find_checkpoint(where: str, output_dir: Path) -> Path:
-    """Folder that ``training.resume_from_checkpoint`` means.
-
-    Args:
-        where: ``last``, a run's folder (its last checkpoint), or a checkpoint's folder.
-        output_dir: of this run; ``last`` is looked up there.
+    """``last`` (of ``output_dir``), a run's folder (its last checkpoint), or a checkpoint's folder.
 
     Raises:
         CheckpointError: nothing was saved there.
@@ -170,18 +190,92 @@ def find_checkpoint(where: str, output_dir: Path) -> Path:
     return folder / entries[-1].name
 
 
-def _read_index(folder: Path) -> list[Entry]:
-    """Entries whose folder exists, oldest first; without an index, what the folder's names say."""
+# -------------------------------------------------------------------------------- training.pt
+
+
+def write_state(state: Mapping[str, Any], folder: Path) -> None:
+    """Write the state into a checkpoint that is being made. Raises OSError on a full disk."""
     try:
-        rows = json.loads((folder / INDEX).read_text())["checkpoints"]
-        entries = [Entry(**row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        names = sorted(path.name for path in folder.glob("step-*"))
-        entries = [Entry(name, int(name[5:])) for name in names if name[5:].isdecimal()]
-    return [entry for entry in entries if (folder / entry.name).is_dir()]
+        with (folder / STATE).open("wb") as stream:
+            torch.save(dict(state), stream)
+    except RuntimeError as error:  # torch's own writer hides the system's error behind its own
+        raise OSError(f"{STATE}: {error}") from error
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
+def read_state(folder: Path, *, learns: Collection[str], processes: int) -> dict[str, Any]:
+    """Read the state back.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another kind of run.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: has no {STATE}, so a run cannot go on from it; to start a new run from its "
+            "weights use model.init_from"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        learned, saved = state["learns"], len(state["processes"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: is damaged or cut short ({first})") from None
+    if learned != sorted(learns):
+        raise CheckpointError(
+            f"{folder}: that run had training.learns={learned}, this one has {sorted(learns)}; a "
+            "new stage starts with model.init_from, not with training.resume_from_checkpoint"
+        )
+    if saved != processes:
+        raise CheckpointError(
+            f"{folder}: that run had {saved} processes, this one has {processes}; start as many, "
+            "or start anew from its weights with model.init_from"
+        )
+    return state
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Put the moments back; rates, decay and betas stay those of today's configuration."""
+    own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(dict(state))
+    except ValueError as error:
+        raise CheckpointError(
+            f"The optimizer's state belongs to other parameters ({error}); restore the "
+            "configuration of that run, or start anew with model.init_from"
+        ) from None
+    split_optimizer_state(optimizer)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed Python, NumPy and torch; each process draws its own numbers."""
+    random.seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+    torch.manual_seed(seed + rank)  # CUDA and MPS too
+
+
+def rng_state(extra: Mapping[str, torch.Generator]) -> dict[str, Any]:
+    """States of the global generators and of the ``extra`` ones, by name; plain values, tensors."""
+    kind, keys, *rest = cast(tuple[str, Any, int, int, float], np.random.get_state(legacy=True))
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "extra": {name: generator.get_state() for name, generator in extra.items()},
+    }
+
+
+def restore_rng(state: Mapping[str, Any], extra: Mapping[str, torch.Generator]) -> None:
+    """Put back what ``rng_state`` took; devices that this machine has not are passed over."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    if state["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+    for name, generator in extra.items():
+        generator.set_state(state["extra"][name])

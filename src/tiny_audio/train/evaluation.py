@@ -1,26 +1,31 @@
-"""The look at the held-out set now and then: loss over all of it, words over a part of it."""
+"""Evaluation on the held-out set during a run: loss over all of it, WER over a part of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from tiny_audio.config import GenerationConfig
+from tiny_audio.config import EvaluationConfig
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.utterance import Utterance
+from tiny_audio.data.loader import eval_utterances
+from tiny_audio.data.records import Source, Utterance
+from tiny_audio.data.rejects import RejectCounts
+from tiny_audio.errors import DataError
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.wer import Score
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.text.scoring import ScoringRule
-from tiny_audio.train.compiling import eagerly
+from tiny_audio.text.scoring import get_rule
+from tiny_audio.train.distributed import total
+from tiny_audio.train.stages import eagerly
 
 
 @dataclass(frozen=True)
-class Checkup:
+class Evaluation:
     """How the model does at one step. ``wer`` and ``cer`` are None without reference words."""
 
     loss: float  # nats per label token, over every held-out utterance
@@ -30,58 +35,79 @@ class Checkup:
 
 
 @dataclass(frozen=True)
-class CheckupPlan:
-    """What is looked at and how; the processes share the work.
+class HeldOut:
+    """The held-out set: this process's share by record number, and the numbers of all of it."""
 
-    Args:
-        utterances: the held-out set, the same in every process.
-        words: utterances that are also transcribed, evenly spread over the set.
-        show: pairs of reference and hypothesis that are returned.
-        rule: of scoring.
-        batch_seconds: padded audio in one batch.
-        max_utterances: in one batch.
-        generation: how text is decoded.
+    share: Mapping[int, Utterance]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def spread(self, count: int) -> list[int]:
+        """At most ``count`` numbers, evenly spread: neighbours are often one speaker's."""
+        count = min(count, len(self))
+        return [self.numbers[i * len(self) // count] for i in range(count)]
+
+
+def load_held_out(
+    sources: list[Source], accelerator: Accelerator, rejects: RejectCounts, **limits: Any
+) -> HeldOut:
+    """Decode this process's share; what all processes rejected is added to ``rejects``.
+
+    ``limits`` are those of ``eval_utterances``. Raises DataError where nothing can be used.
     """
+    own = RejectCounts()
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = eval_utterances(sources, rejects=own, rank=rank, world_size=processes, **limits)
+    for counts in gather_object([own]):
+        rejects.merge(counts)
+    held_out = HeldOut(mine, tuple(sorted(gather_object(list(mine)))))
+    if not len(held_out):
+        why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
+        raise DataError(f"No sample of the evaluation data can be used: {why}.")
+    return held_out
 
-    utterances: Sequence[Utterance]
-    words: int
-    show: int
-    rule: ScoringRule
-    batch_seconds: float
-    max_utterances: int
-    generation: GenerationConfig
 
-    def run(self, model: SpeechModel, accelerator: Accelerator) -> Checkup:
-        """Evaluate the model; leaves it in eval mode and the random states as they were."""
-        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
-        with torch.random.fork_rng(devices), accelerator.autocast(), eagerly(model):
-            ce_sum, tokens = loss_sums(
-                model,
-                self.utterances[part],
-                batch_seconds=self.batch_seconds,
-                max_utterances=self.max_utterances,
-            )
-            result = evaluate(
-                model,
-                self._transcribed()[part],
-                rule=self.rule,
-                batch_seconds=self.batch_seconds,
-                max_utterances=self.max_utterances,
-                generation=self.generation,
-            )
-        sums = torch.tensor([ce_sum, tokens], dtype=torch.float32, device=accelerator.device)
-        ce_sum, tokens = accelerator.reduce(sums, "sum").tolist()
-        scores: list[Score] = gather_object([result.score])
-        score = sum(scores[1:], scores[0])
-        texts = {r.id: (r.reference, r.hypothesis) for r in result.scored[: self.show]}
-        pairs = list(texts.values())
-        return Checkup(ce_sum / max(tokens, 1), score.wer, score.cer, tuple(pairs))
+def evaluate_held_out(
+    model: SpeechModel,
+    accelerator: Accelerator,
+    held_out: HeldOut,
+    *,
+    settings: EvaluationConfig,
+    transcribed: int,
+    shown: int,
+) -> Evaluation:
+    """Evaluate the model; leaves it in eval mode and the random states as they were.
 
-    def _transcribed(self) -> Sequence[Utterance]:
-        """``words`` utterances evenly spread: neighbours in a set are often one speaker's."""
-        count = min(self.words, len(self.utterances))
-        return [self.utterances[i * len(self.utterances) // count] for i in range(count)]
+    ``transcribed`` utterances, evenly spread over the set, give the WER; ``shown`` of them are
+    returned as pairs. The processes share the work; the model has whole weights.
+    """
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    share = held_out.share
+    chosen = [number for number in held_out.spread(transcribed) if number in share]
+    sizes: dict[str, Any] = {
+        "batch_seconds": settings.batch_seconds,
+        "max_utterances": settings.max_utterances,
+    }
+    with torch.random.fork_rng(devices), accelerator.autocast(), eagerly(model):
+        ce_sum, tokens = loss_sums(model, list(share.values()), **sizes)
+        result = evaluate(
+            model,
+            [share[number] for number in chosen],
+            rule=get_rule(settings.scoring),
+            generation=settings.generation,
+            **sizes,
+        )
+    ce_sum, tokens = total([ce_sum, tokens], accelerator)
+    scores: list[Score] = gather_object([result.score])
+    score = sum(scores[1:], scores[0])
+    number_of = {share[number].id: number for number in chosen}
+    texts = gather_object(
+        [(number_of[r.id], (r.reference, r.hypothesis)) for r in result.scored[:shown]]
+    )
+    pairs = tuple(dict(sorted(texts)).values())[:shown]
+    return Evaluation(ce_sum / max(tokens, 1), score.wer, score.cer, pairs)
 
 
 @torch.no_grad()
@@ -91,15 +117,15 @@ def loss_sums(
     *,
     batch_seconds: float,
     max_utterances: int,
-) -> tuple[float, int]:
+) -> tuple[float, float]:
     """Cross-entropy in nats summed over the label tokens of a set, and their number.
 
     Puts the model into eval mode. Utterances too short for one audio token are left out.
     """
     model.eval()
-    heard = [u for u in utterances if model.audio_tokens(len(u.waveform)) > 0]
-    ce_sum, tokens = 0.0, 0
-    for part in length_batches(heard, batch_seconds=batch_seconds, max_utterances=max_utterances):
+    usable = [u for u in utterances if model.audio_tokens(len(u.waveform)) > 0]
+    ce_sum, tokens = 0.0, 0.0
+    for part in length_batches(usable, batch_seconds=batch_seconds, max_utterances=max_utterances):
         batch = collate(part, model.prompt, model.audio_tokens, with_labels=True)
         loss = model.loss(batch.to(model.device))
         ce_sum += float(loss.ce_sum)

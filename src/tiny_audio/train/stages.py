@@ -1,4 +1,4 @@
-"""What learns is a table.
+"""What learns, as a table, at which rate, and how the layers around it run.
 
     stage        projector   lora adapters    experiment
     1 projector  learns      none             +experiments=transcription
@@ -10,15 +10,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tiny_audio.errors import ConfigError
+from tiny_audio.model.speech import SpeechModel
 
 PARTS = ("projector", "lora", "decoder")
+
+_COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def part_of(name: str) -> str:
@@ -31,11 +39,7 @@ def part_of(name: str) -> str:
 
 
 def check_stage(learns: Collection[str], *, requires_init: bool, init_from: str | None) -> None:
-    """Refuse a stage that cannot be, before anything is loaded.
-
-    Raises:
-        ConfigError: an unknown part, nothing that learns, or a later stage with no start.
-    """
+    """Raise ConfigError for an unknown part, for none, or for a later stage with no start."""
     unknown = sorted(set(learns) - set(PARTS))
     if unknown or not learns:
         given = ", ".join(unknown) or "empty"
@@ -78,8 +82,7 @@ def apply_learns(model: nn.Module, learns: Collection[str]) -> dict[str, int]:
 def training_mode(model: nn.Module, learns: Collection[str]) -> None:
     """Put the parts that learn into train mode and frozen parts into eval mode.
 
-    A frozen part in train mode would drop out what it should pass on. Adapters are modules inside
-    the decoder: theirs is the only dropout that stage 2 and 3 have. Layers that are recomputed in
+    A frozen part in train mode would drop out what it should pass on. Layers that are recomputed in
     the backward pass are an exception: transformers recomputes in train mode only, so it is set on
     the layers themselves, and on nothing inside them.
     """
@@ -93,12 +96,102 @@ def training_mode(model: nn.Module, learns: Collection[str]) -> None:
         )
 
 
-def checkpoint_decoder(decoder: PreTrainedModel) -> None:
-    """Recompute the decoder's layers in the backward pass instead of keeping their activations.
+def lr_multiplier(step: int, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
+    """Share of the peak learning rate at update number ``step``, counted from 0.
 
-    Takes effect in ``training_mode``.
+    Rises linearly to 1 over ``warmup_steps`` updates (a tenth of a run that is too short for them),
+    then falls along half a cosine to ``min_ratio`` at the last one (Loshchilov & Hutter 2017).
     """
+    if 2 * warmup_steps > max_steps:
+        warmup_steps = max_steps // 10
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    rest = max(1, max_steps - 1 - warmup_steps)
+    done = min(1.0, (step - warmup_steps) / rest)
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: Mapping[str, float], weight_decay: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Group the parameters that learn by part, and within a part by whether they decay.
+
+    Norm gains and biases (one dimension) never decay. Each group has a ``name``, its part's
+    ``peak_lr``, and the keys that torch's optimizers read.
+
+    Args:
+        model: stage applied, not yet wrapped.
+        lr: peak learning rate by part.
+        weight_decay: by part.
+
+    Raises:
+        ConfigError: a part that is to learn has no positive learning rate.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = part_of(name)
+        if lr.get(part, 0.0) <= 0:
+            key = "learning_rate" if part == "projector" else f"{part}_learning_rate"
+            raise ConfigError(f"training.{key} is {lr.get(part)}; it must be above 0 to learn")
+        decay = max(0.0, weight_decay[part]) if parameter.ndim > 1 else 0.0
+        name = part if decay > 0 or weight_decay[part] <= 0 else f"{part} (no decay)"
+        fresh = {
+            "name": name,
+            "part": part,
+            "params": [],
+            "lr": lr[part],
+            "peak_lr": lr[part],
+            "weight_decay": decay,
+        }
+        groups.setdefault(name, fresh)["params"].append(parameter)
+    return list(groups.values())
+
+
+def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> dict[str, float]:
+    """Set every group's rate to its peak times ``multiplier``; return the rate by part."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * multiplier
+        rates[group["part"]] = group["lr"]
+    return rates
+
+
+def checkpoint_decoder(decoder: PreTrainedModel) -> None:
+    """Recompute the decoder's layers in the backward pass; takes effect in ``training_mode``."""
     if hasattr(decoder, "activation_checkpointing_enable"):  # its name from transformers 5.23 on
         decoder.activation_checkpointing_enable({"use_reentrant": False})
     else:
         decoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_layers(
+    model: SpeechModel, say: Callable[[str], object], *, backend: str = "inductor"
+) -> None:
+    """Put each layer of encoder and decoder through torch.compile, or ``say`` why not.
+
+    All layers of a stack share one program in which lengths are dynamic: a handful of programs are
+    made in the first step, none for later shapes. Weights keep their names.
+    """
+    if backend == "inductor" and not any(map(shutil.which, _COMPILERS)):
+        say(
+            "training.torch_compile=true: no C++ compiler is found (g++ or clang++), which "
+            "torch.compile needs; training goes on without."
+        )
+        return
+    for layer in _layers(model):
+        layer.compile(dynamic=True, backend=backend)
+
+
+def eagerly(model: SpeechModel) -> AbstractContextManager[Any]:
+    """A context in which compiled layers run eagerly, for the many shapes of transcribing."""
+    if all(layer._compiled_call_impl is None for layer in _layers(model)):
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _layers(model: SpeechModel) -> list[nn.Module]:
+    lm: Any = model.causal_lm
+    return [*model.encoder.tower.layers, *lm.base_model.layers]

@@ -5,14 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_audio.model.projectors.base import (
-    Length,
-    Projector,
-    RMSNorm,
-    require_positive,
-    stack_frames,
-    stacked_len,
-)
+from tiny_audio.model.projectors.base import Projector, RMSNorm, require_positive, stack_frames
 
 
 class Mlp(Projector):
@@ -22,9 +15,6 @@ class Mlp(Projector):
     would start about 30 times too quiet beside the decoder's embeddings.
 
     Args:
-        d_encoder: D, width of a frame.
-        d_decoder: W, width of an audio token.
-        output_rms: root mean square of the tokens at the start.
         stride: frames stacked into one token.
         hidden: width between the two linear layers.
     """
@@ -39,10 +29,6 @@ class Mlp(Projector):
         self.norm = RMSNorm(hidden)
         self.linear_2 = nn.Linear(hidden, d_decoder, bias=False)
         self.norm_2 = RMSNorm(d_decoder, gain=output_rms)
-
-    def out_len(self, n: Length) -> Length:
-        """Audio tokens that ``n`` frames give."""
-        return stacked_len(n, self.stride)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """[B, E, D], [B] -> [B, A, W]."""

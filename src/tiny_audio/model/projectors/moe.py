@@ -15,16 +15,13 @@ from torch.nn import functional as F
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.base import (
-    Length,
     Projector,
     RMSNorm,
     length_mask,
     require_positive,
     stack_frames,
-    stacked_len,
     wide,
 )
-from tiny_audio.model.projectors.routing import router_stats
 
 
 def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
@@ -70,9 +67,6 @@ class Moe(Projector):
     Only real audio tokens are routed; each expert computes its own tokens and no others.
 
     Args:
-        d_encoder: D, width of a frame.
-        d_decoder: W, width of an audio token.
-        output_rms: root mean square of the tokens at the start.
         stride: frames stacked into one token.
         experts: N, routed experts beside the shared one.
         top_k: routed experts for each token; their probabilities are renormalised to sum to 1.
@@ -109,10 +103,6 @@ class Moe(Projector):
         self.shared = Expert(d_in, hidden, d_decoder)
         self.experts = nn.ModuleList(Expert(d_in, hidden, d_decoder) for _ in range(experts))
         self.norm = RMSNorm(d_decoder, gain=output_rms)
-
-    def out_len(self, n: Length) -> Length:
-        """Audio tokens that ``n`` frames give."""
-        return stacked_len(n, self.stride)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """[B, E, D], [B] -> [B, A, W]."""
@@ -166,4 +156,4 @@ class Moe(Projector):
         counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
         shares = counts / counts.sum().clamp(min=1)
         n_tokens = torch.tensor(max(len(probabilities), 1), device=probabilities.device)
-        self._measured.update(router_stats(probabilities, shares, n_tokens))
+        self._measure_router(probabilities, shares, n_tokens)

@@ -18,25 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tiny_audio.model.projectors.base import (
-    Length,
     Projector,
     RMSNorm,
     length_mask,
     require_positive,
     stack_frames,
-    stacked_len,
     wide,
 )
-from tiny_audio.model.projectors.routing import router_stats
 
 
 class Mosa(Projector):
     """Frame stacking, N two-layer adapters (Linear, GELU, Linear) blended by a router, RMSNorm.
 
     Args:
-        d_encoder: D, width of a frame.
-        d_decoder: W, width of an audio token.
-        output_rms: root mean square of the tokens at the start.
         stride: frames stacked into one token.
         adapters: N; the paper's Base has 4, its Large 8.
         hidden: width inside one adapter.
@@ -76,10 +70,6 @@ class Mosa(Projector):
         ):  # as nn.Linear does for each adapter
             nn.init.uniform_(parameter, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def out_len(self, n: Length) -> Length:
-        """Audio tokens that ``n`` frames give."""
-        return stacked_len(n, self.stride)
-
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """[B, E, D], [B] -> [B, A, W]."""
         x = self._compute_dtype(frames, self.weight_1)
@@ -100,4 +90,4 @@ class Mosa(Projector):
         n_tokens = real.sum().clamp(min=1)
         blend = blend * real[..., None]
         shares = blend.sum((0, 1)) / n_tokens
-        self._measured.update(router_stats(blend.flatten(0, 1), shares, n_tokens))
+        self._measure_router(blend.flatten(0, 1), shares, n_tokens)

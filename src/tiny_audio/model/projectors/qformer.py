@@ -36,9 +36,6 @@ class QFormer(Projector):
     are masked as keys, and it yields all its queries like any other.
 
     Args:
-        d_encoder: D, width of a frame.
-        d_decoder: W, width of an audio token.
-        output_rms: root mean square of the tokens at the start.
         window: K, frames a window.
         queries: Q, learned queries, hence audio tokens, a window.
         layers: Q-Former layers, each with cross-attention.

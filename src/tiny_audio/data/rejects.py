@@ -1,0 +1,135 @@
+"""Records that cannot be used: why, how many, and rejects.jsonl, which lists those of training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tiny_audio.errors import DataError
+
+EXAMPLES = 5  # ids kept for each reason, enough to go and look
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One sample that cannot be used: `reason` is the key it is counted under."""
+
+    id: str
+    source: str
+    reason: str
+    message: str
+
+
+@dataclass
+class RejectCounts:
+    """How many samples were read, and how many were rejected for which reason."""
+
+    seen: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> "source/id: message"
+
+    @property
+    def total(self) -> int:
+        """Samples rejected for whatever reason."""
+        return sum(self.reasons.values())
+
+    def add(self, reject: Reject) -> None:
+        """Count one rejected sample (`seen` is counted by whoever reads)."""
+        self.reasons[reject.reason] += 1
+        examples = self.examples.setdefault(reject.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{reject.source}/{reject.id}: {reject.message}")
+
+    def merge(self, other: RejectCounts) -> None:
+        """Add the counts of another reader."""
+        self.seen += other.seen
+        self.reasons.update(other.reasons)
+        for reason, found in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + found)[:EXAMPLES]
+
+    def summary(self) -> list[str]:
+        """Lines for people: one over all, then one for each reason, the most frequent first."""
+        if not self.total:
+            return []
+        return [f"rejected {self.total:,} of {self.seen:,} samples"] + [
+            f"  {count:,} {reason}, such as {self.examples[reason][0]}"
+            for reason, count in self.reasons.most_common()
+        ]
+
+    def why(self) -> str:
+        """All of `summary` in one line, for an error where nothing is left."""
+        return "; ".join(line.strip() for line in self.summary()) or "it is empty"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"seen": self.seen, "reasons": dict(self.reasons), "examples": self.examples}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RejectCounts:
+        """The counts that `to_dict` wrote."""
+        examples = {reason: list(found) for reason, found in values["examples"].items()}
+        return cls(values["seen"], Counter(values["reasons"]), examples)
+
+    def copy(self) -> RejectCounts:
+        """An independent copy."""
+        return RejectCounts.from_dict(self.to_dict())
+
+
+class RejectLog:
+    """rejects.jsonl of one process, with one line for each record; without a folder no file.
+
+    The process that trains writes it, never its workers. Each rank has its own file, as each has
+    its own share of the records: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
+    """
+
+    def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
+        self.path = None if folder is None else folder / file_name(rank)
+
+    def continue_from(self, folder: Path) -> None:
+        """Take over what another run's folder has, for a run that goes on from there."""
+        if self.path is None:
+            return
+        other = folder / self.path.name
+        if other.is_file() and other.resolve() != self.path.resolve():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(other, self.path)
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` rejects: a resumed run meets the others again."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            with self.path.open("r+b") as file:
+                file.truncate(_end_of_line(file, count))
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def add(self, reject: Reject) -> None:
+        """Append one, at once and whole, so that a kill loses none. Raises DataError."""
+        if self.path is None:
+            return
+        line = json.dumps(asdict(reject), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                file.write(line + b"\n")
+        except OSError as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: OSError) -> DataError:
+        return DataError(f"{self.path}: cannot be written ({error.strerror}); free some space")
+
+
+def file_name(rank: int) -> str:
+    """The name of a process's file in the run's folder."""
+    return "rejects.jsonl" if rank == 0 else f"rejects-{rank}.jsonl"
+
+
+def _end_of_line(file: BinaryIO, count: int) -> int:
+    """The byte after line number `count` (from 1), or after the last whole line before it."""
+    return sum(len(line) for line in islice(file, count) if line.endswith(b"\n"))

@@ -1,0 +1,164 @@
+"""The settings, data and model of a run, from its configuration; build.py puts them together."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from tiny_audio.audio.features import SpecAugment
+from tiny_audio.config import Config
+from tiny_audio.data.augment import Augmenter, open_augmenter
+from tiny_audio.data.loader import TrainingStream
+from tiny_audio.data.prepare import label_rules, quality_limits
+from tiny_audio.data.records import Source
+from tiny_audio.data.rejects import RejectLog
+from tiny_audio.data.sources import open_data
+from tiny_audio.errors import ConfigError, MissingExtraError
+from tiny_audio.model.build import build_model
+from tiny_audio.model.checkpoint import load_weights, read_info, take_revisions
+from tiny_audio.model.lora import add_lora
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.text.scoring import get_rule
+from tiny_audio.train.memory import AUTO
+from tiny_audio.train.stages import check_stage
+
+
+def check_settings(cfg: Config) -> None:
+    """Raise ConfigError for a value that no part further down would notice in time."""
+    t, data = cfg.training, cfg.data
+    for key, value, known in (
+        ("training.precision", t.precision, ("auto", "bf16", "fp32")),
+        ("training.report_to", t.report_to, (None, "wandb", "tensorboard")),
+        ("training.metric_for_best_model", t.metric_for_best_model, ("wer", "loss")),
+        ("data.exhausted", data.exhausted, ("repeat", "stop")),
+    ):
+        if value not in known:
+            names = ", ".join("null" if name is None else name for name in known)
+            raise ConfigError(f"{key}={value}: use one of {names}")
+    for key in ("max_steps", "gradient_accumulation_steps", "logging_steps", "max_utterances"):
+        if getattr(t, key) <= 0:
+            raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
+    patience = t.early_stopping_patience
+    if patience is not None and (patience < 1 or t.eval_steps < 1):
+        raise ConfigError(
+            f"training.early_stopping_patience={patience}: must be 1 or more, with "
+            "training.eval_steps above 0"
+        )
+    seconds = t.batch_seconds
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds != AUTO and not (number and seconds > 0):
+        raise ConfigError(f"training.batch_seconds={seconds}: must be a number above 0, or {AUTO}")
+    if data.cache_variants < 1:
+        raise ConfigError(f"data.cache_variants={data.cache_variants}: must be 1 or more")
+    get_rule(cfg.evaluation.scoring)
+    quality_limits(data)
+    if t.report_to is not None and importlib.util.find_spec(t.report_to) is None:
+        raise MissingExtraError(
+            f"training.report_to={t.report_to}: not installed; pip install 'tiny-audio[track]'"
+        )
+    resumes = t.resume_from_checkpoint is not None
+    start = t.resume_from_checkpoint if resumes else cfg.model.init_from
+    check_stage(t.learns, requires_init=t.requires_init, init_from=start)
+
+
+def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
+    """Open the sources to learn from and those to evaluate on."""
+    return open_data(
+        {name: asdict(source) for name, source in cfg.data.train.items()},
+        {name: asdict(source) for name, source in cfg.data.eval.items()},
+        holdout=cfg.data.holdout,
+        weights=cfg.data.weights,
+    )
+
+
+def find_augmentation(cfg: Config) -> Augmenter | None:
+    """Open the noises and rooms of the augmentation; None: there is none."""
+    longest, budget = cfg.data.max_seconds, cfg.training.batch_seconds
+    augment = open_augmenter(
+        asdict(cfg.data.augment),
+        seed=cfg.seed,
+        min_seconds=cfg.data.min_seconds,
+        max_seconds=longest if budget == AUTO else min(longest, budget),
+    )
+    if augment is not None and cfg.data.cache_encoder is not None:
+        augment.repeats = cfg.data.cache_variants  # what is never heard again is of no use there
+    return augment
+
+
+def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:
+    """Build the pair, its adapters where they are to learn, and load the weights of ``start``.
+
+    Raises:
+        CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
+    """
+    spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
+    if start is not None:
+        take_revisions(cfg.model, start)
+    model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
+    model.augment_generator = torch.Generator(device)
+    lora = "lora" in cfg.training.learns
+    # The decoder's own weights are loaded under their plain names, before there are adapters.
+    later = start is not None and "decoder" in read_info(start).parts
+    if lora and not later:
+        _add_adapters(model, cfg)
+    if start is not None:
+        load_weights(model, start, trainable_adapter=lora)
+    if lora and model.decoder is model.causal_lm:
+        _add_adapters(model, cfg)
+    model.decoder_changed = model.decoder_changed or "decoder" in cfg.training.learns
+    return model
+
+
+def _add_adapters(model: SpeechModel, cfg: Config) -> None:
+    """Add fresh adapters, the same in every process and run with this seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        model.decoder = add_lora(model.causal_lm, **asdict(cfg.model.lora))
+
+
+def data_limits(cfg: Config, model: SpeechModel) -> dict[str, Any]:
+    """What training and evaluation data have in common."""
+    data = cfg.data
+    return {
+        "prompt": model.prompt,
+        "audio_tokens": model.audio_tokens,
+        "rules": label_rules(data.labels),
+        "min_seconds": data.min_seconds,
+        "max_seconds": data.max_seconds,
+        "max_label_tokens": data.max_label_tokens,
+        "num_workers": data.num_workers,
+    }
+
+
+def make_stream(
+    cfg: Config,
+    sources: list[Source],
+    augment: Augmenter | None,
+    model: SpeechModel,
+    accelerator: Accelerator,
+    resumed: Path | None = None,
+) -> TrainingStream:
+    """Training batches of this process. ``resumed``: the checkpoint that the run goes on from."""
+    log = RejectLog(Path(cfg.output_dir), accelerator.process_index)
+    if resumed is not None:
+        log.continue_from(resumed.parent.parent)
+    return TrainingStream(
+        sources,
+        [source.weight for source in sources],
+        batch_seconds=cfg.training.batch_seconds,
+        max_utterances=cfg.training.max_utterances,
+        pool=cfg.data.pool,
+        seed=cfg.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        quality=quality_limits(cfg.data),
+        augment=augment,
+        log=log,
+        repeat=cfg.data.exhausted == "repeat",
+        **data_limits(cfg, model),
+    )

@@ -1,0 +1,247 @@
+"""Memory: batches that fit, and what is done with one that does not.
+
+A batch's loss is a sum over its label tokens, so the gradients of its parts add up to that of the
+whole: a batch that does not fit is cut, and nothing is lost but time.
+
+``training.batch_seconds=auto`` finds the most padded audio in a batch that fits. On CUDA it is
+tried: a step on the two worst shapes of a batch (few long clips, many short ones), with twice as
+much each time, then by bisection. Elsewhere there is no error to learn from, and it follows from
+the machine's memory by a fixed rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor
+
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.data.batching import collate
+from tiny_audio.data.records import Utterance
+from tiny_audio.errors import TinyAudioError
+from tiny_audio.model.batch import Batch
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.stages import training_mode
+
+AUTO = "auto"
+MARGIN = 0.85  # of the memory: fragments, and batches unlike those that were tried
+STEP = 10.0  # seconds: the budget is a multiple of it
+_SECONDS_PER_GIB = 5.0  # of a machine's memory, where it is not tried
+_LEAST, _MOST = 20.0, 240.0  # seconds, where it is not tried
+_FAST_SPEECH = 25  # characters a second
+_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class OutOfMemory(TinyAudioError):
+    """A single utterance does not fit."""
+
+
+class MemoryGuard:
+    """Runs the micro-batches of a step, in parts where they do not fit as a whole."""
+
+    def __init__(self) -> None:
+        self.limit = math.inf  # seconds of padded audio that are computed at once
+        self.times = 0  # that memory ran out
+
+    def run(
+        self,
+        window: Sequence[Batch],
+        work: Callable[[Batch, bool], Tensor],
+        forget: Callable[[], None],
+        *,
+        recover: bool = True,
+    ) -> list[Tensor]:
+        """Do the work of one step; it begins anew, in smaller parts, where memory runs out.
+
+        Args:
+            window: micro-batches.
+            work: loss and backward of a part, told whether it is the last of all; returns sums
+                over the part's tokens [n].
+            forget: drops the gradients so far.
+            recover: False under FSDP, whose processes wait for each other in the middle of it.
+
+        Returns:
+            For each micro-batch its sums [n].
+
+        Raises:
+            OutOfMemory: not even one utterance fits.
+        """
+        while True:
+            parts = [(n, part) for n, b in enumerate(window) for part in split(b, self.limit)]
+            sums: list[Tensor | None] = [None] * len(window)
+            done = 0
+            try:
+                for number, part in parts:
+                    made, before = work(part, done == len(parts) - 1), sums[number]
+                    sums[number] = made if before is None else before + made
+                    done += 1
+                return [total for total in sums if total is not None]
+            except (RuntimeError, MemoryError) as error:
+                if not recover or not is_out_of_memory(error):
+                    raise
+            # Out here the error is gone, and with it the frames that held on to tensors.
+            sums.clear()
+            self._halve(parts[done][1])
+            forget()
+            del parts
+            clear_device_cache(garbage_collection=True)
+
+    def _halve(self, part: Batch) -> None:
+        self.times += 1
+        if len(part) == 1:
+            raise OutOfMemory(
+                f"{part.ids[0] if part.ids else 'an utterance'} ({part.padded_seconds:.1f} s) does "
+                "not fit into memory alone; lower data.max_seconds, or set "
+                "training.gradient_checkpointing=true"
+            )
+        self.limit = min(self.limit, part.padded_seconds) / 2
+
+
+def split(batch: Batch, limit: float) -> list[Batch]:
+    """Cut a training batch into parts of at most ``limit`` seconds of padded audio each.
+
+    An utterance longer than that is a part of its own.
+    """
+    if batch.padded_seconds <= limit:
+        return [batch]
+    parts: list[Batch] = []
+    first, longest = 0, 0.0
+    for row, samples in enumerate(batch.waveform_lengths.tolist()):
+        seconds = samples / SAMPLE_RATE
+        longest = max(longest, seconds)
+        if row > first and longest * (row + 1 - first) > limit:
+            parts.append(batch.rows(first, row))
+            first, longest = row, seconds
+    return [*parts, batch.rows(first, len(batch))]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(m in str(error) for m in _MESSAGES)
+
+
+# ---------------------------------------------------------------- training.batch_seconds=auto
+
+
+def choose_budget(
+    model: SpeechModel,
+    accelerator: Accelerator,
+    learns: Collection[str],
+    *,
+    max_seconds: float,
+    max_utterances: int,
+) -> tuple[float, str]:
+    """The budget of a micro-batch in seconds, the same in all processes, and how it was found.
+
+    ``model`` is on its device, with the stage applied; ``max_seconds`` is that of one clip.
+    """
+    if accelerator.device.type == "cuda":
+
+        def fits(seconds: float) -> bool:
+            batches = worst_batches(seconds, max_seconds, max_utterances)
+            return _fits(model, accelerator, learns, batches)
+
+        mine = largest(fits, STEP, max_utterances * max_seconds)
+        how = "tried on this GPU"
+    else:
+        gib = psutil.virtual_memory().total / 2**30
+        mine = by_memory(gib / accelerator.num_processes)
+        how = f"from {gib:.0f} GiB of memory; on CUDA it is tried instead"
+    if accelerator.num_processes > 1:
+        every = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        mine = float(every.min())
+    return mine, how
+
+
+def by_memory(gib: float) -> float:
+    """A budget that so much memory bears, in seconds."""
+    return STEP * (min(max(gib * _SECONDS_PER_GIB, _LEAST), _MOST) // STEP)
+
+
+def largest(fits: Callable[[float], bool], least: float, most: float) -> float:
+    """The largest multiple of ``least`` up to ``most`` that fits, within about 5 percent.
+
+    ``least`` is not tried: something must be returned, and a step that runs out is cut.
+    """
+    top = max(1, int(most // least))
+    low, high = 1, 2
+    while high <= top and fits(high * least):
+        low, high = high, 2 * high
+    if high > top:
+        if low == top or fits(top * least):
+            return top * least
+        high = top
+    while high - low > max(1, low // 20):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * least) else (low, middle)
+    return low * least
+
+
+def worst_batches(budget: float, max_seconds: float, max_utterances: int) -> list[list[Utterance]]:
+    """Noise with long labels: as few and as many clips as a budget in seconds allows."""
+    long = min(max_seconds, budget)
+    few = max(1, min(max_utterances, int(budget // long)))
+    batches = []
+    for count, seconds in ((few, long), (max_utterances, min(long, budget / max_utterances))):
+        samples = max(SAMPLE_RATE // 2, int(seconds * SAMPLE_RATE))
+        noise = np.random.default_rng(0).standard_normal(samples).astype(np.float32) * 0.1
+        characters = max(1, samples * _FAST_SPEECH // SAMPLE_RATE)
+        text = ("a quick brown fox " * (2 + characters // 18))[:characters]
+        batches.append([Utterance("probe", noise, text, "probe")] * count)
+    return batches
+
+
+def try_step(
+    model: SpeechModel,
+    accelerator: Accelerator,
+    learns: Collection[str],
+    batches: Sequence[Sequence[Utterance]],
+) -> None:
+    """Forward and backward on some batches; adds to the gradients."""
+    training_mode(model, learns)
+    for members in batches:
+        batch = collate(members, model.prompt, model.audio_tokens, with_labels=True)
+        with accelerator.autocast():
+            loss = model.loss(batch.to(accelerator.device))
+        loss.total.backward()
+
+
+def _fits(
+    model: SpeechModel,
+    accelerator: Accelerator,
+    learns: Collection[str],
+    batches: Sequence[Sequence[Utterance]],
+) -> bool:
+    """Whether a step on the batches leaves the margin; leaves no trace in the model."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    device = accelerator.device
+    free, whole = torch.cuda.mem_get_info(device)
+    allowed = min(MARGIN * (free + torch.cuda.memory_reserved(device)), MARGIN * whole)
+    moments = 8 * sum(p.numel() for p in learning)  # AdamW's, fp32, made in the first step
+    moments += moments // 2 if accelerator.num_processes > 1 else 0  # gradients that travel
+    generator = model.augment_generator
+    state = None if generator is None else generator.get_state()
+    clear_device_cache(garbage_collection=True)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        with torch.random.fork_rng([device]):
+            try_step(model, accelerator, learns, batches)
+        return torch.cuda.max_memory_reserved(device) + moments < allowed
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        for parameter in learning:
+            parameter.grad = None
+        if generator is not None and state is not None:
+            generator.set_state(state)
+        clear_device_cache(garbage_collection=True)

@@ -1,0 +1,72 @@
+"""Evaluations and results files made of texts."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from tiny_audio.evaluate.results import Evaluation, Record
+from tiny_audio.evaluate.wer import score
+
+VOCABULARY = "the cat sat on a mat and saw two dogs run to their house".split()
+
+
+def evaluation(
+    pairs: list[tuple[str, str]], rule: str = "basic", **columns: list[object]
+) -> Evaluation:
+    """Records with these texts; `columns` gives further fields, one value a record."""
+    scored = score([r for r, _ in pairs], [h for _, h in pairs], rule)
+    records = [
+        replace(Record(str(i), "s", r, h, 3.0, 0.1), **{k: v[i] for k, v in columns.items()})
+        for i, (r, h) in enumerate(pairs)
+    ]
+    return Evaluation(tuple(records), scored)
+
+
+def random_evaluation(count: int, seed: int = 0) -> Evaluation:
+    """Utterances of all lengths, speakers, sources and sets, some without words."""
+    rng = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        words = rng.choices(VOCABULARY, k=rng.choice([0, 3, 8, 15, 30]))
+        pairs.append((" ".join(words), " ".join(w for w in words if rng.random() > 0.2)))
+    return evaluation(
+        pairs,
+        duration=[rng.uniform(0.5, 40) for _ in pairs],
+        speaker=[rng.choice(["ann", "bob", None]) for _ in pairs],
+        snr=[rng.choice([None, rng.uniform(-10, 60)]) for _ in pairs],
+        source=[rng.choice(["x", "y"]) for _ in pairs],
+        set=[rng.choice(["u", "v", "w"]) for _ in pairs],
+        logprob=[rng.choice([None, -rng.random()]) for _ in pairs],
+    )
+
+
+def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0) -> list[Record]:
+    """Utterances of one set, with a share of the words replaced."""
+    texts, errors = random.Random(1), random.Random(seed)
+    found = []
+    for i in range(number):
+        words = texts.choices(VOCABULARY, k=texts.randrange(3, 14))
+        heard = ["wrong" if errors.random() < wrong else word for word in words]
+        speaker = f"s{i % speakers}" if speakers else None
+        said = " ".join(words)
+        found.append(Record(f"u{i}", "set", said, " ".join(heard), 1.0 + i % 8, 0.1, -0.1))
+        found[-1] = replace(found[-1], speaker=speaker)
+    return found
+
+
+def failure(name: str, error: str = "truncated", message: str | None = None) -> Record:
+    """An utterance that never reached the model."""
+    return Record(name, "set", "", "", 0.0, 0.0, error=error, message=message)
+
+
+def write(folder: Path, found: list[Record], rule: str | None = "basic/1") -> Path:
+    """A folder with results, and a summary that names the rule."""
+    folder.mkdir()
+    lines = "".join(record.to_json() + "\n" for record in found)
+    (folder / "results.jsonl").write_text(lines, encoding="utf-8")
+    if rule is not None:
+        (folder / "summary.json").write_text(json.dumps({"scoring": rule}))
+    return folder

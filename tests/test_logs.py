@@ -1,0 +1,57 @@
+"""What of the log reaches the terminal, and what the file in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tiny_audio import logs
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def speak() -> None:
+    logging.getLogger("tiny_audio.data").warning("a shard is gone")
+    logging.getLogger("tiny_audio.data").info("a detail")
+    for _ in range(2):
+        logging.getLogger("transformers.models").warning("a hint")
+        logging.getLogger("httpx").info("HTTP Request: HEAD")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+
+
+def test_warnings_once_and_everything_in_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    logs.start(verbose=False)
+    with logs.to_file(tmp_path / "run"):
+        speak()
+    speak()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == ["a shard is gone", "transformers: a hint"]
+    kept = (tmp_path / "run" / "run.log").read_text()
+    assert kept.count("HTTP Request: HEAD") == kept.count("a hint") == 2
+    for text in ("a shard is gone", "a detail", "deprecated"):
+        assert kept.count(text) >= 1
+
+
+def test_verbose_shows_all(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.start(verbose=True)
+    speak()
+    shown = capsys.readouterr().err
+    assert shown.count("httpx: HTTP Request: HEAD") == shown.count("transformers: a hint") == 2
+    assert "deprecated" in shown

@@ -1,0 +1,176 @@
+"""Memory that runs out costs time and changes nothing else; budgets that fit are found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.train.helpers import batch_of, rows, run, settings, tiny, trainer_of, utterances
+from tiny_audio.errors import ConfigError
+from tiny_audio.model.checkpoint import read_config
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.build import train
+from tiny_audio.train.memory import (
+    OutOfMemory,
+    by_memory,
+    is_out_of_memory,
+    largest,
+    split,
+    try_step,
+    worst_batches,
+)
+
+TERABYTES = 2**44
+
+
+@contextmanager
+def small_memory(model: SpeechModel, seconds: float, *, backward: bool) -> Iterator[list[float]]:
+    """A decoder that asks for more memory than there is when it gets too much audio.
+
+    It happens in the forward pass, or in the middle of the backward pass.
+    """
+    asked: list[float] = []
+
+    def allocate(rows: int, tokens: int) -> None:
+        asked.append(rows * tokens / 12.5)  # with the prompt; about seconds
+        if rows * tokens / 12.5 > seconds:
+            torch.empty(TERABYTES, 4)
+
+    def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        embeds = inputs["inputs_embeds"]
+        if not backward:
+            allocate(*embeds.shape[:2])
+        else:
+            embeds.register_hook(lambda gradient: allocate(*gradient.shape[:2]))
+
+    handle = model.causal_lm.base_model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield asked
+    finally:
+        handle.remove()
+
+
+def step(folder: Path, seconds: float, *, backward: bool = False) -> tuple[Any, Any, Any]:
+    """What one update of gradient descent changes, over two micro-batches."""
+    model = tiny(["projector", "lora"])
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    batches = [batch_of(model, utterances()[:3]), batch_of(model, utterances()[3:])]
+    trainer = trainer_of(
+        model,
+        ["projector", "lora"],
+        batches,
+        folder,
+        max_steps=1,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+    )
+    with small_memory(model, seconds, backward=backward) as asked:
+        trainer.run()
+    moved = {n: before[n] - p.detach() for n, p in model.named_parameters()}
+    return moved, trainer, asked
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_a_batch_that_does_not_fit_gives_the_same_update_in_parts(
+    tmp_path: Path, backward: bool
+) -> None:
+    whole, roomy, asked = step(tmp_path / "whole", math.inf, backward=backward)
+    parts, tight, _ = step(tmp_path / "parts", max(asked) / 3.5, backward=backward)
+    assert roomy.guard.times == 0
+    assert tight.guard.times >= 1
+    for name, moved in whole.items():
+        torch.testing.assert_close(parts[name], moved, atol=1e-6, rtol=1e-4, msg=name)
+    row, other = tight.report.rows[0], roomy.report.rows[0]
+    assert row["out_of_memory"] == tight.guard.times
+    assert "out_of_memory" not in other
+    assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    said = tight.report.display.console.file.getvalue()
+    assert "Out of memory in step 1" in said
+    assert f"parts of at most {tight.guard.limit:.0f} s" in said
+    assert tight.state_dict()["memory_limit"] == tight.guard.limit < math.inf
+
+
+def test_an_utterance_that_does_not_fit_alone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"u\d \(\d\.\d s\) does not fit .* data\.max_seconds"):
+        step(tmp_path, 0.1)
+
+
+def test_another_error_is_not_taken_for_it(tmp_path: Path) -> None:
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(TERABYTES, 4)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("limit", [0.5, 2.0, 4.0, 100.0])
+def test_parts_keep_the_order_and_the_limit(limit: float) -> None:
+    batch = batch_of(tiny(), utterances())
+    parts = split(batch, limit)
+    assert [i for part in parts for i in part.ids] == batch.ids
+    assert all(part.padded_seconds <= limit or len(part) == 1 for part in parts)
+    assert (len(parts) == 1) == (limit == 100.0)
+
+
+@pytest.mark.parametrize("limit", [5.0, 10.0, 19.9, 40.0, 133.0, 640.0, 10_000.0])
+def test_the_largest_budget_is_found_within_five_percent_and_never_overshot(limit: float) -> None:
+    tried: list[float] = []
+
+    def fits(seconds: float) -> bool:
+        tried.append(seconds)
+        return seconds <= limit
+
+    found = largest(fits, 10.0, 1920.0)
+    best = max(10.0, min(limit, 1920.0))
+    assert found <= best
+    assert found > best - max(10.0, 0.05 * best) - 1e-9
+    assert len(tried) < 20
+
+
+def test_the_worst_batches_fill_the_budget_with_few_long_and_many_short_clips() -> None:
+    few, many = worst_batches(120.0, 30.0, 64)
+    assert (len(few), few[0].seconds) == (4, 30.0)
+    assert (len(many), many[0].seconds) == (64, pytest.approx(120 / 64, abs=0.01))
+    assert len(few[0].text) == 30 * 25
+
+
+def test_a_tried_step_reaches_every_learning_weight() -> None:
+    model = tiny()
+    try_step(model, Accelerator(cpu=True), ["projector"], worst_batches(20.0, 30.0, 64))
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learning)
+
+
+def test_a_machine_without_cuda_goes_by_its_memory() -> None:
+    assert [by_memory(gib) for gib in (1, 8, 24, 512)] == [20, 40, 120, 240]
+
+
+def test_a_run_keeps_the_number_that_was_chosen(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = ("training.batch_seconds=auto", "training.eval_steps=0")
+    first = run(data, tmp_path / "run", *auto, "training.max_steps=1")
+    assert "training.batch_seconds=auto: " in capsys.readouterr().out
+    assert first.last is not None
+    assert read_config(first.last).training.batch_seconds >= 20
+    last = "training.resume_from_checkpoint=last"
+    run(data, tmp_path / "run", *auto, "training.max_steps=2", last)
+    assert "s, as before" in capsys.readouterr().out
+    assert len(rows(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "much", "true"])
+def test_other_values_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"batch_seconds=.*: must be a number above 0, or auto"):
+        train(settings(tmp_path, tmp_path / "run", f"training.batch_seconds={value}"))
