@@ -65,8 +65,7 @@ def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with contextlib.suppress(SystemExit):  # how Hydra ends its help
-        assert cli.run([command, "--help"]) == 0
+    assert cli.run([command, "--help"]) == 0
     assert "Usage: tiny-audio" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -108,8 +107,9 @@ def test_a_wrong_value_is_told_with_what_to_use(
         assert said.count("\n") == 1
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    code = "import sys; from tiny_audio.cli import main; sys.argv[1:] = ['--help']; main()"
+@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["doctor"]])
+def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
+    code = f"import sys; from tiny_audio.cli import main; sys.argv[1:] = {command}; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -232,10 +232,10 @@ def test_output_that_nobody_takes_ends_without_a_traceback(
             output = {"reader has left": left, "disk is full": full, "closed": None}[way]
             with monkeypatch.context() as patch:
                 patch.setattr(sys, "stdout", output)
-                try:
-                    status = cli.run(words)
-                except SystemExit as end:  # how Rich and Hydra end where the reader has left
-                    status = int(end.code or 0)
+                status = cli.run(words)
+                if way == "reader has left":  # what Click could not write; at exit it is silent
+                    with contextlib.suppress(BrokenPipeError):
+                        left.close()
         said = capsys.readouterr().err
         assert "Traceback" not in said
         if way == "disk is full":

@@ -319,4 +319,6 @@ def _run(arguments: Sequence[str]) -> int:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except SystemExit as end:  # of Hydra's help, and of Rich and Click where the reader has left
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     return status if isinstance(status, int) else 0
