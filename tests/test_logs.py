@@ -16,6 +16,10 @@ from tiny_audio import logs
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
+    root.handlers.clear()  # what other tests of this process have left
+    for name in ("transformers", "httpx"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     yield
     root.handlers[:] = before
     root.setLevel(level)
