@@ -14,7 +14,7 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.model.build import build_model
 
 config = model_config("glm_qwen3")
-config.random_weights, config.dtype = True, "bfloat16"
+config.random_weights, config.dtype = True, "float32"  # bf16 is very slow on some CPUs
 config.projector.type = {projector!r}
 model = build_model(config, device=torch.device("cpu"))
 clips = noise([1.5, 0.8])
@@ -34,6 +34,7 @@ print(count(model.encoder), count(model.projector), count(model.decoder), peak)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("projector", ["mlp", "mosa", "moe", "qformer"])
 def test_full_size_pair_steps_and_transcribes_within_12_gb(projector: str) -> None:
     run = subprocess.run(
