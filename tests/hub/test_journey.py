@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -259,3 +260,26 @@ def test_a_damaged_file_of_the_decoder_is_one_line(
     assert QWEN in line
     assert str(weights.parent) in line
     assert "delete" in line
+
+
+def test_a_part_of_a_set_that_was_fetched_serves_without_a_network(
+    first: list[Result], stocked_hub: Hub, place: Path
+) -> None:
+    """The command that the refusal advises, and docs/hub.md shows, is the one that helps."""
+    home = place / "part"
+    shutil.copytree(
+        place / "home", home, symlinks=True, ignore=shutil.ignore_patterns("datasets--*")
+    )
+    small = [f"data.{which}.loquacious.subset=small" for which in ("train", "eval")]
+    line = ["train", "+experiments=transcription", *small, "output_dir=part_run", *QUICK]
+    offline = stocked_hub.environ(home, offline=True)
+    (refused,) = commands(offline, place, line)
+    assert refused.status == 2
+    fetch = shlex.split(refused.err[refused.err.index("hf download") :])
+    fetch[0] = str(Path(sys.executable).with_name("hf"))
+    env = stocked_hub.environ(home)
+    subprocess.run(fetch, env=env, check=True, capture_output=True)
+    (result,) = commands(offline, place, line)
+    assert result.status == 0, result.err
+    (line,) = result.err.splitlines()
+    assert line == "speechbrain/LoquaciousSet is read from the cache: the hub is out of reach"

@@ -172,7 +172,7 @@ def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
     what = f"The dataset {path} (subset {subset}, split {split}) cannot be opened"
     line = _failure_of(error)[1]
     if hub.is_unreachable(error):
-        part = f" --include README.md '*{subset}*'" if subset else ""
+        part = f" --include README.md --include '*{subset}*'" if subset else ""
         return (
             f"{what}: {line.rstrip('.')}. To read it without a network, fetch it "
             f"where there is one: hf download {path} --repo-type dataset{part}"
