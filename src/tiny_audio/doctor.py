@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiny_audio import logs
+
 _PACKAGE = "tiny-audio"
 _PAIR_GB = 3.0  # what the default pair takes in the cache
 _MEMORY_GB = 8.0  # for training its projector on a CPU
@@ -182,11 +184,9 @@ def _hub() -> Finding:
 def _tokens() -> Finding:
     from huggingface_hub import get_token
 
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     tokens = {
         "Hugging Face": bool(get_token()),
-        "W&B": "WANDB_API_KEY" in os.environ
-        or (netrc.is_file() and "wandb" in netrc.read_text(errors="replace")),
+        "W&B": logs.has_wandb_key(),
         "RunPod": "RUNPOD_API_KEY" in os.environ,
     }
     text = ", ".join(f"{name} {'there' if there else 'none'}" for name, there in tokens.items())

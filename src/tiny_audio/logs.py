@@ -7,6 +7,7 @@ hint. Of those the terminal shows warnings, each once; `-v` shows everything.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,13 @@ def route_libraries() -> None:
         library = logging.getLogger(name)
         if name in sys.modules and library.handlers:
             library.handlers, library.propagate = [], True
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B would find an API key: in the environment or in netrc."""
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    in_netrc = file.is_file() and "wandb" in file.read_text(errors="replace")
+    return in_netrc or bool(os.environ.get("WANDB_API_KEY"))
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tests.hub.client import GLM, QUICK, Result, commands
 from tests.hub.server import Hub
-from tests.hub.test_journey import GLM, QUICK, Result, commands
 
 FETCH = """
 import sys

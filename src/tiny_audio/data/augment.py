@@ -17,7 +17,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,8 @@ from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 logger = logging.getLogger(__name__)
 
 Wave = npt.NDArray[np.float32]
-Transform = Callable[
-    ..., Wave
-]  # (waveform, sample_rate=...) -> waveform, the same one if unchanged
+# (waveform, sample_rate=...) -> waveform, the same one if unchanged
+Transform = Callable[..., Wave]
 
 _KEY = "data.augment"
 _CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")  # in the order they are made
@@ -129,15 +128,10 @@ class Augmenter:
         low, high = self._limits
         return changed if low <= len(changed) / SAMPLE_RATE <= high else waveform
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings, "seed": self._seed, "limits": self._limits} | {
-            "repeats": self.repeats
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        low, high = state["limits"]
-        self.__init__(state["settings"], seed=state["seed"], min_seconds=low, max_seconds=high)  # type: ignore[misc]
-        self.repeats = state["repeats"]
+    def __reduce__(self) -> tuple[Any, ...]:
+        low, high = self._limits  # built anew in each process: the library's objects stay behind
+        make = partial(Augmenter, seed=self._seed, min_seconds=low, max_seconds=high)
+        return make, (self.settings,), {"repeats": self.repeats}
 
 
 @contextmanager

@@ -49,6 +49,8 @@ class HubShards:
                 retries = min(self._policy.retries, 1 if reason == CORRUPT else math.inf)
                 if failures > retries or stopped.is_set():
                     raise UnreadableError(f"{line} (tried {failures} times)", reason) from error
+                if failures == 1:
+                    logger.warning("%s: %s; trying again", self.names[shard], line)
             self._policy.wait(failures, stopped)
 
 

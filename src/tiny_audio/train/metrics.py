@@ -30,6 +30,7 @@ from accelerate.utils import gather_object
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from tiny_audio import logs
 from tiny_audio.config import Config
 from tiny_audio.data.mixture import Usage
 from tiny_audio.errors import DataError
@@ -349,10 +350,8 @@ def start_tracker(accelerator: Accelerator, cfg: Config, folder: Path) -> None:
     tracker = cfg.training.report_to
     if tracker is None:
         return
-    if tracker == "wandb" and "WANDB_API_KEY" not in os.environ:
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        if not (netrc.is_file() and "wandb" in netrc.read_text(errors="replace")):
-            os.environ.setdefault("WANDB_MODE", "offline")
+    if tracker == "wandb" and not logs.has_wandb_key():
+        os.environ.setdefault("WANDB_MODE", "offline")
     settings = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
     own = {"wandb": {"dir": str(folder), "name": folder.name}}
     try:
