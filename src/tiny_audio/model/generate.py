@@ -3,12 +3,7 @@
 A row's text depends on its own audio alone: rows stop at their own end token or at a cap in
 proportion to their own length, and rows that are done leave the batch.
 
-Keys and values are kept by ``Preallocated`` in buffers that are made once and written in place.
-``Growing`` is transformers' own cache, which is copied for every token; it serves decoders with
-layers of other kinds (sliding windows, recurrences) and attention kernels that take no such mask.
-
-Shapes: B utterances, R rows that are held, H key-value heads, C positions of the buffers, K width
-of a head, V vocabulary.
+Shapes: B utterances, R rows that are held, C positions of a fixed cache, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,13 +12,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
@@ -33,7 +29,7 @@ Run = Callable[[], Tensor]
 
 logger = logging.getLogger(__name__)
 
-ROOM = 64  # new tokens that buffers have positions for before they are made anew
+ROOM = 64  # new tokens that a fixed cache has positions for before it grows
 EAGER_STEPS = 3  # of one shape before it is captured: capturing costs about as much
 
 
@@ -62,15 +58,6 @@ class TextDecoder(NamedTuple):
         return Hypothesis(text, ids[:stop], mean, stop < len(ids))
 
 
-class _Step(NamedTuple):
-    """One decoded token for each row that was still active."""
-
-    rows: list[int]
-    tokens: list[int]
-    held: list[int]  # their places among the R rows that are held
-    logprobs: Tensor  # [R] of all that are held; they stay on the device until the end
-
-
 def generate(
     decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
 ) -> list[Hypothesis]:
@@ -80,13 +67,10 @@ def generate(
         return _beam_search(decoder, prefill, seconds, options)
     tokens: list[list[int]] = [[] for _ in seconds]
     logprobs: list[list[float]] = [[] for _ in seconds]
-    steps = list(_decode(decoder, prefill, seconds, options))
-    scores = iter(torch.cat([step.logprobs for step in steps]).tolist())
-    for step in steps:
-        of_held = list(islice(scores, len(step.logprobs)))
-        for row, token, held in zip(step.rows, step.tokens, step.held, strict=True):
+    for step in _decode(decoder, prefill, seconds, options):
+        for row, token, logprob in step:
             tokens[row].append(token)
-            logprobs[row].append(of_held[held])
+            logprobs[row].append(logprob)
     return [decoder.hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
 
 
@@ -100,7 +84,7 @@ def stream(
     ids: list[int] = []
     shown = ""
     for step in _decode(decoder, prefill, seconds, options):
-        ids += step.tokens
+        ids += [token for _, token, _ in step]
         text = decoder.hypothesis(ids).text
         # A character of several bytes is a replacement mark until its last byte is there.
         if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
@@ -127,30 +111,30 @@ def _caps(seconds: Sequence[float], options: GenerationConfig) -> list[int]:
 
 def _decode(
     decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> Iterator[_Step]:
-    """Decode token by token; rows leave at their end token or cap.
+) -> Iterator[list[tuple[int, int, float]]]:
+    """Decode token by token; yields row, token and log-probability of each row not yet done.
 
-    A row that is done is dropped once that pays; until then it is decoded on and nobody looks.
+    A row is done at its end token or cap and is dropped once that pays.
     """
     past = start_decoding(decoder.lm, prefill, graphs=options.cuda_graphs)
     caps = _caps(seconds, options)
     rows: list[int | None] = list(range(len(caps)))  # of each row that is held; None: done
     logits = past.first()
-    count = 0
-    while True:
+    for length in count(1):
         chosen, logprobs = _choose(logits.float(), options)  # [R], [R]
-        count += 1
-        ids = chosen.tolist()
-        active = [(held, row) for held, row in enumerate(rows) if row is not None]
-        held = [held for held, _ in active]
-        yield _Step([row for _, row in active], [ids[i] for i in held], held, logprobs)
-        for i, row in active:
-            if ids[i] in decoder.end_ids or count >= caps[row]:
+        ids, scores = chosen.tolist(), logprobs.tolist()
+        yield [
+            (row, token, score)
+            for row, token, score in zip(rows, ids, scores, strict=True)
+            if row is not None
+        ]
+        for i, row in enumerate(rows):
+            if row is not None and (ids[i] in decoder.end_ids or length >= caps[row]):
                 rows[i] = None
         live = [i for i, row in enumerate(rows) if row is not None]
         if not live:
             return
-        if len(live) < len(rows) and past.worth(len(live), len(rows)):
+        if len(live) < len(rows) and len(live) <= past.worth_keeping * len(rows):
             keep = torch.tensor(live, device=chosen.device)
             past.keep(keep)
             rows, chosen = [rows[i] for i in live], chosen[keep]
@@ -191,26 +175,24 @@ def _beam_search(
 
 
 def start_decoding(lm: PreTrainedModel, prefill: Prefill, *, graphs: bool) -> Growing:
-    """The fastest cache that the decoder can use; ``graphs``: on CUDA, replay a captured step."""
-    if not can_preallocate(lm):
-        return Growing(lm, prefill)
-    cuda = prefill.inputs_embeds.is_cuda
-    replay = cuda and graphs and not torch.is_autocast_enabled("cuda")
-    return Preallocated(lm, prefill, capture=capture_cuda if replay else None)
-
-
-def can_preallocate(lm: PreTrainedModel) -> bool:
-    """Whether every layer attends to all that came before, through a kernel that takes a mask."""
-    layers = DynamicCache(config=lm.config).layers
+    """The fastest way to decode; ``graphs``: on CUDA, replay a captured step where that works."""
+    replay = graphs and prefill.inputs_embeds.is_cuda and not torch.is_autocast_enabled("cuda")
     return (
-        lm.config._attn_implementation in ("sdpa", "eager")
-        and len(layers) > 0
-        and all(type(layer) is DynamicLayer for layer in layers)
+        Captured(lm, prefill, capture_cuda) if replay and can_capture(lm) else Growing(lm, prefill)
     )
 
 
+def can_capture(lm: PreTrainedModel) -> bool:
+    """Whether every layer attends to all that came before, through a kernel that takes a mask."""
+    layers = DynamicCache(config=lm.config).layers
+    plain = len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+    return plain and lm.config._attn_implementation == "sdpa"
+
+
 class Growing:
-    """Decode one token for every row that is held, with transformers' own cache."""
+    """Decode one token for every row that is held; keys and values are appended for each."""
+
+    worth_keeping = 1.0  # rows are dropped where at most this share of them is left
 
     def __init__(self, lm: PreTrainedModel, prefill: Prefill) -> None:
         self._lm, self._prefill = lm, prefill
@@ -227,20 +209,14 @@ class Growing:
         return self._logits(mask, inputs_embeds=embeds, position_ids=positions, logits_to_keep=last)
 
     def next(self, tokens: Tensor) -> Tensor:
-        """Read one token [R] for each row; logits [R, V] of the one after it.
-
-        They are valid until the next call.
-        """
+        """Read one token [R] for each row; logits [R, V] of the one after it, valid until the
+        next call."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         logits = self._logits(
             self._mask, input_ids=tokens.unsqueeze(1), position_ids=self._positions
         )
         self._positions = self._positions + 1
         return logits
-
-    def worth(self, live: int, held: int) -> bool:
-        """Whether dropping the rows that are done saves more than it costs."""
-        return live < held
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, in this order (ascending)."""
@@ -253,126 +229,63 @@ class Growing:
         return cast(Tensor, out.logits[:, -1])
 
 
-class Preallocated(Growing):
-    """The same with buffers that are written in place; ``can_preallocate`` must hold.
+class Captured(Growing):
+    """The same in a cache of fixed size, so that a whole step can be captured and replayed.
 
-    ``capture`` makes of a function of fixed inputs one that replays it: shapes are fixed then, all
-    positions are read, and those not yet filled are masked. None: only those filled are read.
+    All its positions are read, those not yet filled are masked. ``capture`` runs a function of
+    fixed inputs once and returns one that replays it.
     """
 
+    worth_keeping = 0.5  # a new shape has to be captured anew
+
     def __init__(
-        self, lm: PreTrainedModel, prefill: Prefill, capture: Callable[[Run], Run] | None = None
+        self, lm: PreTrainedModel, prefill: Prefill, capture: Callable[[Run], Run]
     ) -> None:
         super().__init__(lm, prefill)
         self._capture = capture
-        rows, self._length = self._mask.shape
-        self._layers = [Buffers(capture is not None) for _ in self._cache.layers]
-        self._cache = Cache(layers=list(self._layers))
-        self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=self._mask.device)
-        self._slot = torch.full((1,), self._length, device=self._mask.device)  # of that token
-        self._mask = _widened(self._mask.bool()[:, None, None])  # [R, 1, 1, C]
-        self._replay: Run | None = None
-        self._steps = 0  # of the present shape
+        self._length = self._mask.shape[1]
+        self._cache = StaticCache(lm.config, max_cache_len=self._length + ROOM)
+        self._layers: list[Any] = list(self._cache.layers)
+        self._mask = pad(self._mask.bool(), (0, ROOM))[:, None, None]  # [R, 1, 1, C]
+        self._tokens = torch.zeros_like(self._positions)
+        self._new_shape()
 
     def next(self, tokens: Tensor) -> Tensor:
         if self._length == self._mask.shape[-1]:
-            self._mask = _widened(self._mask)
-            self._replay, self._steps = None, 0
-        for layer in self._layers:
-            layer.prepare(self._length, self._mask.shape[-1], self._slot)
+            self._grow()
         self._tokens.copy_(tokens.unsqueeze(1))
         self._mask[..., self._length] = True
-        if self._capture is not None and self._steps == EAGER_STEPS:
+        if self._steps == EAGER_STEPS:
             self._replay = self._capture(self._run)
+            for layer in self._layers:
+                layer.cumulative_length.sub_(1)  # that run is made again
         self._steps += 1
-        logits = self._run() if self._replay is None else self._replay()
+        logits = self._replay()
         self._length += 1
-        self._positions += 1
-        self._slot += 1
+        self._positions.add_(1)
         return logits
-
-    def worth(self, live: int, held: int) -> bool:
-        # A new shape has to be captured anew; without that, only the copy counts.
-        return live <= held // 2 if self._capture else 8 * live <= 7 * held
 
     def keep(self, rows: Tensor) -> None:
         for layer in self._layers:
-            layer.keep(rows, self._length)
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         self._tokens, self._positions = self._tokens[rows], self._positions[rows]
         self._mask = self._mask[rows]
-        self._replay, self._steps = None, 0
+        self._new_shape()
+
+    def _grow(self) -> None:
+        for layer in self._layers:
+            layer.keys = pad(layer.keys, (0, 0, 0, ROOM))
+            layer.values = pad(layer.values, (0, 0, 0, ROOM))
+            layer.max_cache_len += ROOM
+        self._mask = pad(self._mask, (0, ROOM))
+        self._new_shape()
+
+    def _new_shape(self) -> None:
+        self._replay: Run = self._run
+        self._steps = 0
 
     def _run(self) -> Tensor:
-        mask = self._mask if self._capture else self._mask[..., : self._length + 1]
-        if self._lm.config._attn_implementation == "eager":  # adds its mask
-            hidden = torch.finfo(self._lm.dtype).min
-            mask = torch.zeros_like(mask, dtype=self._lm.dtype).masked_fill(~mask, hidden)
-        return self._logits(mask, input_ids=self._tokens, position_ids=self._positions)
-
-
-class Buffers(CacheLayerMixin):
-    """One layer's keys and values [R, H, C, K], of which the first positions are filled.
-
-    ``fixed``: the step's shapes stay; all of it is read.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, fixed: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._fixed = fixed
-        self._length = 0
-        self._slot: Tensor | None = None
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = _widened(key_states, 2), _widened(value_states, 2)
-        self._length = key_states.shape[2]
-        self.is_initialized = True
-
-    def prepare(self, length: int, positions: int, slot: Tensor) -> None:
-        """Before a step: how many positions are filled, and how many there must be."""
-        if self.keys.shape[2] < positions:
-            self.keys, self.values = _widened(self.keys, 2), _widened(self.values, 2)
-        self._length, self._slot = length, slot
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:  # the prompt
-            self.lazy_initialization(key_states, value_states)
-            return key_states, value_states
-        if self._fixed:
-            assert self._slot is not None
-            self.keys.index_copy_(2, self._slot, key_states)
-            self.values.index_copy_(2, self._slot, value_states)
-            return self.keys, self.values
-        end = self._length + 1
-        self.keys[:, :, self._length : end] = key_states
-        self.values[:, :, self._length : end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def keep(self, rows: Tensor, length: int) -> None:
-        """Move the rows to the front and look at no others."""
-        for buffer in (self.keys, self.values):
-            buffer[: len(rows), :, :length] = buffer[rows, :, :length]
-        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._length + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-def _widened(old: Tensor, dim: int = -1) -> Tensor:
-    """With ROOM more zeros along ``dim``: what is masked must be finite."""
-    sizes = list(old.shape)
-    sizes[dim] = ROOM
-    return torch.cat([old, old.new_zeros(sizes)], dim=dim)
+        return self._logits(self._mask, input_ids=self._tokens, position_ids=self._positions)
 
 
 def capture_cuda(run: Run) -> Run:
