@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.model.lora import add_lora, load_adapter, lora_report, save_adapter
+from tiny_audio.model.lora import add_lora, load_adapter, save_adapter
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
@@ -59,16 +57,19 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
+def adapted(model: torch.nn.Module) -> set[str]:
+    """The last names of the layers that have adapters."""
+    names = [name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name]
+    return {name.rsplit(".", 1)[1] for name in names}
+
+
 def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_head(decoder):
     plain = logits(decoder())
     model = add_lora(decoder(), **LORA)
     assert torch.equal(logits(model), plain)
-    ends = {
-        name.split(".lora_")[0].rsplit(".", 1)[1]
-        for name in dict(model.named_parameters())
-        if ".lora_" in name
-    }
-    assert ends == LINEAR
+    assert adapted(model) == LINEAR
+    model = add_lora(decoder(), **(LORA | {"target_modules": ["q_proj", "v_proj"]}))
+    assert adapted(model) == {"q_proj", "v_proj"}
 
 
 def test_only_adapters_learn(decoder):
@@ -101,35 +102,23 @@ def test_peft_alone_loads_what_was_saved(trained, decoder, tmp_path):
     }
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "someone/tiny-qwen3"
+    assert not trained.peft_config["default"].inference_mode  # saving does not disturb training
     assert (config["peft_type"], config["task_type"]) == ("LORA", "CAUSAL_LM")
     peft_model = PeftModel.from_pretrained(decoder(), str(tmp_path))
     assert torch.equal(logits(peft_model.eval()), logits(trained))
     assert not torch.allclose(logits(decoder()), logits(trained), atol=1e-3)
 
 
-def test_the_named_base_wins_and_saving_twice_gives_equal_files(trained, tmp_path):
-    save_adapter(trained, tmp_path / "a", base="Qwen/Qwen3-0.6B")
-    save_adapter(trained, tmp_path / "b", base="Qwen/Qwen3-0.6B")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
-
-
 def test_the_base_keeps_its_name_from_load_to_save_and_nothing_warns(trained, decoder, tmp_path):
     save_adapter(trained, tmp_path / "a", base="Qwen/Qwen3-0.6B")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_adapter(decoder(), tmp_path / "a", trainable=False)
         save_adapter(model, tmp_path / "b")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_saving_does_not_disturb_training(trained, tmp_path):
-    save_adapter(trained, tmp_path)
-    assert not trained.peft_config["default"].inference_mode
-    assert all(p.requires_grad for n, p in trained.named_parameters() if ".lora_" in n)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -178,21 +167,12 @@ def test_damaged_adapters_are_errors_that_name_the_fault(trained, decoder, tmp_p
     load("adapter_config.json")
 
 
-def test_another_base_is_an_error_and_stays_untouched(trained, decoder, tmp_path):
+def test_another_base_is_an_error(trained, decoder, tmp_path):
     save_adapter(trained, tmp_path)
-    wider = decoder(hidden_size=40)
-    before = logits(wider)
     with pytest.raises(CheckpointError, match=r"this model has \[40, 4\]"):
-        load_adapter(wider, tmp_path, trainable=False)
-    assert torch.equal(logits(wider), before)
-    assert not any(".lora_" in name for name in wider.state_dict())
+        load_adapter(decoder(hidden_size=40), tmp_path, trainable=False)
     with pytest.raises(CheckpointError, match="unexpected tensor"):
         load_adapter(decoder(num_hidden_layers=1), tmp_path, trainable=False)
-
-
-def test_chosen_targets_only(decoder):
-    model = add_lora(decoder(), **(LORA | {"target_modules": ["q_proj", "v_proj"]}))
-    assert {row.module.rsplit(".", 1)[1] for row in lora_report(model)} == {"q_proj", "v_proj"}
 
 
 def test_impossible_settings_are_errors(decoder):
@@ -200,49 +180,8 @@ def test_impossible_settings_are_errors(decoder):
         ({"target_modules": ["lm_head"]}, "output embedding"),
         ({"target_modules": ["no_such_proj"]}, "no_such_proj"),
         ({"target_modules": []}, "not empty"),
-        ({"target_modules": ["all-linear", "q_proj"]}, "nothing beside it"),
         ({"r": 0}, "r=0"),
         ({"lora_dropout": 1.0}, "lora_dropout=1.0"),
     ):
         with pytest.raises(ConfigError, match=match):
             add_lora(decoder(), **(LORA | change))
-
-
-def test_report_equals_the_full_product(trained):
-    rows = {row.module: row for row in lora_report(trained)}
-    assert len(rows) == 2 * len(LINEAR)
-    name = "model.layers.1.mlp.down_proj"
-    layer = trained.get_submodule(f"base_model.model.{name}")
-    update = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    singular = torch.linalg.svdvals(update.double())
-    shares = singular / singular.sum()
-    shares = shares[shares > 1e-9]
-    row = rows[name]
-    assert row.rank == 4
-    assert row.norm == pytest.approx(update.norm().item(), rel=1e-4)
-    assert row.relative_norm == pytest.approx(
-        (update.norm() / layer.base_layer.weight.norm()).item(), rel=1e-4
-    )
-    assert row.effective_rank == pytest.approx(
-        math.exp(-(shares * shares.log()).sum().item()), rel=1e-3
-    )
-
-
-def test_report_finds_zero_and_single_direction_adapters(trained, decoder):
-    assert all(
-        row.is_zero and row.effective_rank == 0 for row in lora_report(add_lora(decoder(), **LORA))
-    )
-    layer = trained.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
-    with torch.no_grad():
-        layer.lora_B["default"].weight[:, 1:] = 0
-    row = lora_report(trained)[0]
-    assert row.module == "model.layers.0.self_attn.q_proj"
-    assert row.effective_rank == pytest.approx(1, abs=1e-3)
-    assert not row.is_zero
-    assert lora_report(decoder()) == []
-
-
-def test_folder_may_be_new(trained, tmp_path):
-    folder: Path = tmp_path / "deep" / "adapter"
-    save_adapter(trained, folder)
-    assert folder.is_dir()

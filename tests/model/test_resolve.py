@@ -12,7 +12,6 @@ from tiny_audio.config import Config
 from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
 from tiny_audio.model.build import pick_device
 from tiny_audio.model.checkpoint import find_checkpoint, resolve_model, save_checkpoint
-from tiny_audio.model.inspect import describe_command, parts
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +67,3 @@ def test_a_slip_is_answered_with_the_nearest_name() -> None:
 def test_an_unknown_device_is_named() -> None:
     with pytest.raises(ConfigError, match="'gpu' is unknown"):
         pick_device("gpu")
-
-
-def test_the_big_pair_is_described_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    describe_command(["model=glm_qwen3"])
-    shown = capsys.readouterr().out
-    assert "12,585,984" in shown
-    assert "596,049,920" in shown
-    assert "qformer" in shown
-    assert "12.5 a second" in shown  # 100 mel frames, 50 encoder frames, stacked by 4
-
-
-def test_a_checkpoint_is_described(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    describe_command([str(run)])
-    assert "GlmAsrEncoder" in capsys.readouterr().out
-
-
-def test_only_what_learns_is_charged_for_gradient_and_optimizer() -> None:
-    rows = {part.name: part for part in parts(tiny_model(), ["projector"])}
-    assert rows["encoder"].bytes_held == 4 * rows["encoder"].parameters
-    assert rows["projector"].bytes_held == 16 * rows["projector"].parameters
-    assert [name for name, part in rows.items() if part.learns] == ["projector"]

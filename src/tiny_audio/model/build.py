@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel
 
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, load_encoder, random_encoder
-from tiny_audio.model.projectors import PROJECTORS, Projector, build_projector
+from tiny_audio.model.encoder import load_encoder, random_encoder
+from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
@@ -60,42 +60,59 @@ def build_model(
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
-    dtype = pick_dtype(cfg.dtype, device)
-    if not cfg.random_weights:
-        for part in (cfg.encoder, cfg.decoder):
-            folder = snapshot(resolve_id(part.id), part.revision, files=SMALL_FILES)
+    common: dict[str, Any] = {
+        "attn_implementation": cfg.attn_implementation,
+        "dtype": pick_dtype(cfg.dtype, device),
+        "device": device,
+    }
+    hear, write = cfg.encoder, cfg.decoder
+    if cfg.random_weights:
+        for name, part in (("encoder", hear), ("decoder", write)):
+            if "model_type" not in part.architecture:
+                raise ConfigError(
+                    f"model.random_weights=true needs model.{name}.architecture with a model_type "
+                    "and sizes; this pair has none"
+                )
+        common["seed"] = _RANDOM_SEED
+        encoder = random_encoder(hear.architecture, padding=hear.padding, **common)
+        lm, tokenizer = random_decoder(write.architecture, **common)
+    else:
+        for part in (hear, write):
+            folder = snapshot(_resolve(part.id), part.revision, files=SMALL_FILES)
             part.revision = commit_of(folder) or part.revision
-    encoder = _encoder(cfg, dtype, device)
-    lm, tokenizer = _decoder(cfg, dtype, device)
+        encoder = load_encoder(
+            _resolve(hear.id), revision=hear.revision, padding=hear.padding, **common
+        )
+        lm, tokenizer = load_decoder(_resolve(write.id), revision=write.revision, **common)
     n_mels = cfg.features.n_mels
-    if isinstance(encoder, AudioEncoder) and encoder.n_mels != n_mels:
+    if encoder.n_mels != n_mels:
         raise ModelError(
-            f"model.features.n_mels is {n_mels}, but the encoder {cfg.encoder.id} reads "
+            f"model.features.n_mels is {n_mels}, but the encoder {hear.id} reads "
             f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
         )
-    projector = _projector(cfg, encoder.width, lm, device, seed)
+    kind = cfg.projector.type
+    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
+    widths = encoder.width, embedding_table(lm).shape[1]
+    rms = embedding_rms(lm)
+    projector = random_module(  # it learns, so its weights keep full precision
+        lambda: build_projector(kind, *widths, rms, options), seed, torch.float32, device
+    )
     model = SpeechModel(
         features=LogMel(n_mels, cfg.features.n_fft, cfg.features.hop).to(device),
         encoder=encoder,
         projector=projector,
         decoder=lm,
         tokenizer=tokenizer,
-        prompt=Prompt.from_tokenizer(
-            tokenizer, cfg.decoder.instruction, placeholder=cfg.decoder.placeholder
-        ),
+        prompt=Prompt.from_tokenizer(tokenizer, write.instruction, placeholder=write.placeholder),
         spec_augment=spec_augment,
-        window_seconds=cfg.encoder.window_seconds,
+        window_seconds=hear.window_seconds,
     )
-    model.identity = identity(cfg, encoder, lm)
+    model.identity = _identity(cfg, encoder, lm)
     return model.eval()
 
 
-def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
-    """What a projector belongs to: two models agree where all of these values agree.
-
-    The fingerprints are hashes of some frozen weights, rounded to bf16 so that they are the same
-    in every compute dtype.
-    """
+def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
+    """What a projector belongs to: two models agree where all of these values agree."""
     kind = cfg.projector.type
     return {
         "pair": cfg.name,
@@ -111,64 +128,9 @@ def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[
     }
 
 
-def resolve_id(name: str) -> str:
-    """Turn an id under the package's assets into a folder; leave other ids as they are."""
-    if not name.startswith(_BUNDLED):
-        return name
-    folder = ASSETS / name.removeprefix(_BUNDLED)
-    if not folder.is_dir():
-        raise ModelError(f"{name}: this installation lacks {folder}; install tiny-audio again")
-    return str(folder)
-
-
-def _encoder(
-    cfg: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> AudioEncoder | PlainEncoder:
-    part = cfg.encoder
-    kwargs: dict[str, Any] = {"padding": part.padding} | _common(cfg, dtype, device)
-    if cfg.random_weights:
-        _need_architecture("encoder", part.architecture)
-        return random_encoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
-    return load_encoder(resolve_id(part.id), revision=part.revision, **kwargs)
-
-
-def _decoder(
-    cfg: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    part, kwargs = cfg.decoder, _common(cfg, dtype, device)
-    if cfg.random_weights:
-        _need_architecture("decoder", part.architecture)
-        return random_decoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
-    return load_decoder(resolve_id(part.id), revision=part.revision, **kwargs)
-
-
-def _common(cfg: ModelConfig, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    return {"attn_implementation": cfg.attn_implementation, "dtype": dtype, "device": device}
-
-
-def _need_architecture(part: str, architecture: dict[str, Any]) -> None:
-    if "model_type" not in architecture:
-        raise ConfigError(
-            f"model.random_weights=true needs model.{part}.architecture with a model_type and "
-            "sizes; this pair has none"
-        )
-
-
-def _projector(
-    cfg: ModelConfig, width: int, lm: PreTrainedModel, device: torch.device, seed: int
-) -> Projector:
-    """The projector in fp32: it learns, so its weights keep full precision."""
-    kind = cfg.projector.type
-    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
-    rms = embedding_rms(lm)
-    wide = embedding_table(lm).shape[1]
-    return random_module(
-        lambda: build_projector(kind, width, wide, rms, options), seed, torch.float32, device
-    )
-
-
 def _fingerprint(module: nn.Module) -> str:
-    """Hash of the first 4,096 values of the first, middle and last weight, as bf16."""
+    """Hash of the first 4,096 values of the first, middle and last weight, rounded to bf16 so that
+    it is the same in every compute dtype."""
     weights = [p for p in module.parameters() if p.dim() > 1]
     if weights[0].is_meta:
         return "none"  # a model without numbers
@@ -177,6 +139,16 @@ def _fingerprint(module: nn.Module) -> str:
         values = weight.detach().flatten()[:4096].cpu().bfloat16()
         digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _resolve(name: str) -> str:
+    """Turn an id under the package's assets into a folder; leave other ids as they are."""
+    if not name.startswith(_BUNDLED):
+        return name
+    folder = ASSETS / name.removeprefix(_BUNDLED)
+    if not folder.is_dir():
+        raise ModelError(f"{name}: this installation lacks {folder}; install tiny-audio again")
+    return str(folder)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -227,12 +199,12 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     Raises:
         HubError, ModelError: the tokenizer cannot be had.
     """
-    wanted_random = cfg.random_weights
+    wanted_random, write = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
     prompt = model.prompt
     if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
-        source = str(tokenizer or resolve_id(cfg.decoder.id))
-        folder = snapshot(source, cfg.decoder.revision, files=SMALL_FILES)
+        source = str(tokenizer or _resolve(write.id))
+        folder = snapshot(source, write.revision, files=SMALL_FILES)
         try:
             loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
@@ -241,9 +213,7 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
                 f"{source}: its tokenizer cannot be loaded, so there are no label tokens to count: "
                 f"{first} Set model.decoder.id to a folder that has it, or use --model nano."
             ) from None
-        prompt = Prompt.from_tokenizer(
-            loaded, cfg.decoder.instruction, placeholder=cfg.decoder.placeholder
-        )
+        prompt = Prompt.from_tokenizer(loaded, write.instruction, placeholder=write.placeholder)
     context = getattr(model.causal_lm.config, "max_position_embeddings", None)
     return Lengths(cfg.name, model.audio_tokens, prompt, context)
 

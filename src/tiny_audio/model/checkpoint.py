@@ -38,7 +38,7 @@ from tiny_audio.errors import CheckpointError, HubError, ModelError
 from tiny_audio.hub import is_hub_id, snapshot
 from tiny_audio.model.build import ASSETS, build_model, pick_device
 from tiny_audio.model.decoder import embedding_table
-from tiny_audio.model.lora import load_adapter, lora_report, save_adapter
+from tiny_audio.model.lora import load_adapter, save_adapter
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import check_tensors, read_tensors
 
@@ -58,7 +58,6 @@ _PROBE_TOKENS = 64  # on which a merge compares logits
 class CheckpointInfo:
     """What ``tiny_audio.json`` says, without reading any weights."""
 
-    folder: Path
     identity: dict[str, Any]
     metadata: dict[str, Any]
     parts: list[str]  # projector, lora, decoder
@@ -71,8 +70,10 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise CheckpointError(f"{folder}: is no checkpoint (it has no {INFO})")
     try:
         info = json.loads(path.read_text())
-        found = info["format"]
-        result = CheckpointInfo(folder, info["identity"], info["metadata"], info["parts"])
+        found, result = (
+            info["format"],
+            CheckpointInfo(info["identity"], info["metadata"], info["parts"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error!r})") from None
     if found != FORMAT:
@@ -150,8 +151,7 @@ def load_checkpoint(
     read_info(folder)  # first, for the clearer message
     cfg = read_config(folder).model
     cfg.dtype = dtype or cfg.dtype
-    where = device if isinstance(device, torch.device) else pick_device(device)
-    model = build_model(cfg, device=where)
+    model = build_model(cfg, device=pick_device(str(device)))
     load_weights(model, folder)
     return model.eval()
 
@@ -217,8 +217,8 @@ def load_weights(model: SpeechModel, folder: Path, *, trainable_adapter: bool = 
             )
     if "decoder" in info.parts:
         lm, state = model.causal_lm, read_tensors(folder / DECODER)
-        names = lm.state_dict().keys() - (_tied_names(lm) - state.keys())
-        expected = {key: value for key, value in lm.state_dict().items() if key in names}
+        optional = _tied_names(lm) - state.keys()
+        expected = {key: value for key, value in lm.state_dict().items() if key not in optional}
         check_tensors(expected, state, folder / DECODER, CheckpointError)
         lm.load_state_dict(state, strict=False)
         model.decoder_changed = True
@@ -235,13 +235,9 @@ def _projector_state(model: SpeechModel) -> dict[str, Tensor]:
 
 def _tied_names(lm: nn.Module) -> set[str]:
     """Names under which the decoder shows a tensor that it already has under another name."""
-    seen: dict[int, str] = {}
-    twice = set()
-    for key, value in lm.state_dict(keep_vars=True).items():
-        if id(value) in seen:
-            twice.add(key)
-        seen.setdefault(id(value), key)
-    return twice
+    state = lm.state_dict(keep_vars=True)
+    first = {id(value): key for key, value in reversed(state.items())}
+    return state.keys() - first.values()
 
 
 def save_checkpoint(
@@ -289,7 +285,7 @@ def _write(
         save_adapter(model.decoder, folder / ADAPTER, base=config.model.decoder.id)
     if model.decoder_changed:
         parts.append("decoder")
-        save_file(_own_decoder_state(model), folder / DECODER, metadata={"format": "pt"})
+        save_file(_own_decoder_state(model.causal_lm), folder / DECODER, metadata={"format": "pt"})
     model.tokenizer.save_pretrained(folder)
     mel = model.features
     extractor = WhisperFeatureExtractor(mel.n_mels, n_fft=mel.n_fft, hop_length=mel.hop)
@@ -313,22 +309,22 @@ def _on_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _own_decoder_state(model: SpeechModel) -> dict[str, Tensor]:
+def _own_decoder_state(lm: nn.Module) -> dict[str, Tensor]:
     """The decoder's weights without adapters and without the second name of tied tensors."""
-    tied = _tied_names(model.causal_lm)
-    state = {}
-    for key, value in model.causal_lm.state_dict().items():
-        if ".lora_" in key or key in tied:
-            continue
-        state[key.replace(".base_layer.", ".")] = _on_cpu(value)
-    return state
+    tied = _tied_names(lm)
+    return {
+        key.replace(".base_layer.", "."): _on_cpu(value)
+        for key, value in lm.state_dict().items()
+        if ".lora_" not in key and key not in tied
+    }
 
 
 def _replace(part: Path, folder: Path) -> None:
     """Give the folder its name, once every file in it is on the disk."""
-    for path in [p for p in part.rglob("*") if p.is_file()]:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in part.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
@@ -339,29 +335,8 @@ def _replace(part: Path, folder: Path) -> None:
 # ----------------------------------------------------------------------------- merging adapters
 
 
-@dataclass(frozen=True)
-class Merged:
-    """What a merge did."""
-
-    folder: Path
-    adapters: int  # folded in
-    largest_difference: float  # of a logit, before against after
-
-
-def merge_command(folder: str, out: str, device: str = "auto") -> Merged:
-    """Merge the adapters of checkpoint ``folder``, write the result to ``out`` and say so."""
-    merged = merge_checkpoint(find_checkpoint(folder), Path(out), device=device)
-    Console().print(
-        f"Merged {merged.adapters} adapters into the decoder: {merged.folder}\n"
-        f"Largest difference of a logit on {_PROBE_TOKENS} random tokens: "
-        f"{merged.largest_difference:.1e} (fp32). The decoder is now stored whole.",
-        highlight=False,
-    )
-    return merged
-
-
-def merge_checkpoint(folder: Path, out: Path, *, device: str) -> Merged:
-    """Write a checkpoint whose decoder has the adapters of ``folder`` folded in.
+def merge_command(folder: str, out: str, device: str = "auto") -> None:
+    """Write a checkpoint to ``out`` whose decoder has the adapters of ``folder`` folded in.
 
     The arithmetic and the stored decoder are fp32, whatever the compute dtype: bf16 would round
     away most of a small update.
@@ -370,24 +345,31 @@ def merge_checkpoint(folder: Path, out: Path, *, device: str) -> Merged:
         CheckpointError: no adapters to merge, or ``out`` exists.
         ModelError: the logits changed.
     """
-    info = read_info(folder)
+    source, target = find_checkpoint(folder), Path(out)
+    info = read_info(source)
     if "lora" not in info.parts:
-        raise CheckpointError(f"{folder}: has no adapters to merge (it holds {info.parts})")
-    if out.exists():
-        raise CheckpointError(f"{out}: exists; choose a new folder for the merged checkpoint")
-    model = load_checkpoint(folder, device=device, dtype="float32")
+        raise CheckpointError(f"{source}: has no adapters to merge (it holds {info.parts})")
+    if target.exists():
+        raise CheckpointError(f"{target}: exists; choose a new folder for the merged checkpoint")
+    model = load_checkpoint(source, device=device, dtype="float32")
     wrapped: Any = model.decoder
-    adapters, before = len(lora_report(wrapped)), _probe_logits(model)
+    adapters = sum(".lora_A." in name for name, _ in wrapped.named_parameters())
+    before = _probe_logits(model)
     model.decoder = wrapped.merge_and_unload().requires_grad_(False)
     model.decoder_changed = True
     difference = float((_probe_logits(model) - before).abs().max())
     if not difference < _TOLERANCE:
         raise ModelError(
-            f"{folder}: merging changed a logit by {difference:.2g}; nothing was written"
+            f"{source}: merging changed a logit by {difference:.2g}; nothing was written"
         )
-    metadata = {**info.metadata, "merged_from": folder.name}
-    save_checkpoint(model, out, config=read_config(folder), metadata=metadata)
-    return Merged(out, adapters, difference)
+    metadata = {**info.metadata, "merged_from": source.name}
+    save_checkpoint(model, target, config=read_config(source), metadata=metadata)
+    Console().print(
+        f"Merged {adapters} adapters into the decoder: {target}\n"
+        f"Largest difference of a logit on {_PROBE_TOKENS} random tokens: "
+        f"{difference:.1e} (fp32). The decoder is now stored whole.",
+        highlight=False,
+    )
 
 
 @torch.no_grad()

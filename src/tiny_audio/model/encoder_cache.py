@@ -105,7 +105,8 @@ class FrameStore:
         if _checksum(content[4:]) != content[:4].tobytes():
             self.damaged += 1
             return None
-        return torch.from_numpy(content[4:]).view(torch.bfloat16).view(-1, self.width)
+        values = torch.from_numpy(content[4:]).view(torch.bfloat16)
+        return values.view(len(values) // self.width, self.width)
 
 
 def _checksum(content: npt.NDArray[np.uint8]) -> bytes:

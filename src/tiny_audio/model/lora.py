@@ -10,11 +10,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -24,9 +22,8 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from tiny_audio.errors import CheckpointError, ConfigError
@@ -59,10 +56,6 @@ def add_lora(
             f"target_modules={list(target_modules)}: r and lora_alpha must be above 0, "
             "lora_dropout from 0 to below 1, target_modules not empty"
         )
-    if _ALL in target_modules and len(target_modules) > 1:
-        raise ConfigError(
-            f"model.lora.target_modules: {_ALL} is everything; name nothing beside it"
-        )
     _refuse_output_embedding(decoder, target_modules)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -88,12 +81,11 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> 
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    live = _config(model)
-    config = copy(live)
+    config = copy(cast(LoraConfig, model.peft_config[ADAPTER]))
     config.inference_mode = True
-    config.base_model_name_or_path = base or live.base_model_name_or_path or None
-    if not isinstance(live.target_modules, str):  # a set: in its order every file would differ
-        config.target_modules = sorted(live.target_modules or [])
+    config.base_model_name_or_path = base or config.base_model_name_or_path or None
+    if not isinstance(config.target_modules, str):  # a set: in its order every file would differ
+        config.target_modules = sorted(config.target_modules or [])
     config.save_pretrained(str(folder))
 
 
@@ -107,10 +99,17 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
         CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of
             another shape; the decoder has different adapters.
     """
-    config, state = _read(folder)
+    if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
+        raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
+    if not isinstance(config, LoraConfig):
+        raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
+    state = read_tensors(folder / WEIGHTS)
     if isinstance(decoder, PeftModel):
-        _compare(_config(decoder), config, folder)
-        _check(decoder, state, folder)
+        _compare(cast(LoraConfig, decoder.peft_config[ADAPTER]), config, folder)
         model = decoder
     else:
         config.inference_mode = not trainable
@@ -118,59 +117,11 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
             model = _wrap(cast(PreTrainedModel, decoder), config)
         except ValueError as error:
             raise CheckpointError(f"{folder}: is for another base: {_first_line(error)}") from None
-        try:
-            _check(model, state, folder)
-        except CheckpointError:
-            model.unload()  # leave the decoder as it was
-            raise
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
     set_peft_model_state_dict(model, state)
     model.train(decoder.training)
     return _only_adapters_learn(model, learns=trainable)
-
-
-@dataclass(frozen=True)
-class AdapterRow:
-    """One adapter: how much it changes its layer, and in how many directions."""
-
-    module: str
-    rank: int
-    norm: float  # Frobenius norm of scale * B @ A
-    relative_norm: float  # the same over the norm of the layer's own weight
-    effective_rank: float  # exp of the entropy of the singular values' shares; 0 for a zero adapter
-    is_zero: bool
-
-
-@torch.no_grad()
-def lora_report(model: nn.Module) -> list[AdapterRow]:
-    """Measure every adapter in a model, in the order of its layers; empty where there is none.
-
-    The effective rank is that of Roy and Vetterli (2007): 1 where the update is a single
-    direction, r where all r directions weigh the same. The product [out, in] is never formed:
-    its singular values are those of the small product of the two factors' triangles.
-    """
-    rows = []
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLinear) or ADAPTER not in module.lora_A:
-            continue
-        a = cast(Tensor, module.lora_A[ADAPTER].weight).float()  # [r, in]
-        b = cast(Tensor, module.lora_B[ADAPTER].weight).float()  # [out, r]
-        core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
-        singular = torch.linalg.svdvals(core) * module.scaling[ADAPTER]
-        norm = float(singular.norm())
-        own = float(cast(Tensor, module.get_base_layer().weight).float().norm())
-        shares = singular / singular.sum().clamp(min=1e-30)
-        entropy = -(shares * shares.clamp(min=1e-30).log()).sum()
-        rows.append(
-            AdapterRow(
-                module=name.removeprefix("base_model.model."),
-                rank=len(a),
-                norm=norm,
-                relative_norm=norm / own if own else float("inf"),
-                effective_rank=float(entropy.exp()) if norm else 0.0,
-                is_zero=norm == 0,
-            )
-        )
-    return rows
 
 
 def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -201,38 +152,15 @@ def _only_adapters_learn(model: PeftModel, *, learns: bool) -> PeftModel:
     return model
 
 
-def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
-        raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
-    if not isinstance(config, LoraConfig):
-        raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
-    return config, read_tensors(folder / WEIGHTS)
-
-
-def _config(model: PeftModel) -> LoraConfig:
-    return cast(LoraConfig, model.peft_config[ADAPTER])
-
-
 def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
-    def plain(value: Any) -> Any:
-        return sorted(value) if isinstance(value, (set, list, tuple)) else value
-
     for field in ("r", "lora_alpha", "target_modules"):
-        here, there = (plain(getattr(config, field)) for config in (mine, theirs))
-        if here != there:
+        here, there = getattr(mine, field), getattr(theirs, field)
+        same = here == there if isinstance(here, (int, str)) else set(here) == set(there)
+        if not same:
             raise CheckpointError(
                 f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
                 "model.lora as it was in training"
             )
-
-
-def _check(model: PeftModel, state: dict[str, Tensor], folder: Path) -> None:
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
 
 
 def _first_line(error: Exception) -> str:

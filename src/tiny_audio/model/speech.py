@@ -23,7 +23,7 @@ from tiny_audio.audio.features import LogMel
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
 from tiny_audio.model.decoder import end_ids
-from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, encode_batch
+from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Hypothesis, TextDecoder, generate, stream
 from tiny_audio.model.loss import decoder_inputs, head_is_plain, hidden_at, summed_cross_entropy
 from tiny_audio.model.projectors.base import Length, Projector
@@ -59,7 +59,7 @@ class SpeechModel(nn.Module):
         self,
         *,
         features: LogMel,
-        encoder: AudioEncoder | PlainEncoder,
+        encoder: AudioEncoder,
         projector: Projector,
         decoder: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -96,11 +96,7 @@ class SpeechModel(nn.Module):
 
     def audio_tokens(self, samples: Length) -> Length:
         """Audio tokens A that a clip of so many samples gives; 0 where it is too short."""
-        if isinstance(self.encoder, PlainEncoder):
-            frames: Length = self.encoder.out_len(samples)
-        else:
-            frames = self.encoder.out_len(self.features.out_len(samples))
-        return self.projector.out_len(frames)
+        return self.projector.out_len(self.encoder.out_len(self.features.out_len(samples)))
 
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training; frozen parts stay in evaluation mode, so their dropout stays off."""
@@ -120,8 +116,6 @@ class SpeechModel(nn.Module):
         ``mask`` changes the log-mel [B, M, L] of clips with so many frames [B], in place of
         ``spec_augment``, which is for training alone.
         """
-        if isinstance(self.encoder, PlainEncoder):
-            return cast(tuple[Tensor, Tensor], self.encoder(waveform, lengths))
         if self.encoder.padding == "native":
             window = int(self.window_seconds * 16_000)
             mel = self.features.native(waveform, lengths, window)

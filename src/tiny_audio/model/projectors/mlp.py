@@ -22,7 +22,7 @@ class Mlp(Projector):
     def __init__(
         self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int, hidden: int
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
+        super().__init__(d_encoder, d_decoder)
         require_positive("mlp", stride=stride, hidden=hidden)
         self.stride = stride
         self.linear_1 = nn.Linear(stride * d_encoder, hidden, bias=False)

@@ -90,7 +90,7 @@ class Moe(Projector):
         z_weight: float,
         jitter: float,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
+        super().__init__(d_encoder, d_decoder)
         require_positive("moe", stride=stride, experts=experts, top_k=top_k, hidden=hidden)
         if top_k > experts:
             raise ConfigError(
@@ -129,11 +129,13 @@ class Moe(Projector):
             probabilities = logits.softmax(-1)
             top, chosen = probabilities.topk(self.top_k, dim=-1)
             balance, z = balance_loss(probabilities, chosen), z_loss(logits)
-        self._aux_loss = (
-            self.balance_weight * balance + self.z_weight * z if self.training else None
-        )
-        self._measure(probabilities.detach(), chosen)
-        self._measured |= {"balance_loss": balance.detach(), "z_loss": z.detach()}
+        self.aux_loss = self.balance_weight * balance + self.z_weight * z if self.training else None
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
+        self._measured = {
+            "share": counts / counts.sum().clamp(min=1),
+            "balance_loss": balance.detach(),
+            "z_loss": z.detach(),
+        }
         return top / top.sum(-1, keepdim=True), chosen
 
     def _dispatch(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
@@ -150,10 +152,3 @@ class Moe(Projector):
         routed = routed * weights.flatten()[order][:, None]
         shared: Tensor = self.shared(x)
         return shared.index_add(0, rows, routed.to(shared.dtype))
-
-    def _measure(self, probabilities: Tensor, chosen: Tensor) -> None:
-        """Note who got how many assignments; every assignment is carried out, none is dropped."""
-        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
-        shares = counts / counts.sum().clamp(min=1)
-        n_tokens = torch.tensor(max(len(probabilities), 1), device=probabilities.device)
-        self._measure_router(probabilities, shares, n_tokens)

@@ -48,7 +48,7 @@ class Mosa(Projector):
         hidden: int,
         router_hidden: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
+        super().__init__(d_encoder, d_decoder)
         require_positive(
             "mosa", stride=stride, adapters=adapters, hidden=hidden, router_hidden=router_hidden
         )
@@ -76,18 +76,10 @@ class Mosa(Projector):
         x = stack_frames(x, lengths, self.stride)  # [B, A, stride * D]
         logits = self.router(x)  # [B, A, N]
         blend = logits.softmax(-1, dtype=wide(logits.dtype))
-        self._measure(blend.detach(), lengths)
-
+        real = length_mask(self.out_len(lengths), x.shape[1])[..., None]
+        self._measured["share"] = (blend.detach() * real).sum((0, 1)) / real.sum().clamp(min=1)
         h = F.gelu(F.linear(x, self.weight_1.flatten(0, 1), self.bias_1.flatten()))
         h = h.reshape(*blend.shape, self.bias_1.shape[1])  # [B, A, N, H]
         h = (h * blend[..., None].to(h.dtype)).flatten(-2)  # [B, A, N * H]
         y = h @ self.weight_2.flatten(0, 1) + blend.to(h.dtype) @ self.bias_2
         return self._finish(self.norm(y), lengths, frames.dtype)
-
-    def _measure(self, blend: Tensor, lengths: Tensor) -> None:
-        """Note who had how much weight on the real tokens: blend [B, A, N]."""
-        real = length_mask(self.out_len(lengths), blend.shape[1])
-        n_tokens = real.sum().clamp(min=1)
-        blend = blend * real[..., None]
-        shares = blend.sum((0, 1)) / n_tokens
-        self._measure_router(blend.flatten(0, 1), shares, n_tokens)

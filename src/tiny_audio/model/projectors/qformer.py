@@ -57,7 +57,7 @@ class QFormer(Projector):
         hidden: int,
         intermediate: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
+        super().__init__(d_encoder, d_decoder)
         require_positive(
             "qformer", window=window, queries=queries, layers=layers, heads=heads, hidden=hidden
         )
@@ -108,19 +108,4 @@ class QFormer(Projector):
             query_embeds=queries, encoder_hidden_states=windows, encoder_attention_mask=keys
         ).last_hidden_state
         y = self.norm(self.linear(y))  # [R, Q, W]
-        self._measure(y.detach(), lengths)
         return self._finish(y.reshape(len(frames), -1, self.d_decoder), lengths, frames.dtype)
-
-    def _measure(self, y: Tensor, lengths: Tensor) -> None:
-        """Note how alike the queries, and the tokens of one window [R, Q, W], have become."""
-        real = length_mask(-(-lengths // self.window), len(y) // len(lengths)).flatten()
-        alike = mean_cosine(y)  # [R]
-        self._measured["query_similarity"] = mean_cosine(self.queries.detach())
-        self._measured["token_similarity"] = (alike * real).sum() / real.sum().clamp(min=1)
-
-
-def mean_cosine(vectors: Tensor) -> Tensor:
-    """Mean cosine over all pairs of different rows: [..., Q, H] -> [...]; 0 for a single row."""
-    q = vectors.shape[-2]
-    unit = F.normalize(vectors.float(), dim=-1)
-    return (unit.sum(-2).square().sum(-1) - q) / max(q * (q - 1), 1)
