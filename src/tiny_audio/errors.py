@@ -77,3 +77,8 @@ class LabelRejected(SampleRejected):
 def _rebuild(kind: type[SampleRejected], message: str, reason: str) -> SampleRejected:
     """Unpickle a rejection raised in a worker process (keyword-only arguments need the help)."""
     return kind(message, reason=reason)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

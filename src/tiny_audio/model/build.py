@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from tiny_audio.audio.features import LogMel
 from tiny_audio.config import ModelConfig
-from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
 from tiny_audio.model.encoder import load_encoder, random_encoder
@@ -47,11 +47,7 @@ def build_model(
 
     The revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
     checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
-
-    Raises:
-        HubError: a part cannot be fetched.
-        ModelError: a part cannot be loaded or does not fit.
-        ConfigError: a setting has no such value.
+    Raises HubError, ModelError (a part does not load or fit) or ConfigError.
     """
     if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
@@ -152,11 +148,7 @@ def _resolve(name: str) -> str:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` prefers CUDA, then MPS, then CPU.
-
-    Raises:
-        ConfigError: the name is unknown or the machine has no such device.
-    """
+    """The device called ``name``; ``auto`` prefers CUDA, then MPS, then CPU. Raises ConfigError."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((kind for kind, there in here.items() if there), "cpu"))
@@ -170,7 +162,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the format of the frozen weights; ``auto`` is bf16 on CUDA and fp32 elsewhere."""
+    """The format of the frozen weights; ``auto`` is bf16 on CUDA and fp32 elsewhere."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in _DTYPES:
@@ -194,10 +186,7 @@ class Lengths:
 def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
 
-    ``tokenizer``: a folder that holds it, as a checkpoint does.
-
-    Raises:
-        HubError, ModelError: the tokenizer cannot be had.
+    ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError.
     """
     wanted_random, write = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
@@ -208,10 +197,10 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
         try:
             loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
-            first = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"{source}: its tokenizer cannot be loaded, so there are no label tokens to count: "
-                f"{first} Set model.decoder.id to a folder that has it, or use --model nano."
+                f"{first_line(error)} Set model.decoder.id to a folder that has it, or use --model "
+                "nano."
             ) from None
         prompt = Prompt.from_tokenizer(loaded, write.instruction, placeholder=write.placeholder)
     context = getattr(model.causal_lm.config, "max_position_embeddings", None)

@@ -18,8 +18,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,10 +100,7 @@ def read_config(folder: Path) -> schema.Config:
 
 
 def take_revisions(cfg: schema.ModelConfig, folder: Path) -> None:
-    """Let a model have the very encoder and decoder that a checkpoint was trained with.
-
-    Parts of another id, and revisions that are set, stay as they are.
-    """
+    """Take a checkpoint's revisions of encoder and decoder where the ids agree and none is set."""
     theirs = read_config(folder).model
     for mine, other in ((cfg.encoder, theirs.encoder), (cfg.decoder, theirs.decoder)):
         if mine.id == other.id and mine.revision is None:
@@ -142,10 +137,8 @@ def load_checkpoint(
 ) -> SpeechModel:
     """Build the pair that a checkpoint belongs to and give it what was learned.
 
-    ``dtype``: of the frozen weights; None is as in training.
-
-    Raises:
-        CheckpointError: damaged, incomplete, or the bases are not those it was trained with.
+    ``dtype``: of the frozen weights; None is as in training. Raises CheckpointError where it is
+    damaged or incomplete, or the bases are not those it was trained with.
     """
     folder = Path(folder)
     read_info(folder)  # first, for the clearer message
@@ -159,19 +152,14 @@ def load_checkpoint(
 def resolve_model(
     name: str, *, device: str | torch.device = "auto", dtype: str | None = None
 ) -> SpeechModel:
-    """Load the recogniser called ``name`` as ``load_checkpoint`` does, ready to transcribe.
-
-    Raises:
-        HubError, ModelError, CheckpointError: there is no such model, or it does not load.
-    """
+    """Load the recogniser that ``name`` stands for; see ``find_checkpoint``, ``load_checkpoint``."""
     return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype)
 
 
 def find_checkpoint(name: str, which: str = "best") -> Path:
-    """The checkpoint folder that ``name`` stands for.
-
-    ``name``: ``nano`` (bundled), a checkpoint folder, a run folder (``which`` of its checkpoints:
-    ``best`` or ``last``), or the id of a checkpoint on the Hugging Face Hub.
+    """The folder of ``nano`` (bundled), of a checkpoint, of a run (``which`` of its checkpoints:
+    ``best`` or ``last``) or of a checkpoint on the hub. Raises HubError, ModelError or
+    CheckpointError where there is none.
     """
     if name in BUNDLED:
         return BUNDLED[name]
@@ -188,14 +176,12 @@ def find_checkpoint(name: str, which: str = "best") -> Path:
         raise CheckpointError(
             f"{name}: is neither a checkpoint (no {INFO}) nor a run (no {_RUN_INDEX})"
         )
-    near = get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
     if not is_hub_id(name):
-        raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}{hint}")
+        raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}")
     try:
         folder = snapshot(name)
     except HubError as error:
-        raise HubError(f"no folder here, and on the hub: {error}{hint}") from None
+        raise HubError(f"no folder here, and on the hub: {error}") from None
     if not (folder / INFO).is_file():
         raise ModelError(f"{name}: is on the hub but is no Tiny Audio checkpoint (no {INFO})")
     return folder
@@ -204,9 +190,8 @@ def find_checkpoint(name: str, which: str = "best") -> Path:
 def load_weights(model: SpeechModel, folder: Path, *, trainable_adapter: bool = False) -> None:
     """Give a built model a checkpoint's weights: projector, and adapters and decoder if there.
 
-    Raises:
-        CheckpointError: another pair or projector (the field is named), a missing or unexpected
-            tensor (it is named), a damaged file.
+    Raises CheckpointError, naming it, for a field of the identity or a tensor that differs, and for
+    a damaged file.
     """
     info = read_info(folder)
     for field, value in model.identity.items():
@@ -250,12 +235,9 @@ def save_checkpoint(
 ) -> None:
     """Write a model's projector, adapters and, where changed, decoder to ``folder``.
 
-    It appears whole or not at all, in place of one that is there. ``metadata``: JSON values to
-    keep, for example step and metrics. ``extra`` is called with the temporary folder to write
-    further files, for example the optimizer's state.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written; nothing is left behind.
+    It appears whole or not at all, in place of one that is there. ``metadata``: JSON values, such
+    as step and metrics. ``extra`` is called with the temporary folder to write further files.
+    Raises CheckpointError where the disk is full or cannot be written; nothing is left behind.
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
@@ -295,11 +277,6 @@ def _write(
         "format": FORMAT,
         "parts": parts,
         "identity": model.identity,
-        "revisions": {
-            "encoder": config.model.encoder.revision,
-            "decoder": config.model.decoder.revision,
-        },
-        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "metadata": dict(metadata),
     }
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
@@ -338,12 +315,8 @@ def _replace(part: Path, folder: Path) -> None:
 def merge_command(folder: str, out: str, device: str = "auto") -> None:
     """Write a checkpoint to ``out`` whose decoder has the adapters of ``folder`` folded in.
 
-    The arithmetic and the stored decoder are fp32, whatever the compute dtype: bf16 would round
-    away most of a small update.
-
-    Raises:
-        CheckpointError: no adapters to merge, or ``out`` exists.
-        ModelError: the logits changed.
+    In fp32 whatever the compute dtype: bf16 would round away most of a small update. Raises
+    CheckpointError where there are no adapters or ``out`` exists, ModelError where logits changed.
     """
     source, target = find_checkpoint(folder), Path(out)
     info = read_info(source)

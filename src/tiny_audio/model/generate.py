@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase,
 from transformers.cache_utils import Cache, DynamicLayer
 
 from tiny_audio.config import GenerationConfig
-from tiny_audio.errors import ConfigError
+from tiny_audio.errors import ConfigError, first_line
 from tiny_audio.model.batch import Prefill
 
 Run = Callable[[], Tensor]
@@ -303,7 +303,7 @@ def capture_cuda(run: Run) -> Run:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        logger.warning("No CUDA graph for decoding: %s", str(error).strip().splitlines()[0])
+        logger.warning("No CUDA graph for decoding: %s", first_line(error))
         return run
 
     def replay() -> Tensor:

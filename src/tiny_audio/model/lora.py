@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from tiny_audio.errors import CheckpointError, ConfigError
+from tiny_audio.errors import CheckpointError, ConfigError, first_line
 from tiny_audio.model.weights import check_tensors, read_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
@@ -68,7 +68,7 @@ def add_lora(
     try:
         return _only_adapters_learn(_wrap(decoder, config), learns=True)
     except ValueError as error:
-        raise ConfigError(f"model.lora.target_modules: {_first_line(error)}") from None
+        raise ConfigError(f"model.lora.target_modules: {first_line(error)}") from None
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
@@ -104,7 +104,7 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
+        raise CheckpointError(f"{folder / CONFIG}: is damaged ({first_line(error)})") from None
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
     state = read_tensors(folder / WEIGHTS)
@@ -116,7 +116,7 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
         try:
             model = _wrap(cast(PreTrainedModel, decoder), config)
         except ValueError as error:
-            raise CheckpointError(f"{folder}: is for another base: {_first_line(error)}") from None
+            raise CheckpointError(f"{folder}: is for another base: {first_line(error)}") from None
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
     set_peft_model_state_dict(model, state)
@@ -161,7 +161,3 @@ def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
                 f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
                 "model.lora as it was in training"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

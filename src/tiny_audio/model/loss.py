@@ -16,26 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from tiny_audio.model.batch import Prefill
 from tiny_audio.model.decoder import embedding_table
 
-_PIECE_BYTES = {"cpu": 2**27}  # of one piece of logits in fp32, by device
-_PIECE_BYTES_ELSEWHERE = 2**30
-
-
-def decoder_inputs(prefill: Prefill, masked: bool) -> dict[str, Any]:
-    """Keyword arguments of the decoder; ``masked=False`` leaves out mask and positions, for rows
-    that are padded on the right."""
-    inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
-    if masked:
-        inputs |= {"attention_mask": prefill.attention_mask, "position_ids": prefill.position_ids}
-    return inputs
-
-
-def hidden_at(lm: PreTrainedModel, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
-    """The decoder's last hidden states [N, W] at ``positions`` [N] among the B * T."""
-    hidden = lm.base_model(**decoder_inputs(prefill, masked)).last_hidden_state  # [B, T, W]
-    return cast(Tensor, hidden.flatten(0, 1).index_select(0, positions))
+_PIECE_BYTES = {"cpu": 2**27, "cuda": 2**30}  # of one piece of logits in fp32, by device
 
 
 def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
@@ -47,9 +30,9 @@ def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
     if not frozen_matrix or getattr(head, "bias", None) is not None:
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
     weight = head.weight
-    limit = _PIECE_BYTES.get(hidden.device.type, _PIECE_BYTES_ELSEWHERE)
-    pieces: Any = _Pieces.apply
+    limit = _PIECE_BYTES.get(hidden.device.type, _PIECE_BYTES["cuda"])
     rows = max(1, limit // (4 * len(weight)))
+    pieces: Any = _Pieces.apply
     return cast(Tensor, pieces(hidden.to(weight.dtype), weight, targets, rows))
 
 

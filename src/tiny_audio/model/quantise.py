@@ -77,11 +77,8 @@ class Int8Embedding(nn.Module):
 def quantise(model: SpeechModel, kind: str | None) -> SpeechModel:
     """Replace the linear layers of encoder and decoder, in place; projector and adapters stay.
 
-    ``kind``: ``int8``, or None, which changes nothing.
-
-    Raises:
-        ConfigError: there is no such kind.
-        ModelError: something in the model learns.
+    ``kind``: ``int8``, or None, which changes nothing. Raises ConfigError for another, ModelError
+    where the model is in training.
     """
     if kind is None:
         return model

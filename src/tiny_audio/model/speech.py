@@ -25,7 +25,7 @@ from tiny_audio.model.batch import Batch, Prefill, label_positions
 from tiny_audio.model.decoder import end_ids
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Hypothesis, TextDecoder, generate, stream
-from tiny_audio.model.loss import decoder_inputs, head_is_plain, hidden_at, summed_cross_entropy
+from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
 from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
 
@@ -141,14 +141,8 @@ class SpeechModel(nn.Module):
             tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
         else:
             tokens = self.projector(batch.frames, batch.frame_lengths)
-        return self.splice(tokens, batch)
-
-    def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
-        """Put audio tokens [B, A, W] where ``batch.audio_mask`` [B, T] is True.
-
-        The n-th such position of a row takes the row's n-th audio token. No position is looked up
-        on the host, so nothing waits for the device.
-        """
+        # The n-th placeholder of a row takes the row's n-th audio token. No position is looked up
+        # on the host, so nothing waits for the device.
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
         nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
         spread = tokens.to(embeds.dtype).gather(
@@ -163,36 +157,43 @@ class SpeechModel(nn.Module):
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the transcript and its end token, given the audio.
 
-        The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
-        tokens the logits of a whole batch would be the largest tensor of the step. The decoder gets
-        no padding mask: padding is on the right, where causal attention never looks, and without
-        a mask the fastest attention kernels apply.
+        The LM head runs on the positions that have a label and on no other. The decoder gets no
+        padding mask: padding is on the right, where causal attention never looks, and without a
+        mask the fastest attention kernels apply.
         """
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         positions = batch.label_positions
         positions = label_positions(batch.labels) if positions is None else positions
         targets = batch.labels.flatten().index_select(0, positions + 1)  # [N]
-        prefill, lm = self.prefill(batch), self.causal_lm
+        found = self._at(self.prefill(batch), positions, masked=False)
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, positions, masked=False)
-            ce_sum = summed_cross_entropy(hidden, lm.get_output_embeddings(), targets)
+            head = self.causal_lm.get_output_embeddings()
+            ce_sum = summed_cross_entropy(found, head, targets)
         else:
-            logits = self.label_logits(prefill, positions, masked=False)
-            ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
+            ce_sum = cross_entropy(found.float(), targets, reduction="sum")
         n_tokens = ce_sum.new_tensor(len(positions), dtype=torch.long)
         aux = self.projector.aux_loss
         aux = ce_sum.new_zeros(()) if aux is None else aux
         return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
 
     def label_logits(self, prefill: Prefill, positions: Tensor, *, masked: bool = True) -> Tensor:
-        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked``: see `decoder_inputs`."""
-        lm = self.causal_lm
+        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked=False`` leaves out mask and
+        positions, for rows that are padded on the right."""
+        found = self._at(prefill, positions, masked)
+        return self.causal_lm.get_output_embeddings()(found) if self._head_is_plain else found
+
+    def _at(self, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
+        """Last hidden states [N, W] or, where the head is not plain, logits [N, V]."""
+        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
+        if masked:
+            inputs["attention_mask"] = prefill.attention_mask
+            inputs["position_ids"] = prefill.position_ids
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, positions, masked)
-            return cast(Tensor, lm.get_output_embeddings()(hidden))
-        logits = lm(**decoder_inputs(prefill, masked)).logits
-        return cast(Tensor, logits.flatten(0, 1).index_select(0, positions))
+            states = self.causal_lm.base_model(**inputs).last_hidden_state  # [B, T, W]
+        else:
+            states = self.causal_lm(**inputs).logits  # [B, T, V]
+        return cast(Tensor, states.flatten(0, 1).index_select(0, positions))
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:

@@ -12,17 +12,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiny_audio.errors import CheckpointError, ModelError, TinyAudioError
 from tiny_audio.hub import SMALL_FILES, commit_of, fail, has_weights, snapshot, weight_names
-
-Module = TypeVar("Module", bound=nn.Module)
 
 _BLOCK = 16 << 20  # bytes of one request
 _CONNECTIONS = 8
@@ -33,13 +31,12 @@ Range = tuple[str, int, int]  # URL, first byte, byte after the last
 
 
 def random_module(
-    make: Callable[[], Module], seed: int, dtype: torch.dtype, device: torch.device
-) -> Module:
+    make: Callable[[], Any], seed: int, dtype: torch.dtype, device: torch.device
+) -> Any:
     """Call ``make`` under a seed, in the wanted number format; the global RNG is left as it was.
 
-    Made on the CPU whatever the device, so that every device gets the same weights, and in the
-    wanted format from the start, so that a large model never exists twice in fp32. On the meta
-    device the module has shapes and no numbers.
+    Made on the CPU (unless on the meta device), so that every device gets the same weights, and in
+    the wanted format from the start, so that a large model never exists twice in fp32.
     """
     before = torch.get_default_dtype()
     on = device if device.type == "meta" else torch.device("cpu")
@@ -84,13 +81,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:
-    """Read the tensors whose name has ``marker`` as a path component, wherever it is nested.
-
-    They come on the CPU in the dtype of the file, by the name that remains after ``audio_tower.``
-    (for example); an empty marker means every tensor. ``source`` is for messages.
+    """Read the tensors whose name has ``marker`` as a path component, by the name that remains
+    after it; an empty marker means every tensor.
 
     Raises:
-        ModelError: no such tensor, or a file that is not safetensors.
+        ModelError: no such tensor in ``source``, or a file that is not safetensors.
     """
     found: dict[str, Tensor] = {}
     for file in files:
@@ -116,10 +111,10 @@ def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
         ModelError: a folder without its weights, or something else in their place.
     """
     folder = snapshot(source, revision, files=SMALL_FILES)
-    names, there = weight_names(folder), has_weights(folder)
-    commit = commit_of(folder)
-    if there:
+    names = weight_names(folder)
+    if has_weights(folder):
         return [folder / name for name in names]
+    commit = commit_of(folder)
     if commit is None:
         missing = next(name for name in names if not (folder / name).is_file())
         raise ModelError(f"{source}: has no file '{missing}'")
@@ -136,10 +131,7 @@ def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
 
 def _after(key: str, marker: str) -> str:
     """What remains of a tensor's name after ``marker.``; empty where it is not there."""
-    if not marker:
-        return key
-    _head, found, tail = f".{key}".partition(f".{marker}.")
-    return tail if found else ""
+    return f".{key}".partition(f".{marker}.")[2] if marker else key
 
 
 def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Path) -> None:
@@ -158,13 +150,12 @@ def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Pat
                 file.truncate(0)
                 file.write(header)
             done = file.tell() - len(header)
-            blocks = list(_blocks(ranges, done))
-            total = done + sum(stop - start for _url, start, stop in blocks)
+            total = sum(stop - start for _url, start, stop in ranges)
             title = f"{repo_id} ({marker})"
             with client.tqdm(
                 desc=title, total=total, initial=done, unit="B", unit_scale=True
             ) as bar:
-                for data in pool.map(_read, blocks):
+                for data in pool.map(_read, _blocks(ranges, done)):
                     file.write(data)
                     bar.update(len(data))
         part.replace(target)

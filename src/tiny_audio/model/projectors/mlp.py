@@ -13,10 +13,6 @@ class Mlp(Projector):
 
     The last norm's gain starts at ``output_rms``: a freshly initialised second Linear alone
     would start about 30 times too quiet beside the decoder's embeddings.
-
-    Args:
-        stride: frames stacked into one token.
-        hidden: width between the two linear layers.
     """
 
     def __init__(

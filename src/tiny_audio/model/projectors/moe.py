@@ -29,11 +29,8 @@ def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
 
     f_i is expert i's fraction of the M * k assignments that were really made, P_i its mean
     probability. Both are needed: a router can be even in the mean and yet always pick the same
-    experts. Gradient flows through P only.
-
-    Args:
-        probabilities: [M, N] router softmax over real tokens.
-        chosen: [M, k] experts that were picked.
+    experts. Gradient flows through P only. ``probabilities``: [M, N] router softmax over real
+    tokens; ``chosen``: [M, k] experts that were picked.
     """
     n = probabilities.shape[1]
     counts = torch.bincount(chosen.flatten(), minlength=n)
@@ -48,7 +45,7 @@ def z_loss(logits: Tensor) -> Tensor:
 
 
 class Expert(nn.Module):
-    """Linear, GELU, Linear; no biases: [M, I] -> [M, W]."""
+    """Linear, GELU, Linear; no biases."""
 
     def __init__(self, d_in: int, hidden: int, d_out: int) -> None:
         super().__init__()
@@ -64,16 +61,9 @@ class Expert(nn.Module):
 class Moe(Projector):
     """Frame stacking, shared expert plus top-k routed experts, RMSNorm.
 
-    Only real audio tokens are routed; each expert computes its own tokens and no others.
-
-    Args:
-        stride: frames stacked into one token.
-        experts: N, routed experts beside the shared one.
-        top_k: routed experts for each token; their probabilities are renormalised to sum to 1.
-        hidden: width inside one expert.
-        balance_weight: weight of the load-balance loss.
-        z_weight: weight of the router z-loss.
-        jitter: in training the router's input is multiplied by U(1 - jitter, 1 + jitter).
+    Only real audio tokens are routed; each expert computes its own tokens and no others. The
+    probabilities of a token's ``top_k`` experts are renormalised to sum to 1. In training the
+    router's input is multiplied by U(1 - jitter, 1 + jitter).
     """
 
     def __init__(

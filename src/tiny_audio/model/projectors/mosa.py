@@ -30,11 +30,8 @@ from tiny_audio.model.projectors.base import (
 class Mosa(Projector):
     """Frame stacking, N two-layer adapters (Linear, GELU, Linear) blended by a router, RMSNorm.
 
-    Args:
-        stride: frames stacked into one token.
-        adapters: N; the paper's Base has 4, its Large 8.
-        hidden: width inside one adapter.
-        router_hidden: width inside the router (Linear, GELU, Linear, softmax).
+    ``hidden`` is the width inside one adapter, ``router_hidden`` inside the router (Linear, GELU,
+    Linear, softmax).
     """
 
     def __init__(

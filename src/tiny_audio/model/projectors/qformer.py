@@ -33,15 +33,8 @@ class QFormer(Projector):
     """Windows of frames, learned queries, Q-Former, Linear, RMSNorm.
 
     A clip of n frames has ceil(n / window) windows. The last may be short: its missing frames
-    are masked as keys, and it yields all its queries like any other.
-
-    Args:
-        window: K, frames a window.
-        queries: Q, learned queries, hence audio tokens, a window.
-        layers: Q-Former layers, each with cross-attention.
-        heads: attention heads.
-        hidden: H, width of the Q-Former.
-        intermediate: width of its feed-forward blocks.
+    are masked as keys, and it yields all its queries like any other. ``window`` is K, ``queries``
+    Q, ``hidden`` H, ``intermediate`` the width of the feed-forward blocks.
     """
 
     def __init__(
