@@ -17,12 +17,9 @@ IGNORE = -100  # label of a position that is not learned; PyTorch's own conventi
 
 @dataclass
 class Batch:
-    """Utterances side by side.
-
-    In training the tokens are padded on the right and ``labels`` is set; for generation they are
-    padded on the left and ``labels`` is None. Where ``frames`` is set, the waveform is not looked
-    at again.
-    """
+    """Utterances side by side. In training the tokens are padded on the right and ``labels`` is
+    set; for generation they are padded on the left and ``labels`` is None. Where ``frames`` is set,
+    the waveform is not looked at again."""
 
     waveform: Tensor  # [B, S] float32, 16 kHz, zeros on the right
     waveform_lengths: Tensor  # [B] samples
@@ -97,11 +94,9 @@ class Prefill(NamedTuple):
 
 
 def label_positions(labels: Tensor) -> Tensor:
-    """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row.
-
-    Position t predicts token t + 1. Found on the host, where the batch is made: on the device it
-    would make the host wait in the middle of every step.
-    """
+    """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row. Position
+    t predicts token t + 1. Found on the host, where the batch is made: on the device it would make
+    the host wait in the middle of every step."""
     shifted = torch.full_like(labels, IGNORE)
     shifted[:, :-1] = labels[:, 1:]
     return (shifted.flatten() != IGNORE).nonzero().squeeze(1)

@@ -43,12 +43,10 @@ def build_model(
     spec_augment: SpecAugment | None = None,
     seed: int = 0,
 ) -> SpeechModel:
-    """Load the frozen encoder and decoder of a pair and join them with a fresh projector.
-
-    The revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
+    """Load the frozen encoder and decoder of a pair and join them with a fresh projector. The
+    revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
     checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
-    Raises HubError, ModelError (a part does not load or fit) or ConfigError.
-    """
+    Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
     if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
             f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
@@ -185,9 +183,7 @@ class Lengths:
 
 def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
-
-    ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError.
-    """
+    ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError."""
     wanted_random, write = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
     prompt = model.prompt
@@ -208,10 +204,8 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
 
 
 def skeleton(cfg: ModelConfig) -> SpeechModel:
-    """The architecture alone, as large as the real one but without a number in it.
-
-    Pairs that are on this machine anyway are built whole.
-    """
+    """The architecture alone, as large as the real one but without a number in it. Pairs that are
+    on this machine anyway are built whole."""
     if cfg.encoder.id.startswith(_BUNDLED) or (cfg.random_weights and cfg.name == "tiny"):
         return build_model(cfg, device=torch.device("cpu"))
     cfg.random_weights = True

@@ -135,11 +135,9 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: str | None = None,
 ) -> SpeechModel:
-    """Build the pair that a checkpoint belongs to and give it what was learned.
-
-    ``dtype``: of the frozen weights; None is as in training. Raises CheckpointError where it is
-    damaged or incomplete, or the bases are not those it was trained with.
-    """
+    """Build the pair that a checkpoint belongs to and give it what was learned. ``dtype``: of the
+    frozen weights; None is as in training. Raises CheckpointError where it is damaged or
+    incomplete, or the bases are not those it was trained with."""
     folder = Path(folder)
     read_info(folder)  # first, for the clearer message
     cfg = read_config(folder).model
@@ -152,15 +150,14 @@ def load_checkpoint(
 def resolve_model(
     name: str, *, device: str | torch.device = "auto", dtype: str | None = None
 ) -> SpeechModel:
-    """Load the recogniser that ``name`` stands for; see ``find_checkpoint``, ``load_checkpoint``."""
+    """Load the recogniser that ``name`` stands for; see ``find_checkpoint``."""
     return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype)
 
 
 def find_checkpoint(name: str, which: str = "best") -> Path:
     """The folder of ``nano`` (bundled), of a checkpoint, of a run (``which`` of its checkpoints:
     ``best`` or ``last``) or of a checkpoint on the hub. Raises HubError, ModelError or
-    CheckpointError where there is none.
-    """
+    CheckpointError where there is none."""
     if name in BUNDLED:
         return BUNDLED[name]
     folder, index = Path(name), Path(name) / _RUN_INDEX
@@ -189,10 +186,8 @@ def find_checkpoint(name: str, which: str = "best") -> Path:
 
 def load_weights(model: SpeechModel, folder: Path, *, trainable_adapter: bool = False) -> None:
     """Give a built model a checkpoint's weights: projector, and adapters and decoder if there.
-
     Raises CheckpointError, naming it, for a field of the identity or a tensor that differs, and for
-    a damaged file.
-    """
+    a damaged file."""
     info = read_info(folder)
     for field, value in model.identity.items():
         if (theirs := info.identity.get(field)) != value:
@@ -233,12 +228,10 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     extra: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model's projector, adapters and, where changed, decoder to ``folder``.
-
-    It appears whole or not at all, in place of one that is there. ``metadata``: JSON values, such
-    as step and metrics. ``extra`` is called with the temporary folder to write further files.
-    Raises CheckpointError where the disk is full or cannot be written; nothing is left behind.
-    """
+    """Write a model's projector, adapters and, where changed, decoder to ``folder``. It appears
+    whole or not at all, in place of one that is there. ``metadata``: JSON values, such as step and
+    metrics. ``extra`` is called with the temporary folder to write further files. Raises
+    CheckpointError where the disk is full or cannot be written; nothing is left behind."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -313,11 +306,9 @@ def _replace(part: Path, folder: Path) -> None:
 
 
 def merge_command(folder: str, out: str, device: str = "auto") -> None:
-    """Write a checkpoint to ``out`` whose decoder has the adapters of ``folder`` folded in.
-
-    In fp32 whatever the compute dtype: bf16 would round away most of a small update. Raises
-    CheckpointError where there are no adapters or ``out`` exists, ModelError where logits changed.
-    """
+    """Write a checkpoint to ``out`` whose decoder has the adapters of ``folder`` folded in. In fp32
+    whatever the compute dtype: bf16 would round away most of a small update. Raises CheckpointError
+    where there are no adapters or ``out`` exists, ModelError where logits changed."""
     source, target = find_checkpoint(folder), Path(out)
     info = read_info(source)
     if "lora" not in info.parts:

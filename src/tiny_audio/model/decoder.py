@@ -45,10 +45,8 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal LM and its tokenizer, frozen, in the compute dtype.
-
-    Raises HubError where it cannot be fetched, ModelError where it is no causal LM or damaged.
-    """
+    """Load a causal LM and its tokenizer, frozen, in the compute dtype. Raises HubError where it
+    cannot be fetched, ModelError where it is no causal LM or damaged."""
     hf_logging.disable_progress_bar()  # of reading files; that of downloading stays
     folder = snapshot(source, revision, files=MODEL_FILES)
     try:

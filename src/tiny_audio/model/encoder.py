@@ -76,11 +76,8 @@ class AudioEncoder(nn.Module):
         return (length - 1) // 2 + 1
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode log-mel frames [B, M, L] of clips with so many frames [B].
-
-        Returns:
-            frames [B, E, D] in the encoder's dtype, zero beyond each clip, and their lengths [B].
-        """
+        """Encode log-mel frames [B, M, L] of clips with so many frames [B]. Returns frames [B, E,
+        D] in the encoder's dtype, zero beyond each clip, and their lengths [B]."""
         out_lengths = self.out_len(lengths)
         mel = mel.to(self.tower.conv1.weight.dtype)
         tight = self.padding == "tight"
@@ -114,12 +111,10 @@ class AudioEncoder(nn.Module):
 
 
 class GlmEncoder(AudioEncoder):
-    """GLM-ASR's audio tower: rotary positions, no limit of length.
-
-    In transformers 5.17 its layers tell their attention that there is no mask, whatever they are
-    given. Unknown keyword arguments they pass on in every version, so the mask travels under
-    a name of its own, to an attention function of ours that hands it to transformers' own.
-    """
+    """GLM-ASR's audio tower: rotary positions, no limit of length. In transformers 5.17 its layers
+    tell their attention that there is no mask, whatever they are given. Unknown keyword arguments
+    they pass on in every version, so the mask travels under a name of its own, to an attention
+    function of ours that hands it to transformers' own."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)
@@ -150,10 +145,8 @@ class WhisperStyleEncoder(AudioEncoder):
 
 
 def encode_batch(encoder: AudioEncoder, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """``encoder(mel, lengths)``, computed on a CPU in pieces that stay in its cache.
-
-    Each piece is cut to its own longest clip, so that less padding is computed, too.
-    """
+    """``encoder(mel, lengths)``, computed on a CPU in pieces that stay in its cache. Each piece is
+    cut to its own longest clip, so that less padding is computed, too."""
     if mel.device.type != "cpu" or mel.shape[-1] * len(mel) <= _CACHED_FRAMES:
         return cast(tuple[Tensor, Tensor], encoder(mel, lengths))
     sizes = (len(mel), encoder.out_len(mel.shape[-1]), encoder.width)
@@ -182,12 +175,9 @@ def load_encoder(
     dtype: torch.dtype,
     device: torch.device,
 ) -> AudioEncoder:
-    """Load the frozen encoder of a hub id or folder; other parts of it are never read.
-
-    Raises:
-        HubError: it cannot be fetched.
-        ModelError: not such a checkpoint, tensors missing or of another shape.
-    """
+    """Load the frozen encoder of a hub id or folder; other parts of it are never read. Raises
+    HubError: it cannot be fetched; ModelError: not such a checkpoint, tensors missing or of another
+    shape."""
     path = snapshot(source, revision, files=SMALL_FILES) / "config.json"
     try:
         raw = json.loads(path.read_text())

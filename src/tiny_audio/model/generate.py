@@ -112,10 +112,8 @@ def _caps(seconds: Sequence[float], options: GenerationConfig) -> list[int]:
 def _decode(
     decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
 ) -> Iterator[list[tuple[int, int, float]]]:
-    """Decode token by token; yields row, token and log-probability of each row not yet done.
-
-    A row is done at its end token or cap and is dropped once that pays.
-    """
+    """Decode token by token; yields row, token and log-probability of each row not yet done. A row
+    is done at its end token or cap and is dropped once that pays."""
     past = start_decoding(decoder.lm, prefill, graphs=options.cuda_graphs)
     caps = _caps(seconds, options)
     rows: list[int | None] = list(range(len(caps)))  # of each row that is held; None: done
@@ -230,11 +228,9 @@ class Growing:
 
 
 class Captured(Growing):
-    """The same in a cache of fixed size, so that a whole step can be captured and replayed.
-
-    All its positions are read, those not yet filled are masked. ``capture`` runs a function of
-    fixed inputs once and returns one that replays it.
-    """
+    """The same in a cache of fixed size, so that a whole step can be captured and replayed. All its
+    positions are read, those not yet filled are masked. ``capture`` runs a function of fixed inputs
+    once and returns one that replays it."""
 
     worth_keeping = 0.5  # a new shape has to be captured anew
 

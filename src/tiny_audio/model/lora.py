@@ -43,13 +43,9 @@ def add_lora(
     target_modules: Sequence[str],
 ) -> PeftModel:
     """Put fresh adapters of rank ``r`` into a decoder, in place; they alone require gradients.
-
     ``target_modules`` are names (or their ends) of linear layers; ``all-linear``: every one except
-    the output embedding.
-
-    Raises:
-        ConfigError: a value that cannot be, no layer of that name, or the output embedding.
-    """
+    the output embedding. Raises ConfigError: a value that cannot be, no layer of that name, or the
+    output embedding."""
     if r < 1 or lora_alpha <= 0 or not 0 <= lora_dropout < 1 or not target_modules:
         raise ConfigError(
             f"model.lora: r={r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, "
@@ -72,10 +68,8 @@ def add_lora(
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
-    """Write the adapters as PEFT does, so that PEFT alone can load them onto the base.
-
-    ``base`` is the hub id of the base to note; None: what transformers loaded it from.
-    """
+    """Write the adapters as PEFT does, so that PEFT alone can load them onto the base. ``base`` is
+    the hub id of the base to note; None: what transformers loaded it from."""
     folder.mkdir(parents=True, exist_ok=True)
     # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -90,15 +84,10 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> 
 
 
 def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly.
-
-    A plain decoder gets them added; of one that has adapters of the same shape they replace the
-    weights. ``trainable``: whether they may learn on.
-
-    Raises:
-        CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of
-            another shape; the decoder has different adapters.
-    """
+    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly. A plain decoder
+    gets them added; of one that has adapters of the same shape they replace the weights.
+    ``trainable``: whether they may learn on. Raises CheckpointError: a file is missing or damaged;
+    a tensor is missing, unexpected or of another shape; the decoder has different adapters."""
     if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
         raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:

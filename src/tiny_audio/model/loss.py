@@ -22,10 +22,8 @@ _PIECE_BYTES = {"cpu": 2**27, "cuda": 2**30}  # of one piece of logits in fp32, 
 
 
 def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy of ``head(hidden)`` against ids [N], summed over positions, in fp32.
-
-    A plain frozen matrix without bias goes piece by piece; another head is called as a whole.
-    """
+    """Cross-entropy of ``head(hidden)`` against ids [N], summed over positions, in fp32. A plain
+    frozen matrix without bias goes piece by piece; another head is called as a whole."""
     frozen_matrix = type(head) is nn.Linear and not head.weight.requires_grad
     if not frozen_matrix or getattr(head, "bias", None) is not None:
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
@@ -65,11 +63,9 @@ class _Pieces(torch.autograd.Function):
 
 @torch.no_grad()
 def head_is_plain(lm: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the last hidden state and nothing more.
-
-    Some families scale or cap their logits (Gemma 2, Granite); for those the loss must go
-    through the whole model. Checked by running both on four tokens.
-    """
+    """Whether logits are the output embedding of the last hidden state and nothing more. Some
+    families scale or cap their logits (Gemma 2, Granite); for those the loss must go through the
+    whole model. Checked by running both on four tokens."""
     device = embedding_table(lm).device
     if device.type == "meta":
         return True  # a model without numbers

@@ -76,10 +76,8 @@ class Int8Embedding(nn.Module):
 @torch.no_grad()
 def quantise(model: SpeechModel, kind: str | None) -> SpeechModel:
     """Replace the linear layers of encoder and decoder, in place; projector and adapters stay.
-
     ``kind``: ``int8``, or None, which changes nothing. Raises ConfigError for another, ModelError
-    where the model is in training.
-    """
+    where the model is in training."""
     if kind is None:
         return model
     if kind not in KINDS:

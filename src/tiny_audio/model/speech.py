@@ -111,11 +111,9 @@ class SpeechModel(nn.Module):
     def encode(
         self, waveform: Tensor, lengths: Tensor, *, mask: Mask | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient.
-
-        ``mask`` changes the log-mel [B, M, L] of clips with so many frames [B], in place of
-        ``spec_augment``, which is for training alone.
-        """
+        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient. ``mask``
+        changes the log-mel [B, M, L] of clips with so many frames [B], in place of
+        ``spec_augment``, which is for training alone."""
         if self.encoder.padding == "native":
             window = int(self.window_seconds * 16_000)
             mel = self.features.native(waveform, lengths, window)
@@ -155,12 +153,10 @@ class SpeechModel(nn.Module):
     # ----------------------------------------------------------------------- learning and writing
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the transcript and its end token, given the audio.
-
-        The LM head runs on the positions that have a label and on no other. The decoder gets no
-        padding mask: padding is on the right, where causal attention never looks, and without a
-        mask the fastest attention kernels apply.
-        """
+        """Cross-entropy of the transcript and its end token, given the audio. The LM head runs on
+        the positions that have a label and on no other. The decoder gets no padding mask: padding
+        is on the right, where causal attention never looks, and without a mask the fastest
+        attention kernels apply."""
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         positions = batch.label_positions

@@ -34,10 +34,8 @@ def random_module(
     make: Callable[[], Any], seed: int, dtype: torch.dtype, device: torch.device
 ) -> Any:
     """Call ``make`` under a seed, in the wanted number format; the global RNG is left as it was.
-
     Made on the CPU (unless on the meta device), so that every device gets the same weights, and in
-    the wanted format from the start, so that a large model never exists twice in fp32.
-    """
+    the wanted format from the start, so that a large model never exists twice in fp32."""
     before = torch.get_default_dtype()
     on = device if device.type == "meta" else torch.device("cpu")
     with torch.random.fork_rng(devices=[]), on:
@@ -82,11 +80,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:
     """Read the tensors whose name has ``marker`` as a path component, by the name that remains
-    after it; an empty marker means every tensor.
-
-    Raises:
-        ModelError: no such tensor in ``source``, or a file that is not safetensors.
-    """
+    after it; an empty marker means every tensor. Raises ModelError: no such tensor in ``source``,
+    or a file that is not safetensors."""
     found: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -104,12 +99,9 @@ def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, 
 
 
 def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
-    """Safetensors files with all tensors under ``marker``, fetched where need be.
-
-    Raises:
-        HubError: the tensors are not on this disk and cannot be fetched.
-        ModelError: a folder without its weights, or something else in their place.
-    """
+    """Safetensors files with all tensors under ``marker``, fetched where need be. Raises HubError:
+    the tensors are not on this disk and cannot be fetched; ModelError: a folder without its
+    weights, or something else in their place."""
     folder = snapshot(source, revision, files=SMALL_FILES)
     names = weight_names(folder)
     if has_weights(folder):

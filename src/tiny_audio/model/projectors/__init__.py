@@ -23,11 +23,9 @@ PROJECTORS: dict[str, type[Projector]] = {
 def build_projector(
     type: str, d_encoder: int, d_decoder: int, output_rms: float, options: Mapping[str, Any]
 ) -> Projector:
-    """Build the projector named ``type``; ``options`` are its own values, all of them, by name.
-
-    The widths are D and W; tokens start at ``output_rms``, the RMS of the decoder's embedding rows.
-    Raises ConfigError for an unknown type.
-    """
+    """Build the projector named ``type``; ``options`` are its own values, all of them, by name. The
+    widths are D and W; tokens start at ``output_rms``, the RMS of the decoder's embedding rows.
+    Raises ConfigError for an unknown type."""
     if type not in PROJECTORS:
         raise ConfigError(
             f"model.projector.type is {type!r}; choose one of {', '.join(PROJECTORS)}."

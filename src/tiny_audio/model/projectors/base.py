@@ -31,11 +31,9 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def stack_frames(frames: Tensor, lengths: Tensor, stride: int) -> Tensor:
-    """Join each ``stride`` neighbouring frames into one: [B, E, D] -> [B, A, stride * D].
-
-    Frames beyond a clip's length count as zero, whatever they hold; frames left over at the end
-    that do not fill a group are dropped.
-    """
+    """Join each ``stride`` neighbouring frames into one: [B, E, D] -> [B, A, stride * D]. Frames
+    beyond a clip's length count as zero, whatever they hold; frames left over at the end that do
+    not fill a group are dropped."""
     batch, n_frames, width = frames.shape
     frames = frames.masked_fill(~length_mask(lengths, n_frames)[..., None], 0.0)
     groups = stacked_len(n_frames, stride)
@@ -91,10 +89,8 @@ class Projector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Project frames [B, E, D] with lengths [B] to tokens [B, out_len(E), W].
-
-        Positions from ``out_len(lengths)`` on are exactly zero.
-        """
+        """Project frames [B, E, D] with lengths [B] to tokens [B, out_len(E), W]. Positions from
+        ``out_len(lengths)`` on are exactly zero."""
 
     def stats(self) -> dict[str, float]:
         """Numbers about the last forward: ``output_rms``, and where there are experts the share of

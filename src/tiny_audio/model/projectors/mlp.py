@@ -9,11 +9,9 @@ from tiny_audio.model.projectors.base import Projector, RMSNorm, require_positiv
 
 
 class Mlp(Projector):
-    """Frame stacking, Linear, RMSNorm, GELU (exact), Linear, RMSNorm; no biases.
-
-    The last norm's gain starts at ``output_rms``: a freshly initialised second Linear alone
-    would start about 30 times too quiet beside the decoder's embeddings.
-    """
+    """Frame stacking, Linear, RMSNorm, GELU (exact), Linear, RMSNorm; no biases. The last norm's
+    gain starts at ``output_rms``: a freshly initialised second Linear alone would start about 30
+    times too quiet beside the decoder's embeddings."""
 
     def __init__(
         self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int, hidden: int

@@ -59,12 +59,10 @@ class Expert(nn.Module):
 
 
 class Moe(Projector):
-    """Frame stacking, shared expert plus top-k routed experts, RMSNorm.
-
-    Only real audio tokens are routed; each expert computes its own tokens and no others. The
-    probabilities of a token's ``top_k`` experts are renormalised to sum to 1. In training the
-    router's input is multiplied by U(1 - jitter, 1 + jitter).
-    """
+    """Frame stacking, shared expert plus top-k routed experts, RMSNorm. Only real audio tokens are
+    routed; each expert computes its own tokens and no others. The probabilities of a token's
+    ``top_k`` experts are renormalised to sum to 1. In training the router's input is multiplied by
+    U(1 - jitter, 1 + jitter)."""
 
     def __init__(
         self,
@@ -106,11 +104,9 @@ class Moe(Projector):
         return self._finish(tokens, lengths, frames.dtype)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick experts for x [M, I]: weights [M, k] that sum to 1, and expert numbers [M, k].
-
-        The router runs in float32 whatever the rest runs in: its softmax decides, and half
-        precision would let rounding decide.
-        """
+        """Pick experts for x [M, I]: weights [M, k] that sum to 1, and expert numbers [M, k]. The
+        router runs in float32 whatever the rest runs in: its softmax decides, and half precision
+        would let rounding decide."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(wide(x.dtype))
             if self.training and self.jitter > 0:
@@ -129,11 +125,9 @@ class Moe(Projector):
         return top / top.sum(-1, keepdim=True), chosen
 
     def _dispatch(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Shared expert plus the weighted chosen ones: [M, I] -> [M, W].
-
-        Assignments are sorted by expert, so that each expert sees one contiguous slice. An
-        expert with an empty slice still takes part, and its gradient is zero rather than absent.
-        """
+        """Shared expert plus the weighted chosen ones: [M, I] -> [M, W]. Assignments are sorted by
+        expert, so that each expert sees one contiguous slice. An expert with an empty slice still
+        takes part, and its gradient is zero rather than absent."""
         order = chosen.flatten().argsort(stable=True)  # [M * k] assignments, by expert
         rows = order // self.top_k  # the token of each
         counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()

@@ -29,10 +29,8 @@ from tiny_audio.model.projectors.base import (
 
 class Mosa(Projector):
     """Frame stacking, N two-layer adapters (Linear, GELU, Linear) blended by a router, RMSNorm.
-
     ``hidden`` is the width inside one adapter, ``router_hidden`` inside the router (Linear, GELU,
-    Linear, softmax).
-    """
+    Linear, softmax)."""
 
     def __init__(
         self,
