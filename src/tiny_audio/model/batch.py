@@ -1,6 +1,6 @@
 """What the collator hands to the model, and what the model hands to its decoder.
 
-Shapes: B utterances, S samples, E encoder frames, D encoder width, T tokens, W decoder width.
+B utterances, S samples, E encoder frames, D encoder width, T tokens, W decoder width.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From a configuration to a model: the one place where settings become modules.
-
-Also what data must know of a model without its weights: see ``lengths_of``.
-"""
+"""From a configuration to a model: the one place where settings become modules."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from tiny_audio.audio.features import LogMel
+from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
@@ -25,9 +22,6 @@ from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from tiny_audio.audio.features import SpecAugment
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed

@@ -27,7 +27,6 @@ from omegaconf.errors import OmegaConfBaseException
 from peft import PeftModel
 from rich.console import Console
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
@@ -38,7 +37,7 @@ from tiny_audio.model.build import ASSETS, build_model, pick_device
 from tiny_audio.model.decoder import embedding_table
 from tiny_audio.model.lora import load_adapter, save_adapter
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.model.weights import check_tensors, read_tensors
+from tiny_audio.model.weights import check_tensors, read_tensors, write_tensors
 
 FORMAT = 1
 INFO = "tiny_audio.json"
@@ -233,13 +232,21 @@ def save_checkpoint(
     metrics. ``extra`` is called with the temporary folder to write further files. Raises
     CheckpointError where the disk is full or cannot be written; nothing is left behind."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    old = part.with_suffix(".old")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _write(model, part, config, metadata)
         if extra is not None:
             extra(part)
-        _replace(part, folder)
+        for path in part.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: the checkpoint could not be written ({error}); free some space or choose "
@@ -253,56 +260,31 @@ def _write(
     model: SpeechModel, folder: Path, config: schema.Config, metadata: Mapping[str, Any]
 ) -> None:
     parts = ["projector"]
-    state = {key: _on_cpu(value) for key, value in _projector_state(model).items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(_projector_state(model), folder / WEIGHTS)
     if isinstance(model.decoder, PeftModel):
         parts.append("lora")
         save_adapter(model.decoder, folder / ADAPTER, base=config.model.decoder.id)
     if model.decoder_changed:
         parts.append("decoder")
-        save_file(_own_decoder_state(model.causal_lm), folder / DECODER, metadata={"format": "pt"})
+        write_tensors(_own_decoder_state(model.causal_lm), folder / DECODER)
     model.tokenizer.save_pretrained(folder)
     mel = model.features
     extractor = WhisperFeatureExtractor(mel.n_mels, n_fft=mel.n_fft, hop_length=mel.hop)
     extractor.save_pretrained(folder)
     OmegaConf.save(OmegaConf.structured(config), folder / CONFIG)
-    info = {
-        "format": FORMAT,
-        "parts": parts,
-        "identity": model.identity,
-        "metadata": dict(metadata),
-    }
+    info = {"format": FORMAT, "parts": parts, "identity": model.identity}
+    info["metadata"] = dict(metadata)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
 
 
 def _own_decoder_state(lm: nn.Module) -> dict[str, Tensor]:
     """The decoder's weights without adapters and without the second name of tied tensors."""
     tied = _tied_names(lm)
     return {
-        key.replace(".base_layer.", "."): _on_cpu(value)
+        key.replace(".base_layer.", "."): value
         for key, value in lm.state_dict().items()
         if ".lora_" not in key and key not in tied
     }
-
-
-def _replace(part: Path, folder: Path) -> None:
-    """Give the folder its name, once every file in it is on the disk."""
-    for path in part.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-# ----------------------------------------------------------------------------- merging adapters
 
 
 def merge_command(folder: str, out: str, device: str = "auto") -> None:

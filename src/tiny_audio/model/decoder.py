@@ -1,7 +1,4 @@
-"""The frozen language model that writes: any transformers causal LM with a chat template.
-
-Shapes: V vocabulary, W decoder width.
-"""
+"""The frozen language model that writes: any transformers causal LM with a chat template."""
 
 from __future__ import annotations
 
@@ -100,7 +97,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def embedding_table(lm: PreTrainedModel) -> Tensor:
-    """The decoder's input embeddings [V, W]."""
+    """The decoder's input embeddings [vocabulary, W]."""
     layer: Any = lm.get_input_embeddings()
     return cast(Tensor, layer.weight)
 

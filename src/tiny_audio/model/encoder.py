@@ -1,14 +1,10 @@
-"""The frozen audio encoder: log-mel frames in, one vector for every two frames out.
-
-GLM-ASR's audio tower and Whisper's encoder are two convolutions (the second halves the frame
-rate), transformer layers and a norm. Positions are rotary in the first, a table in the second.
+"""The frozen audio encoder, GLM-ASR's or Whisper's: log-mel frames in, one vector for two out.
 
 Both were trained on clips zero-padded to 30 s. ``tight`` computes on the clip alone: what lies
 beyond it is zeroed before, between and after the convolutions and hidden from attention by a key
 padding mask, so that a clip gives the same frames alone and in any batch. ``native`` repeats what
-the checkpoints saw in training: the whole window, no mask.
-
-Shapes: B utterances, M mel bands, L mel frames, E encoder frames, D encoder width.
+the checkpoints saw in training: the whole window, no mask. Shapes: B utterances, M mel bands,
+L mel frames, E encoder frames, D encoder width.
 """
 
 from __future__ import annotations
@@ -22,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import (
     AttentionInterface,
-    AutoConfig,
     GlmAsrEncoderConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    WhisperConfig,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder, eager_attention_forward
@@ -44,12 +40,8 @@ _MARKERS = {"glmasr": "audio_tower", "glmasr_encoder": "", "whisper": "encoder"}
 
 
 class AudioEncoder(nn.Module):
-    """Base of the two-convolution encoders; subclasses run the layers.
-
-    Args:
-        tower: transformers' ``GlmAsrEncoder`` or ``WhisperEncoder``.
-        padding: ``tight`` or ``native``, see the module's text.
-    """
+    """Base of the two-convolution encoders; subclasses run the layers. ``tower``: transformers'
+    ``GlmAsrEncoder`` or ``WhisperEncoder``; ``padding``: see the module's text."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
@@ -226,19 +218,16 @@ def _encoder_config(
     raw: Mapping[str, Any], where: str, attn_implementation: str
 ) -> PreTrainedConfig:
     """The encoder's own configuration, wherever the checkpoint's config.json keeps it."""
-    kind = raw.get("model_type", "")
+    values = dict(raw)
+    kind = values.pop("model_type", "")
     if kind not in _MARKERS:
         raise ModelError(
             f"{where}: model_type '{kind}' is not glmasr or whisper; use such an encoder"
         )
-    values = {key: value for key, value in raw.items() if key != "model_type"}
-    config: PreTrainedConfig
-    if kind == "whisper":
-        config = AutoConfig.for_model(kind, **values)
-    else:
-        config = GlmAsrEncoderConfig(
-            **(raw.get("audio_config", {}) if kind == "glmasr" else values)
-        )
+    if kind == "glmasr":
+        values = values.get("audio_config", {})
+    make = WhisperConfig if kind == "whisper" else GlmAsrEncoderConfig
+    config: PreTrainedConfig = make(**values)
     config._attn_implementation = attn_implementation
     return config
 

@@ -1,11 +1,10 @@
 """Encoder frames on disk, so that a frozen encoder hears each clip once.
 
     DIR/3f2a…/about.json       what the frames are of: encoder, weights, features, number format
-    DIR/3f2a…/7c/7c41….frames  of one clip: 4 bytes of checksum, then the frames in bf16
+    DIR/3f2a…/7c/7c41….frames  of one clip: 4 bytes of checksum, then the frames [E, D] in bf16
 
-A folder of its own for each encoder and setting, so what is stale is never found. Files are written
-under another name and renamed, so several runs and processes share a folder without locks. What is
-damaged all the same is computed again. E encoder frames, D encoder width.
+Another encoder or setting has another folder, so what is stale is never found. Files are renamed
+when they are whole, so several runs and processes share a folder without locks.
 """
 
 from __future__ import annotations

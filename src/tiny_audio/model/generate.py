@@ -2,18 +2,16 @@
 
 A row's text depends on its own audio alone: rows stop at their own end token or at a cap in
 proportion to their own length, and rows that are done leave the batch.
-
 Shapes: B utterances, R rows that are held, C positions of a fixed cache, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,100 +41,109 @@ class Hypothesis:
     finished: bool  # False where the cap on new tokens cut it off
 
 
-class TextDecoder(NamedTuple):
-    """A language model, its tokenizer, and the ids that end an answer, that of padding first."""
+@dataclass(frozen=True)
+class Decoding:
+    """A left-padded batch of B utterances, who decodes it and how far."""
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    end_ids: Sequence[int]
+    end_ids: Sequence[int]  # of tokens that end an answer, that of padding first
+    prefill: Prefill
+    caps: Sequence[int]  # the most new tokens of each row
+    options: GenerationConfig
 
-    def hypothesis(self, ids: list[int], logprobs: Sequence[float] = ()) -> Hypothesis:
+    def __post_init__(self) -> None:
+        options = self.options
+        if options.num_beams < 1:
+            raise ConfigError(f"num_beams: must be 1 or more, not {options.num_beams}")
+        if options.do_sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
+            raise ConfigError(
+                "sampling needs temperature > 0 and 0 < top_p <= 1, not "
+                f"{options.temperature} and {options.top_p}"
+            )
+
+    def generate(self) -> list[Hypothesis]:
+        """Decode into B hypotheses, in order."""
+        if self.options.num_beams > 1:
+            return self._beam_search()
+        tokens: list[list[int]] = [[] for _ in self.caps]
+        logprobs: list[list[float]] = [[] for _ in self.caps]
+        for step in self._steps():
+            for row, token, logprob in step:
+                tokens[row].append(token)
+                logprobs[row].append(logprob)
+        return [self._hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
+
+    def stream(self) -> Iterator[str]:
+        """Decode a batch of one and yield its text in pieces; joined they are ``generate``'s."""
+        if self.options.num_beams > 1:
+            raise ConfigError("streaming cannot look back, so it has no beams; use num_beams=1")
+        ids: list[int] = []
+        shown = ""
+        for step in self._steps():
+            ids += [token for _, token, _ in step]
+            text = self._hypothesis(ids).text
+            # A character of several bytes is a replacement mark until its last byte is there.
+            if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        if rest := self._hypothesis(ids).text[len(shown) :]:
+            yield rest
+
+    def _hypothesis(self, ids: list[int], logprobs: Sequence[float] = ()) -> Hypothesis:
         """Cut at the first end token and turn ids into text."""
         stop = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
         mean = sum(logprobs) / len(logprobs) if logprobs else None
         return Hypothesis(text, ids[:stop], mean, stop < len(ids))
 
+    def _steps(self) -> Iterator[list[tuple[int, int, float]]]:
+        """Decode token by token; yields row, token and log-probability of each row not yet done.
+        A row is done at its end token or cap and is dropped once that pays."""
+        past = self._start()
+        rows: list[int | None] = list(range(len(self.caps)))  # of each that is held; None: done
+        logits = past.first()
+        for length in count(1):
+            chosen, logprobs = _choose(logits.float(), self.options)  # [R], [R]
+            ids, scores = chosen.tolist(), logprobs.tolist()
+            held = zip(rows, ids, scores, strict=True)
+            yield [(row, token, score) for row, token, score in held if row is not None]
+            for i, row in enumerate(rows):
+                if row is not None and (ids[i] in self.end_ids or length >= self.caps[row]):
+                    rows[i] = None
+            live = [i for i, row in enumerate(rows) if row is not None]
+            if not live:
+                return
+            if len(live) < len(rows) and len(live) <= past.worth_keeping * len(rows):
+                keep = torch.tensor(live, device=chosen.device)
+                past.keep(keep)
+                rows, chosen = [rows[i] for i in live], chosen[keep]
+            logits = past.next(chosen)
 
-def generate(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> list[Hypothesis]:
-    """Decode a left-padded batch of B utterances of so many seconds into B hypotheses, in order."""
-    _check(options)
-    if options.num_beams > 1:
-        return _beam_search(decoder, prefill, seconds, options)
-    tokens: list[list[int]] = [[] for _ in seconds]
-    logprobs: list[list[float]] = [[] for _ in seconds]
-    for step in _decode(decoder, prefill, seconds, options):
-        for row, token, logprob in step:
-            tokens[row].append(token)
-            logprobs[row].append(logprob)
-    return [decoder.hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
+    def _start(self) -> Growing:
+        """The fastest way to decode; on CUDA a captured step, where that works."""
+        cuda = self.prefill.inputs_embeds.is_cuda and not torch.is_autocast_enabled("cuda")
+        if cuda and self.options.cuda_graphs and can_capture(self.lm):
+            return Captured(self.lm, self.prefill, capture_cuda)
+        return Growing(self.lm, self.prefill)
 
-
-def stream(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> Iterator[str]:
-    """Decode a batch of one and yield its text in pieces; joined they are ``generate``'s text."""
-    _check(options)
-    if options.num_beams > 1:
-        raise ConfigError("streaming cannot look back, so it has no beams; use num_beams=1")
-    ids: list[int] = []
-    shown = ""
-    for step in _decode(decoder, prefill, seconds, options):
-        ids += [token for _, token, _ in step]
-        text = decoder.hypothesis(ids).text
-        # A character of several bytes is a replacement mark until its last byte is there.
-        if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
-    if rest := decoder.hypothesis(ids).text[len(shown) :]:
-        yield rest
-
-
-def _check(options: GenerationConfig) -> None:
-    if options.num_beams < 1:
-        raise ConfigError(f"num_beams: must be 1 or more, not {options.num_beams}")
-    if options.do_sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
-        raise ConfigError(
-            f"sampling needs temperature > 0 and 0 < top_p <= 1, not {options.temperature} and "
-            f"{options.top_p}"
+    def _beam_search(self) -> list[Hypothesis]:
+        lm: Any = self.lm
+        options, sample = self.options, self.options.do_sample
+        out = lm.generate(
+            inputs_embeds=self.prefill.inputs_embeds,
+            attention_mask=self.prefill.attention_mask,
+            max_new_tokens=max(self.caps),
+            num_beams=options.num_beams,
+            do_sample=sample,
+            temperature=options.temperature if sample else None,
+            top_p=options.top_p if sample else None,
+            top_k=None,
+            eos_token_id=list(self.end_ids),
+            pad_token_id=self.end_ids[0],
         )
-
-
-def _caps(seconds: Sequence[float], options: GenerationConfig) -> list[int]:
-    """The most new tokens of each row: in proportion to its audio, never below min_tokens."""
-    return [max(options.min_tokens, math.ceil(s * options.tokens_per_second)) for s in seconds]
-
-
-def _decode(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> Iterator[list[tuple[int, int, float]]]:
-    """Decode token by token; yields row, token and log-probability of each row not yet done. A row
-    is done at its end token or cap and is dropped once that pays."""
-    past = start_decoding(decoder.lm, prefill, graphs=options.cuda_graphs)
-    caps = _caps(seconds, options)
-    rows: list[int | None] = list(range(len(caps)))  # of each row that is held; None: done
-    logits = past.first()
-    for length in count(1):
-        chosen, logprobs = _choose(logits.float(), options)  # [R], [R]
-        ids, scores = chosen.tolist(), logprobs.tolist()
-        yield [
-            (row, token, score)
-            for row, token, score in zip(rows, ids, scores, strict=True)
-            if row is not None
-        ]
-        for i, row in enumerate(rows):
-            if row is not None and (ids[i] in decoder.end_ids or length >= caps[row]):
-                rows[i] = None
-        live = [i for i, row in enumerate(rows) if row is not None]
-        if not live:
-            return
-        if len(live) < len(rows) and len(live) <= past.worth_keeping * len(rows):
-            keep = torch.tensor(live, device=chosen.device)
-            past.keep(keep)
-            rows, chosen = [rows[i] for i in live], chosen[keep]
-        logits = past.next(chosen)
+        capped = zip(out.tolist(), self.caps, strict=True)
+        return [self._hypothesis(ids[:cap]) for ids, cap in capped]
 
 
 def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
@@ -150,34 +157,6 @@ def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
     ordered = ordered.masked_fill(outside, 0.0)
     ids = order.gather(1, torch.multinomial(ordered, 1)).squeeze(1)
     return ids, logits.log_softmax(dim=-1).gather(1, ids.unsqueeze(1)).squeeze(1)
-
-
-def _beam_search(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> list[Hypothesis]:
-    caps = _caps(seconds, options)
-    lm: Any = decoder.lm
-    out = lm.generate(
-        inputs_embeds=prefill.inputs_embeds,
-        attention_mask=prefill.attention_mask,
-        max_new_tokens=max(caps),
-        num_beams=options.num_beams,
-        do_sample=options.do_sample,
-        temperature=options.temperature if options.do_sample else None,
-        top_p=options.top_p if options.do_sample else None,
-        top_k=None,
-        eos_token_id=list(decoder.end_ids),
-        pad_token_id=decoder.end_ids[0],
-    )
-    return [decoder.hypothesis(ids[:cap]) for ids, cap in zip(out.tolist(), caps, strict=True)]
-
-
-def start_decoding(lm: PreTrainedModel, prefill: Prefill, *, graphs: bool) -> Growing:
-    """The fastest way to decode; ``graphs``: on CUDA, replay a captured step where that works."""
-    replay = graphs and prefill.inputs_embeds.is_cuda and not torch.is_autocast_enabled("cuda")
-    return (
-        Captured(lm, prefill, capture_cuda) if replay and can_capture(lm) else Growing(lm, prefill)
-    )
 
 
 def can_capture(lm: PreTrainedModel) -> bool:

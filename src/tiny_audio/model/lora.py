@@ -1,8 +1,7 @@
 """Low-rank adapters on the frozen decoder (LoRA, Hu et al., arXiv 2106.09685), through PEFT.
 
-Beside each chosen linear layer W an adapter adds ``scale * B @ A`` with A [r, in], B [out, r] and
-scale = alpha / r. B starts at zero, so that a fresh adapter changes nothing. Adapters are fp32,
-the base keeps its compute dtype and stays frozen.
+A linear layer W gets ``lora_alpha / r * B @ A`` added, A [r, in] and B [out, r] in fp32. B starts
+at zero, so that a fresh adapter changes nothing. The base keeps its dtype and stays frozen.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from tiny_audio.errors import CheckpointError, ConfigError, first_line
-from tiny_audio.model.weights import check_tensors, read_tensors
+from tiny_audio.model.weights import check_tensors, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 ADAPTER = "default"  # PEFT's name for the only adapter
@@ -73,8 +71,7 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> 
     folder.mkdir(parents=True, exist_ok=True)
     # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(state, folder / WEIGHTS)
     config = copy(cast(LoraConfig, model.peft_config[ADAPTER]))
     config.inference_mode = True
     config.base_model_name_or_path = base or config.base_model_name_or_path or None

@@ -1,10 +1,9 @@
 """Cross-entropy of a few positions over a large vocabulary, without its logits in memory.
 
 With Qwen3's 151,936 tokens, logits and their gradient are the largest tensors of a training step.
-The head is frozen, so all that its backward pass needs is the gradient of the hidden states, and
-that is known once a piece of the logits is: they are made piece by piece and forgotten.
-
-Shapes: B utterances, T tokens, N positions among the B * T, W decoder width, V vocabulary.
+The head is frozen, so its backward pass needs only the gradient of the hidden states, which is
+known once a piece of the logits is: they are made piece by piece and forgotten.
+Shapes: N label positions, W decoder width, V vocabulary.
 """
 
 from __future__ import annotations

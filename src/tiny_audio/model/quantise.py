@@ -1,13 +1,10 @@
 """Weights in 8 bits, for transcription: less memory, and less to read for every token.
 
-Weight-only, one scale for each output (absmax): what flows between the layers stays as it is. The
-decoder's embedding table, where it is its head as well, is stored once. A quantised model does not
-learn and is not saved.
-
-The layers compute in the dtype of the weights that they replace. In float32 the weights are widened
-as they are used, which saves memory, not time, and a clip gets the same text alone and in a batch.
-In bfloat16 on a CPU that multiplies it they go through PyTorch's own kernel, which saves time too;
-but how its sums round depends on the batch, so that now and then a near tie falls the other way.
+Weight-only, one scale for each output (absmax), computed in the dtype of the weights that are
+replaced. In float32 weights are widened as they are used, which saves memory, not time, and a clip
+gets the same text alone and in a batch. In bfloat16 on a CPU that multiplies it PyTorch's own
+kernel saves time too; how its sums round depends on the batch, so now and then a near tie falls
+the other way. A quantised model does not learn and is not saved.
 """
 
 from __future__ import annotations

@@ -2,37 +2,30 @@
 
     waveform ─► log-mel ─► encoder (frozen) ─► projector (learns) ─► decoder (frozen) ─► text
 
-``prefill`` makes the decoder's input embeddings: the chat prompt with the projector's audio tokens
-at the positions that the prompt keeps for them. Loss, generation and streaming all start there.
-
 Shapes: B utterances, S samples, L mel frames, E encoder frames, A audio tokens, T tokens,
 D encoder width, W decoder width, N label positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tiny_audio.audio.features import LogMel
+from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
 from tiny_audio.model.decoder import end_ids
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
-from tiny_audio.model.generate import Hypothesis, TextDecoder, generate, stream
+from tiny_audio.model.generate import Decoding, Hypothesis
 from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
 from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from tiny_audio.audio.features import SpecAugment
-
-Mask = Callable[[Tensor, Tensor], Tensor]
 
 
 class Loss(NamedTuple):
@@ -68,20 +61,14 @@ class SpeechModel(nn.Module):
         window_seconds: float = 30.0,
     ) -> None:
         super().__init__()
-        self.features = features
-        self.encoder = encoder
-        self.projector = projector
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.prompt = prompt
+        self.features, self.encoder, self.projector = features, encoder, projector
+        self.decoder, self.tokenizer, self.prompt = decoder, tokenizer, prompt
         self.spec_augment = spec_augment
         self.window_seconds = window_seconds
         self.augment_generator: torch.Generator | None = None  # the RNG of spec_augment
         self.decoder_changed = False  # the decoder's own weights differ from its base
         self.identity: dict[str, Any] = {}  # what it was built from, see build.py
         self._head_is_plain = head_is_plain(self.causal_lm)
-
-    # -------------------------------------------------------------------------- parts and sizes
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -105,11 +92,13 @@ class SpeechModel(nn.Module):
         self.decoder.train(mode and any(p.requires_grad for p in self.decoder.parameters()))
         return self
 
-    # ---------------------------------------------------------------------- from sound to tokens
-
     @torch.no_grad()
     def encode(
-        self, waveform: Tensor, lengths: Tensor, *, mask: Mask | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        *,
+        mask: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient. ``mask``
         changes the log-mel [B, M, L] of clips with so many frames [B], in place of
@@ -149,8 +138,6 @@ class SpeechModel(nn.Module):
         embeds = torch.where(batch.audio_mask.unsqueeze(-1), spread, embeds)
         positions = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         return Prefill(embeds, batch.attention_mask, positions)
-
-    # ----------------------------------------------------------------------- learning and writing
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the transcript and its end token, given the audio. The LM head runs on
@@ -194,19 +181,19 @@ class SpeechModel(nn.Module):
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
         """Transcribe a left-padded batch; one hypothesis for each row, in order."""
-        return generate(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
+        return self._decoding(batch, options).generate()
 
     @torch.no_grad()
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
         """Transcribe a batch of one, yielding the text piece by piece as it is decoded."""
         if len(batch) != 1:
             raise ValueError(f"streaming decodes one utterance at a time, not {len(batch)}")
-        yield from stream(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
+        yield from self._decoding(batch, options).stream()
 
-    def _text_decoder(self) -> TextDecoder:
-        lm = self.causal_lm
-        return TextDecoder(lm, self.tokenizer, end_ids(lm, self.prompt.end_id))
-
-
-def _seconds(batch: Batch) -> list[float]:
-    return [length / 16_000 for length in batch.waveform_lengths.tolist()]
+    def _decoding(self, batch: Batch, options: GenerationConfig) -> Decoding:
+        """New tokens are capped in proportion to each row's audio, never below min_tokens."""
+        lm, rate = self.causal_lm, options.tokens_per_second
+        lengths = batch.waveform_lengths.tolist()
+        caps = [max(options.min_tokens, math.ceil(n / 16_000 * rate)) for n in lengths]
+        ends = end_ids(lm, self.prompt.end_id)
+        return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options)

@@ -1,9 +1,8 @@
 """Weights of frozen parts: the wanted tensors of a safetensors checkpoint, or random ones.
 
 GLM-ASR ships its audio tower (1.3 GB) in the same file as a language model (3 GB) that we never
-use. A safetensors file starts with a table of what lies where, so only the wanted tensors are
-downloaded, in blocks, into one file of the hub's assets cache. Format:
-https://huggingface.co/docs/safetensors (8 bytes of length, JSON header, then the data).
+use. A safetensors file starts with a table of what lies where (8 bytes of length, JSON, then data),
+so only the wanted tensors are downloaded, in blocks, into one file of the hub's assets cache.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny_audio.errors import CheckpointError, ModelError, TinyAudioError
@@ -76,6 +75,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged or cut short ({error})") from None
+
+
+def write_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors of any device to a file."""
+    values = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(values, path, metadata={"format": "pt"})
 
 
 def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:

@@ -40,13 +40,6 @@ def stack_frames(frames: Tensor, lengths: Tensor, stride: int) -> Tensor:
     return frames[:, : groups * stride].reshape(batch, groups, stride * width)
 
 
-def require_positive(owner: str, **values: int) -> None:
-    """Raise ConfigError for the first of the named sizes that is below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"model.projector.{owner}.{name} is {value}; it must be at least 1.")
-
-
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype for sums and softmax: float32, or float64 where the input has it."""
     return torch.promote_types(dtype, torch.float32)
@@ -77,8 +70,13 @@ class Projector(nn.Module, ABC):
 
     stride: int  # frames joined into one token
 
-    def __init__(self, d_encoder: int, d_decoder: int) -> None:
+    def __init__(self, d_encoder: int, d_decoder: int, **sizes: int) -> None:
+        """``sizes`` must be 1 or more, else ConfigError."""
         super().__init__()
+        for name, size in sizes.items():
+            if size < 1:
+                setting = f"model.projector.{type(self).__name__.lower()}.{name}"
+                raise ConfigError(f"{setting} is {size}; it must be at least 1.")
         self.d_encoder, self.d_decoder = d_encoder, d_decoder
         self.aux_loss: Tensor | None = None  # weighted, of the last forward in training
         self._measured: dict[str, Tensor] = {}  # of the last forward, detached

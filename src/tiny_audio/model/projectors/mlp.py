@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_audio.model.projectors.base import Projector, RMSNorm, require_positive, stack_frames
+from tiny_audio.model.projectors.base import Projector, RMSNorm, stack_frames
 
 
 class Mlp(Projector):
@@ -16,8 +16,7 @@ class Mlp(Projector):
     def __init__(
         self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int, hidden: int
     ) -> None:
-        super().__init__(d_encoder, d_decoder)
-        require_positive("mlp", stride=stride, hidden=hidden)
+        super().__init__(d_encoder, d_decoder, stride=stride, hidden=hidden)
         self.stride = stride
         self.linear_1 = nn.Linear(stride * d_encoder, hidden, bias=False)
         self.norm = RMSNorm(hidden)

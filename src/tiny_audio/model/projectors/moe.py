@@ -1,10 +1,9 @@
 """Mixture of experts: a shared expert for every frame, and a few routed ones for each.
 
-Sources. Sparse routing, the load-balance loss and router jitter: Switch Transformers (Fedus et
-al., arXiv 2101.03961, equations 4 to 6); the router z-loss: ST-MoE (Zoph et al., arXiv
-2202.08906, equation 5); a shared expert beside routed ones: DeepSeekMoE (arXiv 2401.06066).
-
-N routed experts, k of them for each token, M real audio tokens of a batch, I stride * D.
+Sparse routing, load-balance loss and router jitter are from Switch Transformers (arXiv 2101.03961,
+equations 4 to 6), the router z-loss from ST-MoE (arXiv 2202.08906, equation 5), the shared expert
+from DeepSeekMoE (arXiv 2401.06066). N routed experts, k of them for each token, M real audio tokens
+of a batch, I stride * D.
 """
 
 from __future__ import annotations
@@ -14,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.projectors.base import (
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-    stack_frames,
-    wide,
-)
+from tiny_audio.model.projectors.base import Projector, RMSNorm, length_mask, stack_frames, wide
 
 
 def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
@@ -78,8 +70,8 @@ class Moe(Projector):
         z_weight: float,
         jitter: float,
     ) -> None:
-        super().__init__(d_encoder, d_decoder)
-        require_positive("moe", stride=stride, experts=experts, top_k=top_k, hidden=hidden)
+        sizes = {"stride": stride, "experts": experts, "top_k": top_k, "hidden": hidden}
+        super().__init__(d_encoder, d_decoder, **sizes)
         if top_k > experts:
             raise ConfigError(
                 f"model.projector.moe.top_k is {top_k}, more than the {experts} experts there are."

@@ -1,12 +1,8 @@
-"""Mixture of Simple Adapters: several small perceptrons, all at work, blended frame by frame.
+"""Mixture of Simple Adapters (arXiv 2508.18998): small perceptrons, all at work, blended by frame.
 
-After "MOSA: Mixture of Simple Adapters Outperforms Monolithic Approaches in LLM-based
-Multilingual ASR", arXiv 2508.18998: ``y = sum_i w_i E_i(x)`` with ``w = softmax(G(x))``; every
-adapter contributes to every token, and there is no auxiliary loss. The blend is dense, so it
-needs no dispatch: scaling the hidden units of adapter i by ``w_i`` before the second layer
-gives the same sum, and both layers are one matrix product over all adapters.
-
-N adapters, H width inside one adapter.
+``y = sum_i w_i E_i(x)`` with ``w = softmax(G(x))``; there is no auxiliary loss. The blend is dense,
+so scaling the hidden units of adapter i by ``w_i`` before the second layer gives the same sum, and
+both layers are one matrix product over all adapters. N adapters, H width inside one adapter.
 """
 
 from __future__ import annotations
@@ -17,14 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_audio.model.projectors.base import (
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-    stack_frames,
-    wide,
-)
+from tiny_audio.model.projectors.base import Projector, RMSNorm, length_mask, stack_frames, wide
 
 
 class Mosa(Projector):
@@ -43,10 +32,8 @@ class Mosa(Projector):
         hidden: int,
         router_hidden: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder)
-        require_positive(
-            "mosa", stride=stride, adapters=adapters, hidden=hidden, router_hidden=router_hidden
-        )
+        sizes = {"stride": stride, "adapters": adapters, "hidden": hidden}
+        super().__init__(d_encoder, d_decoder, **sizes, router_hidden=router_hidden)
         self.stride = stride
         d_in = stride * d_encoder
         self.router = nn.Sequential(

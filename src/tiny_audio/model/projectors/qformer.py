@@ -1,15 +1,10 @@
 """Q-Former: a few learned queries read each window of frames by cross-attention.
 
-BLIP-2's Querying Transformer (Li et al., arXiv 2301.12597), as transformers implements it, over
-windows of encoder frames as in SALMONN (arXiv 2310.13289). The queries pass a LayerNorm, then
-each layer has self-attention among the queries of one window, cross-attention to its frames, and
-a feed-forward block. No window sees another: context comes from the encoder.
-
-One thing is added. BLIP-2's image features carry their places; the frames of an encoder with
-rotary attention do not, and without them the queries learn which sounds a window holds but not
-their order. So each place in a window has a learned vector, zero at the start.
-
-R windows, Q queries a window, K frames a window, H the Q-Former's width.
+BLIP-2's Querying Transformer (arXiv 2301.12597), as transformers implements it, over windows of
+encoder frames as in SALMONN (arXiv 2310.13289). No window sees another. One thing is added: frames
+of an encoder with rotary attention do not carry their places, and without them the queries learn
+which sounds a window holds but not their order, so each place in a window has a learned vector,
+zero at the start. R windows, Q queries a window, K frames a window, H the Q-Former's width.
 """
 
 from __future__ import annotations
@@ -20,13 +15,7 @@ from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.projectors.base import (
-    Length,
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-)
+from tiny_audio.model.projectors.base import Length, Projector, RMSNorm, length_mask
 
 
 class QFormer(Projector):
@@ -48,10 +37,8 @@ class QFormer(Projector):
         hidden: int,
         intermediate: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder)
-        require_positive(
-            "qformer", window=window, queries=queries, layers=layers, heads=heads, hidden=hidden
-        )
+        sizes = {"window": window, "queries": queries, "layers": layers, "heads": heads}
+        super().__init__(d_encoder, d_decoder, **sizes, hidden=hidden)
         if hidden % heads:
             raise ConfigError(
                 f"model.projector.qformer.hidden is {hidden}; it must be a multiple of heads "
