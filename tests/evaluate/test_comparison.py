@@ -25,34 +25,26 @@ def test_the_better_is_named_and_turning_the_pair_turns_the_sign(tmp_path: Path)
     assert found.significant
     assert conclusion(found).startswith("a is better: WER")
     assert turned.bootstrap.difference == -found.bootstrap.difference
-    assert (turned.matched.z, turned.matched.p) == (-found.matched.z, found.matched.p)
-    assert found.matched.p < 0.01
+    assert found.bootstrap.p < 0.01
     errors = [e.score.words.errors for e in (found.a, found.b)]
     assert sum(found.differences) == errors[1] - errors[0]
-    changed = [abs(found.differences[i]) for i in found.changed()]
-    assert changed == sorted(changed, reverse=True)
 
 
 def test_a_system_does_not_differ_from_itself(tmp_path: Path) -> None:
     found = compare(*systems(tmp_path, records(0.2), records(0.2)))
-    assert (found.better, found.significant, found.changed()) == (None, False, [])
+    assert (found.better, found.significant, set(found.differences)) == (None, False, {0})
     assert conclusion(found).startswith("No difference")
 
 
-@pytest.mark.parametrize("kind", ["set", "duration", "speaker"])
-def test_parts_add_up_to_the_whole(tmp_path: Path, kind: str) -> None:
+def test_parts_add_up_to_the_whole_and_speakers_are_drawn(tmp_path: Path) -> None:
     a, b = records(0.1, seed=1, speakers=5), records(0.2, seed=2, speakers=5)
     found = compare(*systems(tmp_path, a, b[::-1]))  # the order of a file does not matter
-    parts = found.divide(kind).values()
-    for place, whole in enumerate((found.a, found.b)):
-        assert sum(p[place].score.words.errors for p in parts) == whole.score.words.errors
-    for left, right in parts:
-        assert [r.id for r in left.records] == [r.id for r in right.records]
-
-
-def test_speakers_are_what_is_drawn(tmp_path: Path) -> None:
-    a, b = records(0.1, seed=1, speakers=5), records(0.2, seed=2, speakers=5)
-    found = compare(*systems(tmp_path, a, b))
+    for kind in ("set", "duration", "speaker"):
+        parts = found.divide(kind).values()
+        for place, whole in enumerate((found.a, found.b)):
+            assert sum(p[place].score.words.errors for p in parts) == whole.score.words.errors
+        for left, right in parts:
+            assert [r.id for r in left.records] == [r.id for r in right.records]
     assert (found.unit, found.bootstrap.units) == ("speaker", 5)
     assert "not to be trusted" in conclusion(found)
 
@@ -60,14 +52,15 @@ def test_speakers_are_what_is_drawn(tmp_path: Path) -> None:
 def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
     a, b = records(0.1, seed=1), records(0.2, seed=2)
     a[0] = failure("u0")
+    a[20], b[20] = failure("u20"), failure("u20")
     b[3] = replace(b[3], reference="another text")
     del a[1:3], b[10]
     found = compare(*systems(tmp_path, a, b))
-    assert len(found.a.records) == len(found.b.records) == 55
+    assert len(found.a.records) == len(found.b.records) == 54
     assert found.left_out == {
         "failed in a": 1, "missing in a": 2, "missing in b": 1, "with different references": 1,
     }  # fmt: skip
-    assert "55 common utterances" in conclusion(found)
+    assert "54 common utterances" in conclusion(found)
 
 
 def test_the_same_id_in_two_sets_is_two_utterances(tmp_path: Path) -> None:
@@ -91,19 +84,22 @@ def test_two_rules_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--scoring"):
         load_systems(paths, None)
     found = load_systems(paths, "whisper-en")
-    assert {system.evaluation.score.rule for system in found} == {"whisper-en/1"}
+    assert {system.evaluation.rule for system in found} == {"whisper-en/1"}
     basic = load_systems(paths[:1], None)
-    assert basic[0].evaluation.score.rule == "basic/1"
+    assert basic[0].evaluation.rule == "basic/1"
     with pytest.raises(ConfigError, match="basic/1"):
         compare(basic[0], found[1])
 
 
-def test_models_in_one_file_are_several_systems(tmp_path: Path) -> None:
+def test_models_in_one_file_are_several_systems_of_different_names(tmp_path: Path) -> None:
     both = [replace(r, model="m") for r in records(0.1)]
     both += [replace(r, model="n") for r in records(0.2)]
-    found = load_systems([write(tmp_path / "a", both)], None)
+    path = write(tmp_path / "a", both)
+    found = load_systems([path], None)
     assert [system.name for system in found] == ["m", "n"]
     assert compare(*found).left_out == {}
+    twice = load_systems([path, path], None)
+    assert [system.name for system in twice] == ["a/m", "a/n", "a/m-2", "a/n-2"]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +118,10 @@ def test_every_command_in_both_forms(
     assert run(["analysis", name, *paths, *options]) == 0
     assert capsys.readouterr().out
     assert run(["analysis", name, *paths, *options, "--markdown", "--scoring", "basic"]) == 0
-    said = capsys.readouterr().out
-    tables = [line for line in said.splitlines() if line.startswith("|")]
-    assert len(tables) >= 2
+    shown = capsys.readouterr().out
+    assert sum(line.startswith("|") for line in shown.splitlines()) >= 2
     if name == "compare":
-        assert "a is better" in said
+        assert "a is better" in shown
 
 
 def test_high_wer_lists_what_is_at_or_above(
@@ -139,11 +134,12 @@ def test_high_wer_lists_what_is_at_or_above(
     ]
     path = write(tmp_path / "a", lines)
     assert run(["analysis", "high-wer", str(path), "--markdown"]) == 0
-    said = capsys.readouterr().out
-    assert "| half | 50.00% | 1/2 |" in said
-    assert said.index("silence") < said.index("half")
-    assert "quarter" not in said
-    assert "2 of 3 utterances, 2 of 6 words and 3 of 4 errors" in said
+    shown = capsys.readouterr().out
+    assert "| half | 50.00% | 1/2 |" in shown
+    assert shown.index("silence") < shown.index("half")
+    assert "quarter" not in shown
+    assert "2 of 3 utterances" in shown
+    assert "3 of 4 errors" in shown
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_texts_are_harmless_and_come_back_whole(tmp_path: Path, systems: int) ->
     for one in evil_records()[: len(EVIL)]:
         row = by_id[one.id]
         assert row["raw"] == one.reference
-        assert [heard["raw"] for heard in row["hypotheses"]] == [one.hypothesis] * systems
+        assert [one_of["raw"] for one_of in row["hypotheses"]] == [one.hypothesis] * systems
         assert row["speaker"] == one.speaker
         assert "clip" not in row
         assert "link" not in row  # an address is never loaded

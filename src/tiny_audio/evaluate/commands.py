@@ -56,21 +56,14 @@ def high_wer(
 
 @analysis.command("errors")
 def errors(
-    results: Results,
-    top: Top = 15,
-    words: Annotated[
-        Path | None, typer.Option(help="a text, for example of training: which words are rare")
-    ] = None,
-    scoring: Scoring = None,
-    markdown: Markdown = False,
+    results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
-    """Show which words are confused, and which kinds of words go wrong."""
+    """Show which words are substituted, deleted and inserted, and which are homophones."""
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import count_words, error_sections, show
+    from tiny_audio.evaluate.tables import error_sections, show
 
-    seen = None if words is None else count_words(words)
     for system in load_systems([results], scoring):
-        show(error_sections(system.evaluation, top, seen), markdown=markdown)
+        show(error_sections(system.evaluation, top), markdown=markdown)
 
 
 @analysis.command("homophones")
@@ -87,30 +80,21 @@ def homophones(
 
 @analysis.command("compare")
 def compare(
-    results: Several,
-    top: Top = 10,
-    resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 5000,
-    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    scoring: Scoring = None,
-    markdown: Markdown = False,
+    results: Several, top: Top = 10, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
     """Say which recogniser is better, how surely and where; all against the first."""
     from tiny_audio.errors import DataError
     from tiny_audio.evaluate import comparison
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.statistics import holm
     from tiny_audio.evaluate.tables import show
 
     first, *others = load_systems(results, scoring)
     if not others:
         raise DataError(f"{results[0]}: holds one model's results; name a second results file.")
-    found = [comparison.compare(first, one, resamples=resamples, seed=seed) for one in others]
-    adjusted = holm([one.bootstrap.p for one in found])
-    show([comparison.overview_section(found, adjusted)], markdown=markdown)
-    for one in found:
-        print(comparison.conclusion(one) + "\n")
-        show(comparison.breakdown_sections(one), markdown=markdown)
-        show([comparison.changed_section(one, top)], markdown=markdown)
+    for other in others:
+        found = comparison.compare(first, other)
+        print(comparison.conclusion(found) + "\n")
+        show(comparison.sections(found, top), markdown=markdown)
 
 
 @analysis.command("report")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 from importlib.resources import files
@@ -30,11 +31,10 @@ from tiny_audio.audio.decode import Mono
 from tiny_audio.audio.io import load_audio
 from tiny_audio.errors import AudioError, ConfigError, DataError
 from tiny_audio.evaluate.comparison import breakdown_sections, compare, conclusion
-from tiny_audio.evaluate.errors import confusions, forgive_homophones
-from tiny_audio.evaluate.report.plots import Plot, Point, Series, bars, reliability
+from tiny_audio.evaluate.errors import confusions, homophones
 from tiny_audio.evaluate.results import Evaluation, Record, System, load_systems
-from tiny_audio.evaluate.statistics import bootstrap, calibration, divide
-from tiny_audio.evaluate.tables import LEGEND, figures_section, percent, share
+from tiny_audio.evaluate.statistics import BINS, Interval, bootstrap, calibration, divide, share
+from tiny_audio.evaluate.tables import LEGEND, figures_section, percent
 from tiny_audio.evaluate.wer import UtteranceScore
 
 MOST_SYSTEMS = 2  # in one report
@@ -42,9 +42,10 @@ TOP = 12  # confusions of a kind that are listed
 STEPS = 10  # bars of the histogram up to 100 %
 AUDIO_MODES = ("embed", "link", "none")
 MEDIA_TYPE = "audio/ogg"  # Opus in Ogg, mono, about 27 kbit/s at 16 kHz
-_LETTERS = {"equal": "=", "substitute": "s", "delete": "d", "insert": "i"}
+Bar = tuple[float, str]  # a share, and the same in words
+Row = tuple[str, list[Bar]]  # a label, and a bar for each system
 
-# ------------------------------------------------------------------------------------- the page
+_LETTERS = {"equal": "=", "substitute": "s", "delete": "d", "insert": "i"}
 
 
 def write_report(
@@ -80,26 +81,28 @@ def render(
 
     Args:
         out: where the page will lie, for links to recordings.
-        audio: ``embed`` (up to `audio_mb` megabytes, the worst utterances first), ``link`` or
-            ``none``.
+        audio: ``embed`` (up to `audio_mb` times 10^6 bytes of the page, the worst utterances
+            first; the rest is linked), ``link`` or ``none``. Relative paths start at the working
+            directory or where the results lie.
     """
     compared = compare(*systems) if len(systems) == MOST_SYSTEMS else None
     parts = [systems[0].evaluation] if compared is None else [compared.a, compared.b]
-    names = [system.name for system in systems]
-    both = list(zip(names, parts, strict=True))
-    records = list(zip(*(evaluation.records for evaluation in parts), strict=True))
-    scores = list(zip(*map(_record_scores, parts), strict=True))
-    errors = [sum(0 if one is None else one.words.errors for one in row) for row in scores]
-    worst = sorted(range(len(records)), key=lambda i: -errors[i])
-    clips = collect_clips(
-        [(i, records[i][0]) for i in worst],
+    both = dict(zip((system.name for system in systems), parts, strict=True))
+    records = list(zip(*(part.records for part in parts), strict=True))
+    scores = list(zip(*(part.scores for part in parts), strict=True))
+    errors = [sum(one.words.errors for one in row if one is not None) for row in scores]
+    embedded, sources, note = collect_clips(
+        [row[0] for row in records],
+        sorted(range(len(records)), key=lambda i: -errors[i]),
         mode=audio,
         megabytes=audio_mb,
         folder=systems[0].folder,
         out=out,
     )
-    rows = zip(records, scores, strict=True)
-    utterances = [_utterance(*row) | clips.sources.get(i, {}) for i, row in enumerate(rows)]
+    utterances = [
+        _utterance(*row) | sources.get(i, {})
+        for i, row in enumerate(zip(records, scores, strict=True))
+    ]
     style, script = _read("page.css"), _read("page.js")
     page = (
         template_environment()
@@ -107,25 +110,24 @@ def render(
         .render(
             policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
             "media-src data: file: 'self'; base-uri 'none'; form-action 'none'",
-            title=" and ".join(names),
-            subtitle=f"{len(utterances)} utterances, scoring {parts[0].score.rule}, "
-            f"{date.today().isoformat()}",
-            systems=both,
+            title=" and ".join(both),
+            subtitle=f"{len(utterances)} utterances, scoring {parts[0].rule}, {date.today()}",
+            systems=list(both.items()),
             summaries=[
                 replace(figures_section(evaluation, f"{name}: by set"), note=LEGEND)
-                for name, evaluation in both
+                for name, evaluation in both.items()
             ],
             conclusion=None if compared is None else conclusion(compared),
             comparison=[] if compared is None else list(breakdown_sections(compared)),
-            plots=list(_plots(both)),
-            audio_note=clips.note(),
-            data={"systems": names, "media": MEDIA_TYPE, "utterances": utterances},
-            clips=clips.embedded,
+            charts=list(_charts(both)),
+            audio_note=note,
+            data={"systems": list(both), "media": MEDIA_TYPE, "utterances": utterances},
+            clips=embedded,
             style=style,
             script=script,
         )
     )
-    return page, clips.note()
+    return page, note
 
 
 def template_environment() -> Environment:
@@ -142,7 +144,7 @@ def template_environment() -> Environment:
         "share": share,
         "bootstrap": bootstrap,
         "confusions": confusions,
-        "forgive_homophones": forgive_homophones,
+        "homophones": homophones,
         "top": TOP,
     }
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
@@ -161,44 +163,48 @@ def _hash(text: str) -> str:
 # -------------------------------------------------------------------------------- what it shows
 
 
-def _plots(both: Sequence[tuple[str, Evaluation]]) -> Iterator[Plot]:
-    """Error rate by duration and by noise, its spread, and whether confidence means anything."""
-    yield _wer_by("WER by duration", "seconds of audio", "duration", both)
-    if any(record.snr is not None for _, evaluation in both for record in evaluation.scored):
-        yield _wer_by("WER by signal-to-noise ratio", "estimated SNR", "snr", both)
-    labels = ["0"] + [f"≤ {100 * step // STEPS}" for step in range(1, STEPS + 1)] + ["> 100"]
-    series = []
-    for name, evaluation in both:
-        rates = [one.wer for one in evaluation.score.utterances if one.wer is not None]
-        counts = Counter(min(-int(-rate * STEPS // 1), STEPS + 1) for rate in rates)
-        series.append(Series(name, [share(counts[i], len(rates)) for i in range(len(labels))]))
-    yield bars("Utterances by their WER", "WER of the utterance, %", labels, series)
-    curves = [
-        (
-            name,
+def _charts(both: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, list[Row]]]:
+    """Title, name of the rows, rows: WER by duration, its spread, and what confidence means."""
+    divided = [divide(evaluation, "duration") for evaluation in both.values()]
+    labels = dict.fromkeys(label for found in divided for label in found)
+    yield (
+        "WER by duration",
+        "audio",
+        [(label, [_wer_bar(found.get(label)) for found in divided]) for label in labels],
+    )
+    spread = []
+    for evaluation in both.values():
+        rates = [one.words.rate for one in evaluation.score.utterances if one.words.reference]
+        counts = Counter(min(math.ceil((rate or 0.0) * STEPS), STEPS + 1) for rate in rates)
+        spread.append({step: share(number, len(rates)) for step, number in counts.items()})
+    names = ["0 %", *(f"to {100 * step // STEPS} %" for step in range(1, STEPS + 1)), "over 100 %"]
+    yield (
+        "Utterances by their WER",
+        "WER",
+        [(name, [_bar(found.get(step)) for found in spread]) for step, name in enumerate(names)],
+    )
+    correct = [
+        {round(BINS * one["low"]): one["correct"] for one in calibration(evaluation)["bins"]}
+        for evaluation in both.values()
+    ]
+    if any(correct):
+        yield (
+            "Utterances without an error, by confidence",
+            "confidence",
             [
-                Point(bin_["confidence"], bin_["correct"], bin_["utterances"])
-                for bin_ in calibration(evaluation)["bins"]
-                if bin_["utterances"]
+                (f"from {100 * i // BINS} %", [_bar(found.get(i)) for found in correct])
+                for i in range(BINS)
             ],
         )
-        for name, evaluation in both
-    ]
-    if any(points for _, points in curves):
-        title = "Reliability: utterances wholly right, by confidence"
-        yield reliability(title, "mean confidence of a bin", curves)
 
 
-def _wer_by(title: str, x_name: str, kind: str, both: Sequence[tuple[str, Evaluation]]) -> Plot:
-    divided = [(name, divide(evaluation, kind)) for name, evaluation in both]
-    labels = list(dict.fromkeys(label for _, found in divided for label in found))
-    series = []
-    for name, found in divided:
-        parts = [found.get(label) for label in labels]
-        values = [None if part is None else part.score.wer for part in parts]
-        intervals = [None if part is None else bootstrap(part).intervals["wer"] for part in parts]
-        series.append(Series(name, values, intervals))
-    return bars(title, x_name, labels, series)
+def _bar(value: float | None, interval: Interval | None = None) -> Bar:
+    bounds = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    return value or 0.0, percent(value) + bounds
+
+
+def _wer_bar(part: Evaluation | None) -> Bar:
+    return _bar(None) if part is None else _bar(part.score.wer, bootstrap(part).intervals["wer"])
 
 
 def _utterance(
@@ -211,7 +217,6 @@ def _utterance(
         "set": record.set or record.source,
         "speaker": record.speaker,
         "seconds": round(record.duration, 2),
-        "snr": None if record.snr is None else round(record.snr, 1),
         "raw": record.reference,
         "reference": "" if scores[0] is None else scores[0].reference,
         "hypotheses": [_hypothesis(*pair) for pair in zip(records, scores, strict=True)],
@@ -235,90 +240,63 @@ def _hypothesis(record: Record, score: UtteranceScore | None) -> dict[str, Any]:
     return found
 
 
-def _record_scores(evaluation: Evaluation) -> list[UtteranceScore | None]:
-    """The score of each record, None where it failed."""
-    found = iter(evaluation.score.utterances)
-    return [None if record.error is not None else next(found) for record in evaluation.records]
-
-
 # -------------------------------------------------------------------------------------- recordings
 
 
-@dataclass
-class Clips:
-    """Recordings by position of the utterance; `left_out` counts those without one, by reason.
-
-    sources: what the page's script needs: ``clip`` (embedded), ``link`` (relative to the report)
-    with ``part`` (seconds: from, to), or ``address`` (http(s), which nothing loads).
-    """
-
-    embedded: dict[int, str] = field(default_factory=dict)  # base64 of MEDIA_TYPE
-    sources: dict[int, dict[str, Any]] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-    def note(self) -> str:
-        """What the reader of the report should know about its recordings."""
-        kinds = Counter(kind for source in self.sources.values() for kind in source)
-        parts = []
-        if self.embedded:
-            size = sum(map(len, self.embedded.values())) / 1e6
-            parts.append(f"{len(self.embedded)} recordings embedded ({size:.1f} MB, Opus)")
-        if kinds["link"]:
-            parts.append(f"{kinds['link']} linked, to be heard while the files stay in place")
-        if kinds["address"]:
-            parts.append(f"{kinds['address']} by address")
-        parts += [f"{count} left out: {reason}" for reason, count in self.left_out.items()]
-        return "; ".join(parts)
-
-
 def collect_clips(
-    records: Iterable[tuple[int, Record]], *, mode: str, megabytes: float, folder: Path, out: Path
-) -> Clips:
-    """Find the recordings of utterances, given with their positions, the most wanted first.
+    records: Sequence[Record],
+    order: Sequence[int],
+    *,
+    mode: str,
+    megabytes: float,
+    folder: Path,
+    out: Path,
+) -> tuple[dict[int, str], dict[int, dict[str, Any]], str]:
+    """Find the recordings of utterances; `render` explains the arguments.
 
-    Args:
-        mode: of AUDIO_MODES. Embedding goes on until `megabytes` (10^6 bytes of the page) are
-            full; what does not fit is linked.
-        folder: where relative paths may start, besides the working directory.
-        out: the report, to which links are relative.
-
-    Raises:
-        ConfigError: there is no such mode.
+    Returns:
+        position -> base64 of MEDIA_TYPE, of those that are embedded; position -> what the page's
+        script needs: ``clip`` (embedded), ``link`` (relative to the page) with ``part`` (seconds:
+        from, to), or ``address`` (http(s), which nothing loads); and a note for the reader.
     """
     if mode not in AUDIO_MODES:
         raise ConfigError(f"--audio {mode} is unknown: choose {', '.join(AUDIO_MODES)}.")
-    clips = Clips()
+    embedded: dict[int, str] = {}
+    sources: dict[int, dict[str, Any]] = {}
+    counts: Counter[str] = Counter()
     load = lru_cache(maxsize=1)(load_audio)  # several utterances may lie in one recording
     room = int(megabytes * 1e6) if mode == "embed" else 0
-    for position, record in records if mode != "none" else ():
+    for position in order if mode != "none" else ():
+        record = records[position]
         if record.audio is None:
-            clips.left_out["no recording is named"] += 1
+            counts["left out: no recording is named"] += 1
             continue
         if "://" in record.audio:
-            clips.sources[position] = {"address": record.audio}
+            sources[position] = {"address": record.audio}
+            counts["by address"] += 1
             continue
         candidates = (Path(record.audio).expanduser(), folder / record.audio)
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
-            clips.left_out["the file is not there"] += 1
+            counts["left out: the file is not there"] += 1
             continue
         try:
             text = _encode(load(path), record) if room > 0 else ""
         except AudioError as error:
-            clips.left_out[error.reason] += 1
+            counts[f"left out: {error.reason}"] += 1
             continue
-        fits = 0 < len(text) <= room
-        room = room - len(text) if fits else 0
-        if fits:
-            clips.embedded[position] = text
-            clips.sources[position] = {"clip": True}
+        if 0 < len(text) <= room:
+            room -= len(text)
+            embedded[position] = text
+            sources[position] = {"clip": True}
+            counts["recordings embedded"] += 1
             continue
-        link = quote(os.path.relpath(path.resolve(), out.parent.resolve()))
-        clips.sources[position] = {"link": link}
+        room = 0
+        sources[position] = {"link": quote(os.path.relpath(path.resolve(), out.parent.resolve()))}
         if record.offset is not None:
-            part = (record.offset, record.offset + record.duration)
-            clips.sources[position]["part"] = part
-    return clips
+            sources[position]["part"] = (record.offset, record.offset + record.duration)
+        counts["linked, to be heard while the files stay in place"] += 1
+    return embedded, sources, "; ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _encode(waveform: Mono, record: Record) -> str:
