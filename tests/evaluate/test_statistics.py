@@ -190,7 +190,7 @@ def test_the_parts_add_up_to_the_whole_without_failures(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(0.0, "under 2 s"), (2.0, "2 to 5 s"), (4.999, "2 to 5 s"), (30.0, "30 s and more")],
+    [(0.0, "0 to 2 s"), (2.0, "2 to 5 s"), (4.999, "2 to 5 s"), (30.0, "30 s and more")],
 )
 def test_a_bin_holds_its_lower_edge(value: float, name: str) -> None:
     assert bin_name(value) == name

@@ -126,5 +126,5 @@ def test_an_empty_hypothesis_loses_every_word():
 
 
 def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="2 references but 1 hypotheses"):
+    with pytest.raises(ValueError, match="shorter"):
         score(["a", "b"], ["a"], "basic")

@@ -27,10 +27,9 @@ SPEAKERS = 20  # that are listed, those with the most words first
 
 @dataclass(frozen=True)
 class Comparison:
-    """System B against system A, on the utterances that both have scored.
+    """System B against system A, on the utterances that both have scored, in the same order.
 
-    a, b: the same utterances in the same order. left_out: how many were not compared, by reason.
-    unit: what the bootstrap draws.
+    left_out: how many were not compared, by reason. unit: what the bootstrap draws.
     """
 
     names: tuple[str, str]
@@ -69,9 +68,8 @@ class Comparison:
 def compare(one: System, other: System) -> Comparison:
     """Compare `other` (B) with `one` (A).
 
-    Raises:
-        ConfigError: they were scored under different rules.
-        DataError: they have no utterance, or no reference word, in common.
+    Raises ConfigError where they were scored under different rules, DataError where they have no
+    utterance, or no reference word, in common.
     """
     rules = one.evaluation.rule, other.evaluation.rule
     if rules[0] != rules[1]:

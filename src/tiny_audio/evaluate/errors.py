@@ -1,8 +1,4 @@
-"""What goes wrong: confused words, homophones, and text without speech.
-
-Everything is read off the alignments of a scored evaluation; words are as the scoring rule left
-them.
-"""
+"""What goes wrong, read off the alignments: confused words, homophones, text without speech."""
 
 from __future__ import annotations
 
@@ -36,9 +32,8 @@ def confusions(evaluation: Evaluation, kind: str) -> Confusions:
 def homophones(evaluation: Evaluation) -> tuple[int, Confusions]:
     """Word errors without those in words that sound alike (English), and these pairs.
 
-    Forgiven are substitutions by another word of the same group of `homophones.txt`, and stretches
-    of errors which as a whole are in one group ("they are", "there") or differ only in spaces
-    ("every one", "everyone").
+    These are substitutions within a group of `homophones.txt`, and stretches of errors which as a
+    whole are in one group ("they are", "there") or differ only in spaces ("every one", "everyone").
     """
     found = [
         (pair, forgiven, record.id)
@@ -67,21 +62,20 @@ def sound_alike(one: str, other: str) -> bool:
     """Whether two phrases are in one group of the list, or differ only in spaces."""
     if not one or not other:
         return False
-    groups, none = homophone_groups(), frozenset[int]()
+    groups = homophone_groups()
     same_letters = one.replace(" ", "") == other.replace(" ", "")
-    return same_letters or not groups.get(one, none).isdisjoint(groups.get(other, none))
+    return same_letters or bool(groups.get(one, set()) & groups.get(other, set()))
 
 
 @cache
-def homophone_groups() -> dict[str, frozenset[int]]:
+def homophone_groups() -> dict[str, set[int]]:
     """Phrase (lower case) -> numbers of the groups that it stands in."""
     text = files("tiny_audio.evaluate").joinpath("homophones.txt").read_text(encoding="utf-8")
-    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    found: dict[str, frozenset[int]] = defaultdict(frozenset)
-    for number, line in enumerate(lines):
-        for phrase in line.split(","):
+    found: dict[str, set[int]] = defaultdict(set)
+    for number, line in enumerate(text.splitlines()):
+        for phrase in line.split(",") if line and not line.startswith("#") else ():
             found[phrase.strip()] |= {number}
-    return dict(found)
+    return found
 
 
 def _by_frequency(items: Iterable[tuple[Pair, str]]) -> Confusions:
@@ -114,10 +108,9 @@ def loop(text: str) -> str | None:
 def hallucination(evaluation: Evaluation) -> dict[str, Any]:
     """Text without speech, ready for JSON.
 
-    nonspeech: of the utterances whose reference is empty, minutes, inserted words, and those by
-    minute (None without such audio). empty: the hypothesis is, and the reference is not. loops:
-    that the reference does not have. runaways: far more words than the reference has. unfinished:
-    cut off at the limit of new tokens.
+    nonspeech: utterances whose reference is empty, and the words inserted by minute (None without).
+    empty: the hypothesis is, and the reference is not. loops: that the reference does not have.
+    runaways: far more words than the reference has. unfinished: cut off at the limit of tokens.
     """
     pairs = evaluation.pairs()
 

@@ -114,11 +114,6 @@ class SpeechAdapter:
     batch_seconds: float
     max_utterances: int
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.model.device
-
     def transcribe(self, recordings: Iterable[tuple[Record, np.ndarray]]) -> Iterator[Record]:
         """Fill records without a hypothesis from waveforms [S] float32 16 kHz; in order."""
         keyed = (((r, self.model.audio_tokens(len(w)) > 0), w) for r, w in recordings)

@@ -42,6 +42,7 @@ from tiny_audio.evaluate.models import (
 )
 from tiny_audio.evaluate.results import RESULTS, SUMMARY, Evaluation, Record
 from tiny_audio.evaluate.sets import chunks, count, read_samples, whole_chunks
+from tiny_audio.model.build import pick_device
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import ScoringRule, get_rule
 
@@ -183,6 +184,7 @@ def _transcribe(
     """What a model makes of what is left of all sets, in chunks; shows progress."""
     begun = list(dict.fromkeys((record.model, record.set) for record in done))
     adapter: Adapter | None = None
+    workers = 0 if pick_device(options.device).type == "cpu" else DataConfig().num_workers
     for test_set, sources in sets.items():
         if (name, test_set) in begun[:-1]:  # each set is read to its end before the next
             continue
@@ -191,7 +193,7 @@ def _transcribe(
         samples = read_samples(
             sources,
             limit=limit,
-            num_workers=0 if adapter.device.type == "cpu" else DataConfig().num_workers,
+            num_workers=workers,
             ahead_seconds=options.batch_seconds,
             start=start,
             max_bytes=options.max_bytes,

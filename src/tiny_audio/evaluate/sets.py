@@ -35,12 +35,9 @@ def read_samples(
     """Every utterance once, in a fixed order, those that cannot be used as rejects.
 
     The text is the transcript as the source has it, and may be empty; no length is refused.
-    Stretches that their corpus marks as not transcribed are rejected. Audio is read on a
-    background thread, which keeps about `ahead_seconds` ready, and decoded in `num_workers`
-    processes (0: on that thread). The first `start` utterances are passed over; `limit` counts
-    them too. `max_bytes`: of a recording at an address, see `load_audio`.
-
-    Raises DataError for a source without end, unless there is a limit.
+    Audio is read on a background thread, which keeps about `ahead_seconds` ready, and decoded in
+    `num_workers` processes (0: on that thread). The first `start` utterances are passed over;
+    `limit` counts them too. Raises DataError for a source without end, unless there is a limit.
     """
     for source in sources:
         if source.endless and limit is None:

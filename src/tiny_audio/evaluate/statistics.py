@@ -39,8 +39,7 @@ FIGURES = (
 def resampling_units(records: Sequence[Record]) -> tuple[list[object], str]:
     """The unit that each record belongs to, and what units are.
 
-    A speaker of a source where known, else an utterance; where all come from one speaker, every
-    utterance is a unit.
+    A speaker of a source where known, else an utterance, also where there is one speaker only.
     """
     units: list[object] = [
         number if record.speaker is None else (record.set, record.source, record.speaker)
@@ -103,15 +102,13 @@ def intervals(
 ) -> list[Interval | None]:
     """Intervals of the ratios of sums: above [N, F] over below [N, F].
 
-    The share cut off at each end is smaller than the plain percentile interval's by as much as
-    Student's t is wider than the normal distribution (Hesterberg 2015, "expanded percentile
-    interval"): intervals of sets with few speakers would be too narrow. None for a figure whose
-    sum below the line is 0, and for N below 2.
+    Percentiles, expanded as Student's t is wider than the normal distribution (Hesterberg 2015), as
+    intervals of few speakers would be too narrow. None where `below` adds up to 0, and for N < 2.
     """
     from scipy.special import ndtr, stdtrit  # on first use: starting up stays cheap
 
     n, figures = above.shape
-    if n < 2:  # drawn again and again, one unit is always itself
+    if n < 2:
         return [None] * figures
     sums = resampled_sums(np.concatenate([above, below], axis=1), resamples, rng)  # [R, 2F]
     tail = ndtr(-stdtrit(n - 1, (1 + LEVEL) / 2) * math.sqrt(n / (n - 1)))
@@ -194,23 +191,20 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def share(count: int, total: int) -> float | None:
+def share(count: float, total: int) -> float | None:
     """A part of a total; None where there is no total."""
     return count / total if total else None
 
 
 UNKNOWN = "unknown"
-SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)  # of audio, where bins begin
+SECONDS = (0, 2, 5, 10, 20, 30)  # of audio, where bins begin
 
 
 def bin_name(seconds: float) -> str:
-    """The half-open bin [low, high): ``under 2 s``, ``2 to 5 s``, ``30 s and more``."""
-    position = bisect_right(SECONDS, seconds)
-    if position == 0:
-        return f"under {SECONDS[0]:g} s"
-    if position == len(SECONDS):
-        return f"{SECONDS[-1]:g} s and more"
-    return f"{SECONDS[position - 1]:g} to {SECONDS[position]:g} s"
+    """The half-open bin [low, high): ``0 to 2 s``, ``2 to 5 s``, ``30 s and more``."""
+    position = bisect_right(SECONDS, seconds) - 1
+    low, *rest = SECONDS[position:]
+    return f"{low:g} to {rest[0]:g} s" if rest else f"{low:g} s and more"
 
 
 BREAKDOWNS: dict[str, Callable[[Record], str]] = {
@@ -245,25 +239,20 @@ def breakdown(evaluation: Evaluation, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """Whether confidence means anything; ready for JSON.
+    """Whether confidence means anything, over utterances with a log-probability; ready for JSON.
 
     Confidence is exp(mean log-probability of a token); an utterance is correct where it has no
     word error. ece = sum over bins of (utterances in it / all) * |share correct - mean confidence|
     (Guo et al. 2017). auroc: the chance that a correct utterance has more confidence than a wrong
-    one; None where all are right or all wrong. Utterances without a log-probability (beam search,
-    foreign models) are left out; where none remains the figures are None.
+    one; None where all are right or all wrong.
     """
     pairs = [
-        (math.exp(min(record.logprob, 0.0)), one.words.errors == 0)
+        (record.logprob, one.words.errors == 0)
         for record, one in evaluation.pairs()
         if record.logprob is not None
     ]
-    if not pairs:
-        return {"utterances": 0, "ece": None, "auroc": None, "bins": []}
-    from scipy.stats import mannwhitneyu
-
-    confidence = np.array([c for c, _ in pairs])
-    correct = np.array([right for _, right in pairs])
+    confidence = np.exp(np.minimum([logprob for logprob, _ in pairs], 0.0))
+    correct = np.array([right for _, right in pairs], dtype=bool)
     number = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     bins = [
         {
@@ -275,15 +264,12 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
         }
         for i in np.unique(number)
     ]
-    gaps = [one["utterances"] * abs(one["correct"] - one["confidence"]) for one in bins]
+    gap = sum(one["utterances"] * abs(one["correct"] - one["confidence"]) for one in bins)
     right, wrong = confidence[correct], confidence[~correct]
     auroc = None
     if len(right) and len(wrong):
+        from scipy.stats import mannwhitneyu
+
         u = mannwhitneyu(right, wrong, method="asymptotic").statistic
         auroc = float(u / (len(right) * len(wrong)))
-    return {
-        "utterances": len(pairs),
-        "ece": sum(gaps) / len(pairs),
-        "auroc": auroc,
-        "bins": bins,
-    }
+    return {"utterances": len(pairs), "ece": share(gap, len(pairs)), "auroc": auroc, "bins": bins}

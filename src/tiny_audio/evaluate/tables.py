@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from tiny_audio.text.scoring import get_rule
 COLUMNS = ("set", "utts", "words", "WER", "S", "D", "I", "CER", "SER", "RTFx", "failed")
 LEGEND = "S, D, I: words substituted, deleted, inserted. SER: utterances with an error"
 MARKS = "Marks: [reference→hypothesis] substituted, (reference) deleted, +hypothesis+ inserted."
+KINDS = {"substitute": "Substitutions", "delete": "Deletions", "insert": "Insertions"}
 EXAMPLES = 3  # ids of utterances that are named for a confusion
 
 
@@ -114,25 +116,18 @@ def figures_section(evaluation: Evaluation, title: str) -> Section:
     failures = ", ".join(f"{n} {reason}" for reason, n in evaluation.failures.most_common())
     failed = f"; failed: {failures}" if failures else ""
     rule = get_rule(evaluation.rule)
-    first = f"{rule.primary.upper()} {_with_interval(evaluation)}"
+    first = f"{rule.primary.upper()} {with_interval(evaluation)}"
     return Section(title, COLUMNS, rows, f"{first}, scoring {rule.id}{failed}\n{LEGEND}")
 
 
 def _figures_row(name: str, part: Evaluation) -> tuple[str, ...]:
-    score, counts = part.score, part.score.words
-    return (
-        name,
-        str(len(score.utterances)),
-        str(counts.reference),
-        percent(score.wer),
-        str(counts.substitutions),
-        str(counts.deletions),
-        str(counts.insertions),
-        percent(score.cer),
-        percent(score.sentence_error_rate),
-        "-" if part.rtfx is None else f"{part.rtfx:.1f}",
-        str(part.failures.total()),
-    )
+    score, words = part.score, part.score.words
+    counts = (words.substitutions, words.deletions, words.insertions)
+    rates = (percent(score.cer), percent(score.sentence_error_rate))
+    rtfx = "-" if part.rtfx is None else f"{part.rtfx:.1f}"
+    sizes = (str(len(score.utterances)), str(words.reference))
+    failed = str(part.failures.total())
+    return (name, *sizes, percent(score.wer), *map(str, counts), *rates, rtfx, failed)
 
 
 def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
@@ -141,15 +136,16 @@ def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
     parts = {model: one.by(set_name) for model, one in evaluations.items()}
     sets = list(dict.fromkeys(name for found in parts.values() for name in found))
     rows = [
-        (model, *(_with_interval(found[name]) if name in found else "-" for name in sets))
+        (model, *(with_interval(found[name]) if name in found else "-" for name in sets))
         for model, found in parts.items()
     ]
     title = f"{rule.primary.upper()} with {LEVEL:.0%} interval, scoring {rule.id}"
     return Section(title, ("model", *sets), rows)
 
 
-def _with_interval(part: Evaluation) -> str:
-    name = get_rule(part.rule).primary
+def with_interval(part: Evaluation, name: str | None = None) -> str:
+    """The ``wer`` or ``cer`` as people read it; without `name`, the one of the scoring rule."""
+    name = name or get_rule(part.rule).primary
     value = part.score.wer if name == "wer" else part.score.cer
     interval = bootstrap(part).intervals[name]
     if interval is None:
@@ -165,29 +161,28 @@ def high_wer_section(system: System, threshold: float, limit: int | None = None)
 
     One whose reference has no words is among them if anything was written for it.
     """
-    found = [
-        (float("inf") if one.words.rate is None else one.words.rate, record, one)
+    pairs = [
+        (math.inf if one.words.rate is None else one.words.rate, record, one.words, one.alignment)
         for record, one in system.evaluation.pairs()
         if one.words.errors
     ]
-    found = [item for item in found if item[0] >= threshold]
-    found.sort(key=lambda item: (-item[0], -item[2].words.errors))
+    found = [one for one in pairs if one[0] >= threshold]
+    found.sort(key=lambda one: (-one[0], -one[2].errors))
     rows = [
         (
             record.id,
-            percent(one.words.rate),
-            f"{one.words.errors}/{one.words.reference}",
+            percent(words.rate),
+            f"{words.errors}/{words.reference}",
             f"{record.duration:.1f}",
-            marked(one.alignment),
+            marked(alignment),
         )
-        for _, record, one in found[:limit]
+        for _, record, words, alignment in found[:limit]
     ]
-    words = sum(one.words.reference for _, _, one in found)
-    errors = sum(one.words.errors for _, _, one in found)
     score = system.evaluation.score
+    errors = sum(words.errors for _, _, words, _ in found)
     note = (
-        f"{len(found)} of {len(score.utterances)} utterances, {words} of "
-        f"{score.words.reference} words and {errors} of {score.words.errors} errors. {MARKS}"
+        f"{len(found)} of {len(score.utterances)} utterances, {errors} of {score.words.errors} "
+        f"errors. {MARKS}"
     )
     title = f"{system.name}: word error rate of {percent(threshold)} or more"
     return Section(title, ("id", "WER", "errors", "seconds", "text"), rows, note, (0, 4))
@@ -201,11 +196,7 @@ def marked(alignment: Sequence[AlignedWord]) -> str:
 
 def error_sections(evaluation: Evaluation, top: int) -> Iterator[Section]:
     """Confusions by kind, homophones as one of them."""
-    for title, kind in (
-        ("Substitutions", "substitute"),
-        ("Deletions", "delete"),
-        ("Insertions", "insert"),
-    ):
+    for kind, title in KINDS.items():
         yield _confusion_section(title, confusions(evaluation, kind), top)
     yield homophone_section(evaluation, top)
 
@@ -213,11 +204,8 @@ def error_sections(evaluation: Evaluation, top: int) -> Iterator[Section]:
 def homophone_section(evaluation: Evaluation, top: int) -> Section:
     """Homophones that were confused, and the word error rate without them."""
     errors, pairs = homophones(evaluation)
-    note = (
-        f". WER {percent(evaluation.score.wer)}, with homophones forgiven "
-        f"{percent(share(errors, evaluation.score.words.reference))} (English; lists are never "
-        "complete)"
-    )
+    forgiven = percent(share(errors, evaluation.score.words.reference))
+    note = f"; WER {percent(evaluation.score.wer)}, with homophones forgiven {forgiven} (English)"
     return _confusion_section("Homophones", pairs, top, note)
 
 

@@ -114,8 +114,6 @@ def score(references: Sequence[str], hypotheses: Sequence[str], rule: ScoringRul
 
     Raises ValueError if the two lists differ in length, ConfigError for an unknown rule's name.
     """
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     rule = get_rule(rule) if isinstance(rule, str) else rule
     pairs = zip(references, hypotheses, strict=True)
     return Score.of(rule.id, (score_utterance(*pair, rule) for pair in pairs))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,17 +32,15 @@ from tiny_audio.errors import AudioError, ConfigError, DataError
 from tiny_audio.evaluate.comparison import breakdown_sections, compare, conclusion
 from tiny_audio.evaluate.errors import confusions, homophones
 from tiny_audio.evaluate.results import Evaluation, Record, System, load_systems
-from tiny_audio.evaluate.statistics import BINS, Interval, bootstrap, calibration, divide, share
-from tiny_audio.evaluate.tables import LEGEND, figures_section, percent
+from tiny_audio.evaluate.statistics import bootstrap, calibration, divide, share
+from tiny_audio.evaluate.tables import LEGEND, figures_section, percent, with_interval
 from tiny_audio.evaluate.wer import UtteranceScore
 
 MOST_SYSTEMS = 2  # in one report
 TOP = 12  # confusions of a kind that are listed
-STEPS = 10  # bars of the histogram up to 100 %
 AUDIO_MODES = ("embed", "link", "none")
 MEDIA_TYPE = "audio/ogg"  # Opus in Ogg, mono, about 27 kbit/s at 16 kHz
-Bar = tuple[float, str]  # a share, and the same in words
-Row = tuple[str, list[Bar]]  # a label, and a bar for each system
+Rows = list[tuple[str, list[tuple[float, str]]]]  # a label and, by system, a share and its text
 
 _LETTERS = {"equal": "=", "substitute": "s", "delete": "d", "insert": "i"}
 
@@ -58,9 +55,8 @@ def write_report(
 ) -> None:
     """`analysis report`: write the page of some results and say where it is.
 
-    Raises:
-        TinyAudioError: results cannot be read or compared, are of more than two systems, or the
-            file cannot be written.
+    Raises TinyAudioError where results cannot be read or compared, are of more than two systems,
+    or the file cannot be written.
     """
     systems = load_systems(paths, scoring)
     if len(systems) > MOST_SYSTEMS:
@@ -163,48 +159,29 @@ def _hash(text: str) -> str:
 # -------------------------------------------------------------------------------- what it shows
 
 
-def _charts(both: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, list[Row]]]:
-    """Title, name of the rows, rows: WER by duration, its spread, and what confidence means."""
+def _charts(both: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, Rows]]:
+    """Title, what a row is, and the rows: WER by duration, and what confidence means."""
     divided = [divide(evaluation, "duration") for evaluation in both.values()]
     labels = dict.fromkeys(label for found in divided for label in found)
-    yield (
-        "WER by duration",
-        "audio",
-        [(label, [_wer_bar(found.get(label)) for found in divided]) for label in labels],
-    )
-    spread = []
-    for evaluation in both.values():
-        rates = [one.words.rate for one in evaluation.score.utterances if one.words.reference]
-        counts = Counter(min(math.ceil((rate or 0.0) * STEPS), STEPS + 1) for rate in rates)
-        spread.append({step: share(number, len(rates)) for step, number in counts.items()})
-    names = ["0 %", *(f"to {100 * step // STEPS} %" for step in range(1, STEPS + 1)), "over 100 %"]
-    yield (
-        "Utterances by their WER",
-        "WER",
-        [(name, [_bar(found.get(step)) for found in spread]) for step, name in enumerate(names)],
-    )
+    rows = [(label, [_bar(found.get(label)) for found in divided]) for label in labels]
+    yield "WER by duration", "audio", rows
     correct = [
-        {round(BINS * one["low"]): one["correct"] for one in calibration(evaluation)["bins"]}
+        {f"{one['low']:.0%}": one["correct"] for one in calibration(evaluation)["bins"]}
         for evaluation in both.values()
     ]
-    if any(correct):
-        yield (
-            "Utterances without an error, by confidence",
-            "confidence",
-            [
-                (f"from {100 * i // BINS} %", [_bar(found.get(i)) for found in correct])
-                for i in range(BINS)
-            ],
-        )
+    labels = dict.fromkeys(sorted(label for found in correct for label in found))
+    rows = [
+        (f"from {label}", [(found.get(label, 0.0), percent(found.get(label))) for found in correct])
+        for label in labels
+    ]
+    if rows:
+        yield "Utterances without an error, by confidence", "confidence", rows
 
 
-def _bar(value: float | None, interval: Interval | None = None) -> Bar:
-    bounds = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
-    return value or 0.0, percent(value) + bounds
-
-
-def _wer_bar(part: Evaluation | None) -> Bar:
-    return _bar(None) if part is None else _bar(part.score.wer, bootstrap(part).intervals["wer"])
+def _bar(part: Evaluation | None) -> tuple[float, str]:
+    if part is None:
+        return 0.0, "-"
+    return part.score.wer or 0.0, with_interval(part, "wer")
 
 
 def _utterance(
