@@ -11,16 +11,16 @@ from tests.evaluate.helpers import failure, records, write
 from tiny_audio.cli import run
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.comparison import compare, conclusion
-from tiny_audio.evaluate.results import Record, System, load_systems
+from tiny_audio.evaluate.results import Evaluation, Record, load_systems
 
 
-def systems(tmp_path: Path, a: list[Record], b: list[Record]) -> list[System]:
+def systems(tmp_path: Path, a: list[Record], b: list[Record]) -> dict[str, Evaluation]:
     return load_systems([write(tmp_path / "a", a), write(tmp_path / "b", b)], None)
 
 
 def test_the_better_is_named_and_turning_the_pair_turns_the_sign(tmp_path: Path) -> None:
-    one, other = systems(tmp_path, records(0.1, seed=1), records(0.3, seed=2))
-    found, turned = compare(one, other), compare(other, one)
+    both = systems(tmp_path, records(0.1, seed=1), records(0.3, seed=2))
+    found, turned = compare(both), compare(dict(reversed(both.items())))
     assert found.better == turned.better == "a"
     assert found.significant
     assert conclusion(found).startswith("a is better: WER")
@@ -31,14 +31,14 @@ def test_the_better_is_named_and_turning_the_pair_turns_the_sign(tmp_path: Path)
 
 
 def test_a_system_does_not_differ_from_itself(tmp_path: Path) -> None:
-    found = compare(*systems(tmp_path, records(0.2), records(0.2)))
+    found = compare(systems(tmp_path, records(0.2), records(0.2)))
     assert (found.better, found.significant, set(found.differences)) == (None, False, {0})
     assert conclusion(found).startswith("No difference")
 
 
 def test_parts_add_up_to_the_whole_and_speakers_are_drawn(tmp_path: Path) -> None:
     a, b = records(0.1, seed=1, speakers=5), records(0.2, seed=2, speakers=5)
-    found = compare(*systems(tmp_path, a, b[::-1]))  # the order of a file does not matter
+    found = compare(systems(tmp_path, a, b[::-1]))  # the order of a file does not matter
     for kind in ("set", "duration", "speaker"):
         parts = found.divide(kind).values()
         for place, whole in enumerate((found.a, found.b)):
@@ -55,7 +55,7 @@ def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
     a[20], b[20] = failure("u20"), failure("u20")
     b[3] = replace(b[3], reference="another text")
     del a[1:3], b[10]
-    found = compare(*systems(tmp_path, a, b))
+    found = compare(systems(tmp_path, a, b))
     assert len(found.a.records) == len(found.b.records) == 54
     assert found.left_out == {
         "failed in a": 1, "missing in a": 2, "missing in b": 1, "with different references": 1,
@@ -65,7 +65,7 @@ def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_the_same_id_in_two_sets_is_two_utterances(tmp_path: Path) -> None:
     a = [*records(0.1, number=9), *(replace(r, set="other") for r in records(0.5, number=9))]
-    found = compare(*systems(tmp_path, a, a[::-1]))
+    found = compare(systems(tmp_path, a, a[::-1]))
     assert len(found.a.records) == 18
     assert found.better is None
 
@@ -73,7 +73,7 @@ def test_the_same_id_in_two_sets_is_two_utterances(tmp_path: Path) -> None:
 def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
     b = [replace(record, id="x" + record.id) for record in records(0.2)]
     with pytest.raises(DataError, match="share no utterance"):
-        compare(*systems(tmp_path, records(0.1), b))
+        compare(systems(tmp_path, records(0.1), b))
 
 
 def test_two_rules_are_refused_unless_one_is_named(tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_two_rules_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--scoring"):
         load_systems(paths, None)
     found = load_systems(paths, "whisper-en")
-    assert {system.evaluation.rule for system in found} == {"whisper-en/1"}
+    assert {one.rule for one in found.values()} == {"whisper-en/1"}
     basic = load_systems(paths[:1], None)
-    assert basic[0].evaluation.rule == "basic/1"
+    assert basic["a"].rule == "basic/1"
     with pytest.raises(ConfigError, match="basic/1"):
-        compare(basic[0], found[1])
+        compare({**found, **basic})
 
 
 def test_models_in_one_file_are_several_systems_of_different_names(tmp_path: Path) -> None:
@@ -96,10 +96,9 @@ def test_models_in_one_file_are_several_systems_of_different_names(tmp_path: Pat
     both += [replace(r, model="n") for r in records(0.2)]
     path = write(tmp_path / "a", both)
     found = load_systems([path], None)
-    assert [system.name for system in found] == ["m", "n"]
-    assert compare(*found).left_out == {}
-    twice = load_systems([path, path], None)
-    assert [system.name for system in twice] == ["a/m", "a/n", "a/m-2", "a/n-2"]
+    assert list(found) == ["m", "n"]
+    assert compare(found).left_out == {}
+    assert list(load_systems([path, path], None)) == ["a/m", "a/n", "a/m-2", "a/n-2"]
 
 
 @pytest.mark.parametrize(

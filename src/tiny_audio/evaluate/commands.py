@@ -35,7 +35,7 @@ def summary(results: Several, scoring: Scoring = None, markdown: Markdown = Fals
     from tiny_audio.evaluate.tables import figures_section, show
 
     systems = load_systems(results, scoring)
-    show((figures_section(one.evaluation, one.name) for one in systems), markdown=markdown)
+    show((figures_section(one, name) for name, one in systems.items()), markdown=markdown)
 
 
 @analysis.command("high-wer")
@@ -50,8 +50,8 @@ def high_wer(
     from tiny_audio.evaluate.results import load_systems
     from tiny_audio.evaluate.tables import high_wer_section, show
 
-    systems = load_systems([results], scoring)
-    show((high_wer_section(one, threshold, limit) for one in systems), markdown=markdown)
+    for name, one in load_systems([results], scoring).items():
+        show([high_wer_section(name, one, threshold, limit)], markdown=markdown)
 
 
 @analysis.command("errors")
@@ -62,8 +62,8 @@ def errors(
     from tiny_audio.evaluate.results import load_systems
     from tiny_audio.evaluate.tables import error_sections, show
 
-    for system in load_systems([results], scoring):
-        show(error_sections(system.evaluation, top), markdown=markdown)
+    for one in load_systems([results], scoring).values():
+        show(error_sections(one, top), markdown=markdown)
 
 
 @analysis.command("homophones")
@@ -75,7 +75,7 @@ def homophones(
     from tiny_audio.evaluate.tables import homophone_section, show
 
     systems = load_systems([results], scoring)
-    show((homophone_section(one.evaluation, top) for one in systems), markdown=markdown)
+    show((homophone_section(one, top) for one in systems.values()), markdown=markdown)
 
 
 @analysis.command("compare")
@@ -88,11 +88,12 @@ def compare(
     from tiny_audio.evaluate.results import load_systems
     from tiny_audio.evaluate.tables import show
 
-    first, *others = load_systems(results, scoring)
+    systems = load_systems(results, scoring)
+    first, *others = systems
     if not others:
         raise DataError(f"{results[0]}: holds one model's results; name a second results file.")
     for other in others:
-        found = comparison.compare(first, other)
+        found = comparison.compare({name: systems[name] for name in (first, other)})
         print(comparison.conclusion(found) + "\n")
         show(comparison.sections(found, top), markdown=markdown)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.evaluate.results import Evaluation, Record, System
+from tiny_audio.evaluate.results import Evaluation, Record
 from tiny_audio.evaluate.statistics import (
     UNKNOWN,
     PairedBootstrap,
@@ -42,8 +43,8 @@ class Comparison:
     @property
     def better(self) -> str | None:
         """Name of the system with fewer word errors; None where both have as many."""
-        a, b = self.a.score.words.errors, self.b.score.words.errors
-        return None if a == b else self.names[b < a]
+        difference = self.bootstrap.difference
+        return self.names[difference < 0] if difference else None
 
     @property
     def significant(self) -> bool:
@@ -65,26 +66,25 @@ class Comparison:
         }
 
 
-def compare(one: System, other: System) -> Comparison:
-    """Compare `other` (B) with `one` (A).
+def compare(systems: Mapping[str, Evaluation]) -> Comparison:
+    """Compare the second of two systems (B) with the first (A).
 
     Raises ConfigError where they were scored under different rules, DataError where they have no
     utterance, or no reference word, in common.
     """
-    rules = one.evaluation.rule, other.evaluation.rule
-    if rules[0] != rules[1]:
+    (one, left), (other, right) = systems.items()
+    if left.rule != right.rule:
         raise ConfigError(
-            f"{one.name} is scored under {rules[0]} and {other.name} under {rules[1]}: figures of "
-            "two rules do not compare, score both under one."
+            f"{one} is scored under {left.rule} and {other} under {right.rule}: figures of two "
+            "rules do not compare, score both under one."
         )
-    positions, left_out = _common(one, other)
-    a = one.evaluation.select([i for i, _ in positions])
-    b = other.evaluation.select([j for _, j in positions])
+    positions, left_out = _common(systems)
+    a, b = left.select([i for i, _ in positions]), right.select([j for _, j in positions])
     if not a.score.words.reference:
         why = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "no reference words"
         raise DataError(
-            f"{one.name} and {other.name} cannot be compared, they share no utterance with words "
-            f"({why}): evaluate both on one set."
+            f"{one} and {other} cannot be compared, they share no utterance with words ({why}): "
+            "evaluate both on one set."
         )
     counts = [
         (x.words.errors, y.words.errors, x.words.reference)
@@ -92,28 +92,30 @@ def compare(one: System, other: System) -> Comparison:
     ]
     units, unit = resampling_units(a.records)
     sums = group_sums(np.array(counts, dtype=np.float64), units)  # [N, 3]
-    return Comparison((one.name, other.name), a, b, left_out, paired_bootstrap(*sums.T), unit)
+    return Comparison((one, other), a, b, left_out, paired_bootstrap(*sums.T), unit)
 
 
-def _common(one: System, other: System) -> tuple[list[tuple[int, int]], Counter[str]]:
+def _common(systems: Mapping[str, Evaluation]) -> tuple[list[tuple[int, int]], Counter[str]]:
     """Positions of the utterances that both have scored; those that one has not, by reason."""
-    ids = [[record.id for record in system.evaluation.records] for system in (one, other)]
+    ids = [[record.id for record in found.records] for found in systems.values()]
     by_id = all(len(set(names)) == len(names) for names in ids)
-    left, right = (_keys(system.evaluation.records, by_id) for system in (one, other))
+    keys = [_keys(found.records, by_id) for found in systems.values()]
     left_out: Counter[str] = Counter()
     positions = []
-    for key in dict.fromkeys((*left, *right)):
-        i, j = left.get(key), right.get(key)
-        x = None if i is None else one.evaluation.scores[i]
-        y = None if j is None else other.evaluation.scores[j]
-        if x is None and y is not None:
-            left_out[f"{'missing' if i is None else 'failed'} in {one.name}"] += 1
-        elif y is None and x is not None:
-            left_out[f"{'missing' if j is None else 'failed'} in {other.name}"] += 1
-        elif x is not None and y is not None and x.reference != y.reference:
+    for key in dict.fromkeys(chain(*keys)):
+        references, reasons = [], []
+        for known, (name, found) in zip(keys, systems.items(), strict=True):
+            score = found.scores[known[key]] if key in known else None
+            if score is None:
+                reasons.append(f"{'failed' if key in known else 'missing'} in {name}")
+            else:
+                references.append(score.reference)
+        if len(reasons) == 1:
+            left_out[reasons[0]] += 1
+        elif len(set(references)) == 2:
             left_out["with different references"] += 1
-        elif i is not None and j is not None and x is not None:
-            positions.append((i, j))
+        elif references:
+            positions.append((keys[0][key], keys[1][key]))
     return positions, left_out
 
 

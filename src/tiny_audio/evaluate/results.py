@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tiny_audio.config import EvaluationConfig
 from tiny_audio.errors import ConfigError, DataError
@@ -169,38 +169,26 @@ def results_file(path: Path) -> Path:
     return path / RESULTS
 
 
-class System(NamedTuple):
-    """One model's results. folder: where its results file lies; audio paths may start there."""
-
-    name: str
-    evaluation: Evaluation
-    folder: Path
-
-
-def load_systems(paths: Sequence[Path], scoring: str | None) -> list[System]:
-    """Read results files, or folders that hold one, and score them all under one rule.
-
-    A file that holds the results of several models becomes several systems.
+def load_systems(paths: Sequence[Path], scoring: str | None) -> dict[str, Evaluation]:
+    """Read results files, or folders that hold one; score all, by model's name, under one rule.
 
     `scoring` names the rule; None: the one that the evaluations were made with. Raises ConfigError
     where these are several, DataError for a file that cannot be read or has nothing scored.
     """
     files = [results_file(path) for path in paths]
     rule = get_rule(scoring or _common_rule(files))
-    systems: list[System] = []
+    found: list[tuple[str, str, Evaluation]] = []
     for file in files:
         evaluation = Evaluation.of(read_records(file), rule)
         if not evaluation.scored:
             raise DataError(f"{file}: holds no utterance that was scored.")
         folder = file.parent.resolve().name if file.name == RESULTS else file.stem
         for model, part in evaluation.by(lambda record: record.model or "").items():
-            name = Path(model).name if Path(model).exists() else model
-            systems.append(System(name or folder, part, file.parent))
-    names = [system.name for system in systems]
-    full = [f"{one.folder.resolve().name}/{one.name}" for one in systems]
-    pairs = zip(names, full, strict=True)
-    unlike = distinct([longer if names.count(name) > 1 else name for name, longer in pairs])
-    return [one._replace(name=name) for one, name in zip(systems, unlike, strict=True)]
+            name = (Path(model).name if Path(model).exists() else model) or folder
+            found.append((name, f"{folder}/{name}", part))
+    names = [name for name, _, _ in found]
+    unlike = distinct([full if names.count(name) > 1 else name for name, full, _ in found])
+    return {name: part for name, (_, _, part) in zip(unlike, found, strict=True)}
 
 
 def distinct(names: Sequence[str]) -> list[str]:

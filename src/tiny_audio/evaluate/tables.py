@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tiny_audio.evaluate.errors import Confusions, confusions, hallucination, homophones
-from tiny_audio.evaluate.results import Evaluation, System, set_name
+from tiny_audio.evaluate.results import Evaluation, set_name
 from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
     LEVEL,
@@ -156,14 +156,16 @@ def with_interval(part: Evaluation, name: str | None = None) -> str:
 # --------------------------------------------------------------------------------------- errors
 
 
-def high_wer_section(system: System, threshold: float, limit: int | None = None) -> Section:
+def high_wer_section(
+    name: str, evaluation: Evaluation, threshold: float, limit: int | None
+) -> Section:
     """The utterances at or above a word error rate, the worst first.
 
     One whose reference has no words is among them if anything was written for it.
     """
     pairs = [
         (math.inf if one.words.rate is None else one.words.rate, record, one.words, one.alignment)
-        for record, one in system.evaluation.pairs()
+        for record, one in evaluation.pairs()
         if one.words.errors
     ]
     found = [one for one in pairs if one[0] >= threshold]
@@ -178,13 +180,13 @@ def high_wer_section(system: System, threshold: float, limit: int | None = None)
         )
         for _, record, words, alignment in found[:limit]
     ]
-    score = system.evaluation.score
+    score = evaluation.score
     errors = sum(words.errors for _, _, words, _ in found)
     note = (
         f"{len(found)} of {len(score.utterances)} utterances, {errors} of {score.words.errors} "
         f"errors. {MARKS}"
     )
-    title = f"{system.name}: word error rate of {percent(threshold)} or more"
+    title = f"{name}: word error rate of {percent(threshold)} or more"
     return Section(title, ("id", "WER", "errors", "seconds", "text"), rows, note, (0, 4))
 
 

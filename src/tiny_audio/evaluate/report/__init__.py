@@ -31,7 +31,7 @@ from tiny_audio.audio.io import load_audio
 from tiny_audio.errors import AudioError, ConfigError, DataError
 from tiny_audio.evaluate.comparison import breakdown_sections, compare, conclusion
 from tiny_audio.evaluate.errors import confusions, homophones
-from tiny_audio.evaluate.results import Evaluation, Record, System, load_systems
+from tiny_audio.evaluate.results import Evaluation, Record, load_systems
 from tiny_audio.evaluate.statistics import bootstrap, calibration, divide, share
 from tiny_audio.evaluate.tables import LEGEND, figures_section, percent, with_interval
 from tiny_audio.evaluate.wer import UtteranceScore
@@ -71,19 +71,18 @@ def write_report(
 
 
 def render(
-    systems: Sequence[System], *, out: Path, audio: str = "none", audio_mb: float = 50.0
+    systems: Mapping[str, Evaluation], *, out: Path, audio: str = "none", audio_mb: float = 50.0
 ) -> tuple[str, str]:
     """The page of one system, or of two on their common utterances, and a note on its audio.
 
     Args:
         out: where the page will lie, for links to recordings.
         audio: ``embed`` (up to `audio_mb` times 10^6 bytes of the page, the worst utterances
-            first; the rest is linked), ``link`` or ``none``. Relative paths start at the working
-            directory or where the results lie.
+            first; the rest is linked), ``link`` or ``none``.
     """
-    compared = compare(*systems) if len(systems) == MOST_SYSTEMS else None
-    parts = [systems[0].evaluation] if compared is None else [compared.a, compared.b]
-    both = dict(zip((system.name for system in systems), parts, strict=True))
+    compared = compare(systems) if len(systems) == MOST_SYSTEMS else None
+    parts = list(systems.values()) if compared is None else [compared.a, compared.b]
+    both = dict(zip(systems, parts, strict=True))
     records = list(zip(*(part.records for part in parts), strict=True))
     scores = list(zip(*(part.scores for part in parts), strict=True))
     errors = [sum(one.words.errors for one in row if one is not None) for row in scores]
@@ -92,42 +91,12 @@ def render(
         sorted(range(len(records)), key=lambda i: -errors[i]),
         mode=audio,
         megabytes=audio_mb,
-        folder=systems[0].folder,
         out=out,
     )
     utterances = [
         _utterance(*row) | sources.get(i, {})
         for i, row in enumerate(zip(records, scores, strict=True))
     ]
-    style, script = _read("page.css"), _read("page.js")
-    page = (
-        template_environment()
-        .get_template("page.html")
-        .render(
-            policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-            "media-src data: file: 'self'; base-uri 'none'; form-action 'none'",
-            title=" and ".join(both),
-            subtitle=f"{len(utterances)} utterances, scoring {parts[0].rule}, {date.today()}",
-            systems=list(both.items()),
-            summaries=[
-                replace(figures_section(evaluation, f"{name}: by set"), note=LEGEND)
-                for name, evaluation in both.items()
-            ],
-            conclusion=None if compared is None else conclusion(compared),
-            comparison=[] if compared is None else list(breakdown_sections(compared)),
-            charts=list(_charts(both)),
-            audio_note=note,
-            data={"systems": list(both), "media": MEDIA_TYPE, "utterances": utterances},
-            clips=embedded,
-            style=style,
-            script=script,
-        )
-    )
-    return page, note
-
-
-def template_environment() -> Environment:
-    """Templates of the page; every value is escaped, and JSON may stand in a script element."""
     environment = Environment(
         loader=PackageLoader("tiny_audio.evaluate", "report"),
         autoescape=True,
@@ -136,19 +105,34 @@ def template_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    environment.globals |= {
-        "share": share,
-        "bootstrap": bootstrap,
-        "confusions": confusions,
-        "homophones": homophones,
-        "top": TOP,
-    }
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment
-
-
-def _read(name: str) -> str:
-    return files("tiny_audio.evaluate.report").joinpath(name).read_text(encoding="utf-8")
+    folder = files("tiny_audio.evaluate.report")
+    style, script = (folder.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    page = environment.get_template("page.html").render(
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "media-src data: file: 'self'; base-uri 'none'; form-action 'none'",
+        title=" and ".join(both),
+        subtitle=f"{len(utterances)} utterances, scoring {parts[0].rule}, {date.today()}",
+        systems=list(both.items()),
+        summaries=[
+            replace(figures_section(evaluation, f"{name}: by set"), note=LEGEND)
+            for name, evaluation in both.items()
+        ],
+        conclusion=None if compared is None else conclusion(compared),
+        comparison=[] if compared is None else list(breakdown_sections(compared)),
+        charts=list(_charts(both)),
+        share=share,
+        bootstrap=bootstrap,
+        confusions=confusions,
+        homophones=homophones,
+        top=TOP,
+        audio_note=note,
+        data={"systems": list(both), "media": MEDIA_TYPE, "utterances": utterances},
+        clips=embedded,
+        style=style,
+        script=script,
+    )
+    return page, note
 
 
 def _hash(text: str) -> str:
@@ -226,7 +210,6 @@ def collect_clips(
     *,
     mode: str,
     megabytes: float,
-    folder: Path,
     out: Path,
 ) -> tuple[dict[int, str], dict[int, dict[str, Any]], str]:
     """Find the recordings of utterances; `render` explains the arguments.
@@ -252,9 +235,8 @@ def collect_clips(
             sources[position] = {"address": record.audio}
             counts["by address"] += 1
             continue
-        candidates = (Path(record.audio).expanduser(), folder / record.audio)
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
+        path = Path(record.audio)
+        if not path.is_file():
             counts["left out: the file is not there"] += 1
             continue
         try:
