@@ -66,18 +66,6 @@ def errors(
         show(error_sections(one, top), markdown=markdown)
 
 
-@analysis.command("homophones")
-def homophones(
-    results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
-) -> None:
-    """Show the word error rate if words that sound alike were forgiven (English)."""
-    from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import homophone_section, show
-
-    systems = load_systems([results], scoring)
-    show((homophone_section(one, top) for one in systems.values()), markdown=markdown)
-
-
 @analysis.command("compare")
 def compare(
     results: Several, top: Top = 10, scoring: Scoring = None, markdown: Markdown = False

@@ -47,11 +47,6 @@ class Comparison:
         return self.names[difference < 0] if difference else None
 
     @property
-    def significant(self) -> bool:
-        """Whether the difference is more than luck, at the level of 5 % of the bootstrap."""
-        return self.better is not None and self.bootstrap.p < LEVEL
-
-    @property
     def differences(self) -> list[int]:
         """Word errors of B less those of A, for each utterance."""
         pairs = zip(self.a.score.utterances, self.b.score.utterances, strict=True)
@@ -69,8 +64,7 @@ class Comparison:
 def compare(systems: Mapping[str, Evaluation]) -> Comparison:
     """Compare the second of two systems (B) with the first (A).
 
-    Raises ConfigError where they were scored under different rules, DataError where they have no
-    utterance, or no reference word, in common.
+    Raises ConfigError for scores under two rules, DataError where they share no reference word.
     """
     (one, left), (other, right) = systems.items()
     if left.rule != right.rule:
@@ -120,20 +114,15 @@ def _common(systems: Mapping[str, Evaluation]) -> tuple[list[tuple[int, int]], C
 
 
 def _keys(records: Sequence[Record], by_id: bool) -> dict[Hashable, int]:
-    """What names an utterance -> its position: its id where that is enough, else its set too, and
-    its number among those of one name."""
-    if by_id:
-        return {record.id: position for position, record in enumerate(records)}
+    """Name of an utterance -> its position: its id where that is enough, else its set and source
+    too; and its number among those of one name."""
     times: Counter[Hashable] = Counter()
     found: dict[Hashable, int] = {}
     for position, record in enumerate(records):
-        name = (record.set, record.source, record.id)
+        name = record.id if by_id else (record.set, record.source, record.id)
         found[name, times[name]] = position
         times[name] += 1
     return found
-
-
-# --------------------------------------------------------------------------------------- in words
 
 
 def conclusion(comparison: Comparison) -> str:
@@ -146,7 +135,7 @@ def conclusion(comparison: Comparison) -> str:
     else:
         rates = f"{percent(wer[better])} against {percent(wer[a if better == b else b])}"
         text = f"{better} is better: WER {rates}"
-        if not comparison.significant:
+        if drawn.p >= LEVEL:
             text = (
                 f"No difference is shown: {better} has the lower WER, {rates}, but it may be luck"
             )

@@ -11,12 +11,10 @@ from itertools import groupby
 from typing import Any
 
 from tiny_audio.evaluate.results import Evaluation, Record
-from tiny_audio.evaluate.wer import AlignedWord, UtteranceScore
+from tiny_audio.evaluate.wer import AlignedWord
 
 Pair = tuple[str, str]  # reference, hypothesis; "" where there is none
 Confusions = dict[Pair, list[str]]  # ids of utterances, one for each time; the most frequent first
-
-# ------------------------------------------------------------------------------------ confusions
 
 
 def confusions(evaluation: Evaluation, kind: str) -> Confusions:
@@ -85,9 +83,6 @@ def _by_frequency(items: Iterable[tuple[Pair, str]]) -> Confusions:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-# --------------------------------------------------------------------------------- hallucination
-
-RUNAWAY_FACTOR, RUNAWAY_WORDS = 2, 5  # more words than factor * reference + words
 EXAMPLES = 10  # ids kept of each kind
 _LOOP = re.compile(
     r"""(?<!\S) (?:
@@ -110,14 +105,12 @@ def hallucination(evaluation: Evaluation) -> dict[str, Any]:
 
     nonspeech: utterances whose reference is empty, and the words inserted by minute (None without).
     empty: the hypothesis is, and the reference is not. loops: that the reference does not have.
-    runaways: far more words than the reference has. unfinished: cut off at the limit of tokens.
+    runaways: more than twice the reference's words and five. unfinished: cut off, see `Record`.
     """
     pairs = evaluation.pairs()
 
-    def listed(records: Sequence[Record], of: int = len(pairs)) -> dict[str, Any]:
-        share = len(records) / of if of else None
-        examples = [record.id for record in records[:EXAMPLES]]
-        return {"count": len(records), "share": share, "examples": examples}
+    def listed(records: Sequence[Record]) -> dict[str, Any]:
+        return {"count": len(records), "examples": [record.id for record in records[:EXAMPLES]]}
 
     silent = [(record, one) for record, one in pairs if not one.reference]
     minutes = sum(record.duration for record, _ in silent) / 60
@@ -128,17 +121,14 @@ def hallucination(evaluation: Evaluation) -> dict[str, Any]:
             "minutes": round(minutes, 3),
             "insertions": inserted,
             "insertions_per_minute": inserted / minutes if minutes else None,
-            "answered": listed([r for r, one in silent if one.hypothesis], len(silent)),
+            "answered": listed([r for r, one in silent if one.hypothesis]),
         },
         "empty": listed([r for r, one in pairs if one.reference and not one.hypothesis]),
         "loops": listed(
             [r for r, one in pairs if loop(one.hypothesis) and not loop(one.reference)]
         ),
-        "runaways": listed([r for r, one in pairs if _is_runaway(one)]),
+        "runaways": listed(
+            [r for r, one in pairs if len(one.hypothesis.split()) > 2 * one.words.reference + 5]
+        ),
         "unfinished": listed([r for r, _ in pairs if not r.finished]),
     }
-
-
-def _is_runaway(one: UtteranceScore) -> bool:
-    limit = RUNAWAY_FACTOR * one.words.reference + RUNAWAY_WORDS
-    return len(one.hypothesis.split()) > limit

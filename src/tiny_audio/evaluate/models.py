@@ -39,11 +39,10 @@ MODEL_FAILED = "model_failed"  # an error in the foreign model's code
 
 @dataclass(frozen=True)
 class Options:
-    """How every model of an evaluation is used.
+    """How every model of an evaluation is used; a batch's size is in seconds of padded audio.
 
-    batch_seconds, max_utterances: padded audio and clips in one batch. language: of foreign models;
-    None lets them guess. quantise: ``int8`` of ours. dtype: None: as in training, or as a foreign
-    model's files say. max_bytes: of a recording at an address, see `load_audio`.
+    language: of foreign models, None lets them guess. quantise: ``int8`` of ours. dtype: None: as
+    in training, or as a foreign model's files say. max_bytes: of a recording at an address.
     """
 
     device: str
@@ -67,15 +66,12 @@ class ModelFolder(NamedTuple):
 def find_model(name: str, checkpoint: str) -> ModelFolder:
     """What `name` stands for: `nano`, a checkpoint, a run's folder, or a model of transformers.
 
-    `checkpoint`: ``best`` or ``last``, of a run. Raises HubError, ModelError or CheckpointError
-    where it is none of these.
+    Raises HubError, ModelError or CheckpointError where it is none of these.
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {checkpoint}: use {' or '.join(CHECKPOINTS)}.")
-    if name in BUNDLED:
-        return ModelFolder(name, str(find_checkpoint(name, checkpoint)), True)
     folder = Path(name).expanduser()
-    if not folder.exists() and is_hub_id(name):
+    if name not in BUNDLED and not folder.exists() and is_hub_id(name):
         ours = (snapshot(name, files=SMALL_FILES) / INFO).is_file()
         folder = snapshot(name, files=None if ours else MODEL_FILES)
     if (folder / "config.json").is_file() and not (folder / INFO).is_file():

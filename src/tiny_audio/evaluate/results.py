@@ -1,7 +1,4 @@
-"""Results files: one record an utterance, from which every figure is computed.
-
-They are all that is needed to score again, under the same rule or another, without the model.
-"""
+"""Results files: one record an utterance, from which every figure is computed, by any rule."""
 
 from __future__ import annotations
 
@@ -132,9 +129,6 @@ def set_name(record: Record) -> str:
     return record.set or record.source
 
 
-# ------------------------------------------------------------------------------- reading results
-
-
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a results file; DataError names the line that is none."""
     try:
@@ -172,8 +166,8 @@ def results_file(path: Path) -> Path:
 def load_systems(paths: Sequence[Path], scoring: str | None) -> dict[str, Evaluation]:
     """Read results files, or folders that hold one; score all, by model's name, under one rule.
 
-    `scoring` names the rule; None: the one that the evaluations were made with. Raises ConfigError
-    where these are several, DataError for a file that cannot be read or has nothing scored.
+    Without `scoring`, the one that the evaluations were made with, ConfigError where these are
+    several. Raises DataError for a file that cannot be read or has nothing scored.
     """
     files = [results_file(path) for path in paths]
     rule = get_rule(scoring or _common_rule(files))

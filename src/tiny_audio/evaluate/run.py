@@ -61,12 +61,8 @@ def evaluate(
 ) -> Evaluation:
     """Recognise and score a set; records are in the order of `utterances`.
 
-    Args:
-        model: put into evaluation mode for the while.
-        utterances: their `text` is the reference; rejects become records of failures.
-        rule: both texts are normalised by.
-        batch_seconds, max_utterances: padded audio and clips in one batch.
-        generation: how text is decoded.
+    The utterances' `text` is the reference; rejects become records of failures. A batch has at most
+    `batch_seconds` of padded audio and `max_utterances` clips. The model's mode is restored.
     """
     adapter = SpeechAdapter(model, generation, batch_seconds, max_utterances)
     was_training = model.training
@@ -110,12 +106,10 @@ def evaluate_command(
     """Evaluate every model on every set; write results.jsonl and summary.json, show tables.
 
     Args:
-        models: see `find_model`.
-        data: manifests, folders, benchmarks or presets.
-        out: folder of the results; where it holds a part of this very evaluation, this goes on
-            there. None: a new one under runs/.
-        limit: only the first so many utterances of each set.
-        checkpoint: of runs, ``best`` or ``last``.
+        models, checkpoint: see `find_model`.
+        data: manifests, folders, benchmarks or presets; the first `limit` utterances of each.
+        out: folder of the results, None: a new one under runs/. Where it holds a part of this very
+            evaluation, this goes on there.
         report: HTML page to write, of one model or two.
 
     Returns model -> its evaluation over all sets. Raises TinyAudioError where something is
@@ -158,10 +152,9 @@ def evaluate_command(
 def rescore_command(
     file: Path, *, scoring: str, out: Path | None, report: Path | None = None
 ) -> dict[str, Evaluation]:
-    """Score a results file, or the one in a folder, again: no model is needed.
+    """Score a results file, or the one in a folder, again, without a model; show the tables.
 
-    Shows the tables; with `out`, a folder, also writes its summary.json; with `report`, an HTML
-    page of one model or two.
+    With `out`, a folder, also writes its summary.json; with `report`, an HTML page.
     """
     file = results.results_file(file)
     rule = get_rule(scoring)
@@ -199,7 +192,8 @@ def _transcribe(
             max_bytes=options.max_bytes,
         )
         waiting = (recording(item, **about, model=name, set=test_set) for item, about in samples)
-        parts = chunks(waiting, CHUNK_BATCHES * options.batch_seconds, _seconds)
+        size = CHUNK_BATCHES * options.batch_seconds
+        parts = chunks(waiting, size, lambda one: len(one[1]) / SAMPLE_RATE)
         yield from track(
             (record for part in parts for record in adapter.transcribe(part)),
             escape(f"{name} on {test_set}"),
@@ -210,10 +204,6 @@ def _transcribe(
         )
 
 
-def _seconds(one: tuple[Record, Mono]) -> float:
-    return len(one[1]) / SAMPLE_RATE
-
-
 def _finish(
     evaluations: dict[str, Evaluation],
     rule: ScoringRule,
@@ -222,10 +212,7 @@ def _finish(
     report: Path | None,
     file: Path,
 ) -> None:
-    """Write the summary, show the tables, write the report on the results in `file`.
-
-    Raises DataError where nothing of a model could be scored.
-    """
+    """Summary, tables and report; DataError where nothing of a model could be scored."""
     head = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **about, "scoring": rule.id}
     each = {name: {"model": name, **tables.summary(one)} for name, one in evaluations.items()}
     only = next(iter(each.values())) if len(each) == 1 else {"models": each}
@@ -255,10 +242,7 @@ def _set_name(data: str) -> str:
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Take a folder for an evaluation with these settings (JSON values).
-
-    Raises ConfigError where it holds results of another evaluation, naming what differs.
-    """
+    """Take a folder for an evaluation; ConfigError names what differs from the one in there."""
     file = out / SETTINGS
     if not file.is_file():
         if (out / RESULTS).exists() or (out / SUMMARY).exists():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,19 +44,18 @@ def read_samples(
         if source.endless and limit is None:
             raise DataError(f"The data source {source.name!r} is endless: set a limit.")
     items = chain.from_iterable(source.records() for source in sources)
-    rules = LabelRules(allow_empty=True)
-    decoded = decode(
-        ((item, _location(item)) for item in islice(items, start, limit)),
-        Preparer(rules, min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes),
-        num_workers,
+    preparer = Preparer(
+        LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf, max_bytes=max_bytes
     )
+    located = ((item, _location(item)) for item in islice(items, start, limit))
+    decoded = decode(located, preparer, num_workers)
     first = list(islice(decoded, 1))  # worker processes start here, not on the thread
-    samples = prefetch(chain(first, decoded), cost=_seconds, budget=ahead_seconds)
+    samples = prefetch(
+        chain(first, decoded),
+        cost=lambda sample: getattr(sample[0], "seconds", 0.0),
+        budget=ahead_seconds,
+    )
     return ((_as_written(item), where) for item, where in samples)
-
-
-def _seconds(sample: Sample) -> float:
-    return sample[0].seconds if isinstance(sample[0], Utterance) else 0.0
 
 
 def _as_written(item: Utterance | Reject) -> Utterance | Reject:
@@ -84,16 +84,13 @@ def _location(item: data.Item) -> dict[str, Any]:
     return {"audio": where if isinstance(where, str) else None, "offset": item.offset}
 
 
-# -------------------------------------------------------------------------------- chunks, resume
-
-
 def chunks(
     items: Iterable[T], seconds: float, length: Callable[[T], float]
 ) -> Iterator[Iterator[T]]:
     """Consecutive items, cut after the one with which they reach so many seconds of audio.
 
-    What shares a batch depends on the chunk alone: the chunks that a results file holds whole need
-    not be made again. Each must be used up before the next is asked for.
+    What shares a batch depends on the chunk alone, so whole chunks need not be made again. Each
+    must be used up before the next is asked for.
     """
     rest = iter(items)
 
@@ -111,9 +108,7 @@ def chunks(
 def whole_chunks(path: Path, seconds: float, complete: bool) -> list[Record]:
     """The records of a results file that need not be made again; the rest is cut off the file.
 
-    Args:
-        seconds: of audio in a chunk.
-        complete: whether the evaluation came to its end, so that every line counts.
+    seconds: of audio in a chunk. complete: the evaluation came to its end, every line counts.
     """
     if not path.is_file():
         return []
@@ -127,13 +122,9 @@ def whole_chunks(path: Path, seconds: float, complete: bool) -> list[Record]:
     if records and not complete:  # the sets before the last were read to their end
         last = (records[-1].model, records[-1].set)
         part = [record for record in records if (record.model, record.set) == last]
-        *_, chunk = map(list, chunks(part, seconds, _duration))
-        if sum(map(_duration, chunk)) < seconds:
+        *_, chunk = map(list, chunks(part, seconds, attrgetter("duration")))
+        if sum(record.duration for record in chunk) < seconds:
             del records[-len(chunk) :]
     with path.open("rb+") as file:
         file.truncate(sum(map(len, lines[: len(records)])))
     return records
-
-
-def _duration(record: Record) -> float:
-    return record.duration

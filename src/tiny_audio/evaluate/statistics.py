@@ -1,9 +1,8 @@
 """How sure a figure is, whether two systems differ, where the errors are, and calibration.
 
-Intervals and the comparison of two systems are bootstraps (Efron 1979; Bisani and Ney 2004 for word
-errors). Whole speakers are drawn where speakers are known: one speaker's utterances are right or
-wrong together. Not `scipy.stats.bootstrap`: a matrix product with weights does all ratios at once.
-Legend: N units that are drawn, R resamples, F figures.
+Intervals and comparisons are bootstraps (Bisani and Ney 2004) over speakers where these are known:
+one speaker's utterances are right or wrong together. Not `scipy.stats.bootstrap`: a matrix product
+with weights does all ratios at once. Legend: N units that are drawn, R resamples, F figures.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ FIGURES = (
 
 
 def resampling_units(records: Sequence[Record]) -> tuple[list[object], str]:
-    """The unit that each record belongs to, and what units are.
-
-    A speaker of a source where known, else an utterance, also where there is one speaker only.
-    """
+    """The unit of each record, and what units are: speakers where known, else utterances."""
     units: list[object] = [
         number if record.speaker is None else (record.set, record.source, record.speaker)
         for number, record in enumerate(records)
@@ -100,7 +96,7 @@ def bootstrap(evaluation: Evaluation) -> Bootstrap:
 def intervals(
     above: Floats, below: Floats, resamples: int, rng: np.random.Generator
 ) -> list[Interval | None]:
-    """Intervals of the ratios of sums: above [N, F] over below [N, F].
+    """Intervals of the ratios of sums, above [N, F] over below [N, F].
 
     Percentiles, expanded as Student's t is wider than the normal distribution (Hesterberg 2015), as
     intervals of few speakers would be too narrow. None where `below` adds up to 0, and for N < 2.
@@ -127,10 +123,7 @@ def intervals(
 
 
 class PairedBootstrap(NamedTuple):
-    """Difference of two word error rates, B less A: negative where B is better.
-
-    interval: its middle 95 %, two rates. p: two-sided. units: how many were drawn from.
-    """
+    """Difference of two word error rates, B less A, its middle 95 %, and a two-sided p."""
 
     difference: float
     interval: Interval
@@ -160,10 +153,7 @@ def crossing_p(drawn: Floats) -> Floats:
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """Counts, rates, speed and the rates' intervals, ready for JSON.
-
-    primary: the figure to compare by under this scoring rule, ``wer`` or ``cer``.
-    """
+    """Counts, rates, speed and the rates' intervals, ready for JSON."""
     score, words = evaluation.score, evaluation.score.words
     drawn = bootstrap(evaluation)
     return {
@@ -185,10 +175,8 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "failed": evaluation.failures.total(),
         "failures": dict(evaluation.failures),
         "intervals": drawn.intervals,
-        "bootstrap": {
-            "level": LEVEL, "resamples": RESAMPLES, "unit": drawn.unit, "units": drawn.units,
-        },
-    }  # fmt: skip
+        "bootstrap": {"unit": drawn.unit, "units": drawn.units},
+    }
 
 
 def share(count: float, total: int) -> float | None:
@@ -239,12 +227,11 @@ def breakdown(evaluation: Evaluation, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """Whether confidence means anything, over utterances with a log-probability; ready for JSON.
+    """Whether confidence, exp(mean log-probability of a token), means anything; ready for JSON.
 
-    Confidence is exp(mean log-probability of a token); an utterance is correct where it has no
-    word error. ece = sum over bins of (utterances in it / all) * |share correct - mean confidence|
-    (Guo et al. 2017). auroc: the chance that a correct utterance has more confidence than a wrong
-    one; None where all are right or all wrong.
+    An utterance is correct where it has no word error. ece = sum over bins of (utterances in it /
+    all) * |share correct - mean confidence| (Guo et al. 2017). auroc: the chance that a correct
+    utterance has more confidence than a wrong one; None where all are right or all wrong.
     """
     pairs = [
         (record.logprob, one.words.errors == 0)

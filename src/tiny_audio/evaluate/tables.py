@@ -44,9 +44,6 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-# --------------------------------------------------------------------------------------- tables
-
-
 @dataclass(frozen=True)
 class Section:
     """A table with its heading; cells are texts. text: positions of the columns of words."""
@@ -70,9 +67,7 @@ class Section:
         )
         for position, column in enumerate(self.columns):
             if position in self.text:
-                longest = max((len(row[position]) for row in self.rows), default=0)
-                width = min(longest, 8 if tight else 14)
-                result.add_column(escape(column), overflow="fold", min_width=width)
+                result.add_column(escape(column), overflow="fold", min_width=8 if tight else 14)
             else:
                 result.add_column(escape(column), justify="right", no_wrap=True)
         for row in self.rows:
@@ -153,16 +148,10 @@ def with_interval(part: Evaluation, name: str | None = None) -> str:
     return f"{percent(value)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
-# --------------------------------------------------------------------------------------- errors
-
-
 def high_wer_section(
     name: str, evaluation: Evaluation, threshold: float, limit: int | None
 ) -> Section:
-    """The utterances at or above a word error rate, the worst first.
-
-    One whose reference has no words is among them if anything was written for it.
-    """
+    """The utterances at or above a word error rate, or with text for no reference, worst first."""
     pairs = [
         (math.inf if one.words.rate is None else one.words.rate, record, one.words, one.alignment)
         for record, one in evaluation.pairs()
@@ -200,15 +189,10 @@ def error_sections(evaluation: Evaluation, top: int) -> Iterator[Section]:
     """Confusions by kind, homophones as one of them."""
     for kind, title in KINDS.items():
         yield _confusion_section(title, confusions(evaluation, kind), top)
-    yield homophone_section(evaluation, top)
-
-
-def homophone_section(evaluation: Evaluation, top: int) -> Section:
-    """Homophones that were confused, and the word error rate without them."""
     errors, pairs = homophones(evaluation)
     forgiven = percent(share(errors, evaluation.score.words.reference))
     note = f"; WER {percent(evaluation.score.wer)}, with homophones forgiven {forgiven} (English)"
-    return _confusion_section("Homophones", pairs, top, note)
+    yield _confusion_section("Homophones", pairs, top, note)
 
 
 def _confusion_section(title: str, found: Confusions, top: int, note: str = "") -> Section:

@@ -110,10 +110,7 @@ class Score:
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], rule: ScoringRule | str) -> Score:
-    """Align each hypothesis with its reference under `rule` and count the errors.
-
-    Raises ValueError if the two lists differ in length, ConfigError for an unknown rule's name.
-    """
+    """Align each hypothesis with its reference; ValueError if the lists differ in length."""
     rule = get_rule(rule) if isinstance(rule, str) else rule
     pairs = zip(references, hypotheses, strict=True)
     return Score.of(rule.id, (score_utterance(*pair, rule) for pair in pairs))

@@ -1,8 +1,7 @@
 """An evaluation, or two side by side, as one HTML file that opens without a network.
 
-The page is the template `page.html` with its style, its script and the data written in. Nothing
-in it is loaded from elsewhere, and its content security policy lets no other script run, whatever
-a text says. Tables and plots are written here; the list of utterances is built by the script.
+The page is the template `page.html` with its style, script and data written in. Nothing is loaded
+from elsewhere, and the content security policy lets no other script run, whatever a text says.
 """
 
 from __future__ import annotations
@@ -53,11 +52,7 @@ def write_report(
     audio_mb: float = 50.0,
     scoring: str | None = None,
 ) -> None:
-    """`analysis report`: write the page of some results and say where it is.
-
-    Raises TinyAudioError where results cannot be read or compared, are of more than two systems,
-    or the file cannot be written.
-    """
+    """Write the page of one or two systems and say where it is; TinyAudioError where it cannot."""
     systems = load_systems(paths, scoring)
     if len(systems) > MOST_SYSTEMS:
         raise ConfigError(f"A report shows {MOST_SYSTEMS} systems at most, not {len(systems)}.")
@@ -75,10 +70,8 @@ def render(
 ) -> tuple[str, str]:
     """The page of one system, or of two on their common utterances, and a note on its audio.
 
-    Args:
-        out: where the page will lie, for links to recordings.
-        audio: ``embed`` (up to `audio_mb` times 10^6 bytes of the page, the worst utterances
-            first; the rest is linked), ``link`` or ``none``.
+    out: where the page will lie, for links to recordings. audio: ``embed`` (up to `audio_mb` times
+    10^6 bytes of the page, the worst utterances first; the rest is linked), ``link`` or ``none``.
     """
     compared = compare(systems) if len(systems) == MOST_SYSTEMS else None
     parts = list(systems.values()) if compared is None else [compared.a, compared.b]
@@ -86,13 +79,9 @@ def render(
     records = list(zip(*(part.records for part in parts), strict=True))
     scores = list(zip(*(part.scores for part in parts), strict=True))
     errors = [sum(one.words.errors for one in row if one is not None) for row in scores]
-    embedded, sources, note = collect_clips(
-        [row[0] for row in records],
-        sorted(range(len(records)), key=lambda i: -errors[i]),
-        mode=audio,
-        megabytes=audio_mb,
-        out=out,
-    )
+    worst = sorted(range(len(records)), key=lambda i: -errors[i])
+    first = [row[0] for row in records]
+    embedded, sources, note = collect_clips(first, worst, audio, audio_mb, out)
     utterances = [
         _utterance(*row) | sources.get(i, {})
         for i, row in enumerate(zip(records, scores, strict=True))
@@ -173,7 +162,7 @@ def _utterance(
 ) -> dict[str, Any]:
     """One row of the list; short values, as there may be ten thousand."""
     record = records[0]
-    found = {
+    return {
         "id": record.id,
         "set": record.set or record.source,
         "speaker": record.speaker,
@@ -182,42 +171,32 @@ def _utterance(
         "reference": "" if scores[0] is None else scores[0].reference,
         "hypotheses": [_hypothesis(*pair) for pair in zip(records, scores, strict=True)],
     }
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _hypothesis(record: Record, score: UtteranceScore | None) -> dict[str, Any]:
     """What one system made of an utterance: a letter a step, and the words that are not equal."""
     if score is None:
         return {"error": record.error, "message": record.message or ""}
-    found: dict[str, Any] = {
+    return {
         "raw": record.hypothesis,
         "steps": "".join(_LETTERS[step.op] for step in score.alignment),
         "words": [s.hypothesis for s in score.alignment if s.op in ("substitute", "insert")],
+        "logprob": None if record.logprob is None else round(record.logprob, 3),
+        "cut": not record.finished,
     }
-    if record.logprob is not None:
-        found["logprob"] = round(record.logprob, 3)
-    if not record.finished:
-        found["cut"] = True
-    return found
 
 
 # -------------------------------------------------------------------------------------- recordings
 
 
 def collect_clips(
-    records: Sequence[Record],
-    order: Sequence[int],
-    *,
-    mode: str,
-    megabytes: float,
-    out: Path,
+    records: Sequence[Record], order: Sequence[int], mode: str, megabytes: float, out: Path
 ) -> tuple[dict[int, str], dict[int, dict[str, Any]], str]:
-    """Find the recordings of utterances; `render` explains the arguments.
+    """Find the recordings of utterances, in some order of positions.
 
-    Returns:
-        position -> base64 of MEDIA_TYPE, of those that are embedded; position -> what the page's
-        script needs: ``clip`` (embedded), ``link`` (relative to the page) with ``part`` (seconds:
-        from, to), or ``address`` (http(s), which nothing loads); and a note for the reader.
+    Returns base64 of MEDIA_TYPE of those that are embedded; what the page's script needs: ``clip``
+    (embedded), ``link`` (relative to the page) with ``part`` (seconds: from, to), or ``address``
+    (http(s), which nothing loads); and a note for the reader.
     """
     if mode not in AUDIO_MODES:
         raise ConfigError(f"--audio {mode} is unknown: choose {', '.join(AUDIO_MODES)}.")

@@ -266,7 +266,7 @@
       raw.append(make("summary", "", "as written"));
       raw.append(make("p", "", `reference: ${one.raw}`));
       one.hypotheses.forEach((hypothesis, place) => {
-        const sure = hypothesis.logprob === undefined ? ""
+        const sure = hypothesis.logprob === null ? ""
           : ` (confidence ${(100 * Math.exp(hypothesis.logprob)).toFixed(0)} %)`;
         const cut = hypothesis.cut ? " (cut off: too long)" : "";
         raw.append(make("p", "", `${two ? systems[place] : "hypothesis"}: ${hypothesis.raw}${sure}${cut}`));
