@@ -15,7 +15,7 @@ from tests.evaluate.helpers import evaluation, random_evaluation, write
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.results import Evaluation, Record, read_records
 from tiny_audio.evaluate.run import rescore_command
-from tiny_audio.evaluate.statistics import BREAKDOWNS
+from tiny_audio.evaluate.statistics import BREAKDOWNS, FIGURES
 from tiny_audio.evaluate.tables import COLUMNS, figures_section, summary
 from tiny_audio.evaluate.wer import Counts, score
 from tiny_audio.text.scoring import get_rule
@@ -30,14 +30,11 @@ BASIC = Evaluation.of(RECORDS, get_rule("basic"))
 
 
 def test_a_results_file_gives_back_its_records(tmp_path: Path) -> None:
+    """Columns of other versions are passed over."""
     path = write(tmp_path / "run", list(RECORDS)) / "results.jsonl"
     assert tuple(read_records(path)) == RECORDS
-
-
-def test_columns_of_other_versions_are_passed_over(tmp_path: Path) -> None:
-    line = {**json.loads(RECORDS[0].to_json()), "snr": 12.5, "mood": "good"}
-    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
-    assert tuple(read_records(tmp_path / "results.jsonl")) == RECORDS[:1]
+    path.write_text(json.dumps({**json.loads(RECORDS[0].to_json()), "snr": 12.5}) + "\n")
+    assert tuple(read_records(path)) == RECORDS[:1]
 
 
 @pytest.mark.parametrize("name", ["whisper-en", "basic"])
@@ -81,13 +78,6 @@ def test_every_column_is_seen_in_eighty_characters() -> None:
         assert cell in shown
 
 
-def test_nothing_to_score_has_no_rates() -> None:
-    empty = evaluation([])
-    assert empty.rtfx is None
-    assert summary(empty)["wer"] is None
-    assert figures_section(empty, "").rows[0][0] == "all"
-
-
 @pytest.mark.parametrize("text", ["not json", "[1]", '{"id": "a"}', "\ud800"])
 def test_other_files_are_refused_with_the_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.jsonl"
@@ -100,9 +90,9 @@ def test_the_summary_is_json_and_has_every_figure() -> None:
     found = json.loads(json.dumps(summary(random_evaluation(60)), allow_nan=False))
     assert set(found["breakdown"]) == set(BREAKDOWNS)
     assert set(found["sets"]) == {"u", "v", "w"}
-    for name in ("wer", "substitution_rate", "insertion_rate", "cer", "sentence_error_rate"):
-        low, high = found["intervals"][name]
-        assert low <= found[name] <= high
+    assert set(found["intervals"]) == set(FIGURES)
+    for name, (low, high) in found["intervals"].items():
+        assert low - 1e-9 <= found[name] <= high + 1e-9
     assert (found["scoring"], found["primary"]) == ("basic/1", "cer")
 
 
@@ -113,26 +103,23 @@ def test_a_set_without_a_reference_word_has_insertions_and_no_rates() -> None:
     assert found["empty_references"] == found["insertions"] == 2
     assert found["sentence_error_rate"] == 0.5
     assert found["hallucination"]["nonspeech"]["insertions_per_minute"] == 20.0
+    empty = evaluation([])
+    assert (empty.rtfx, summary(empty)["wer"]) == (None, None)
+    assert figures_section(empty, "").rows[0][0] == "all"
 
 
 def test_rescoring_needs_no_model_and_writes_a_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = random_evaluation(50)
+    whole = random_evaluation(200)
     file = write(tmp_path / "run", list(whole.records)) / "results.jsonl"
     (again,) = rescore_command(tmp_path / "run", scoring="basic", out=tmp_path / "a").values()
     assert again == whole
+    start = time.process_time()
     rescore_command(file, scoring="whisper-en", out=tmp_path / "b")
+    assert time.process_time() - start < 1.0  # thousands in seconds
     rules = [json.loads((tmp_path / n / "summary.json").read_text())["scoring"] for n in "ab"]
     assert rules == ["basic/1", "whisper-en/1"]
     assert "whisper-en/1" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"nothing\.jsonl"):
         rescore_command(tmp_path / "nothing.jsonl", scoring="basic", out=None)
-
-
-def test_two_hundred_utterances_are_rescored_in_half_a_second(tmp_path: Path) -> None:
-    file = write(tmp_path / "run", list(random_evaluation(200).records))
-    rescore_command(file, scoring="whisper-en", out=tmp_path / "warm")
-    start = time.process_time()
-    rescore_command(file, scoring="whisper-en", out=tmp_path / "out")
-    assert time.process_time() - start < 0.5
