@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from tests.infer.helpers import tones, write_wav
+from tiny_audio.compose import compose
 from tiny_audio.config import GenerationConfig
+from tiny_audio.data import sources
 from tiny_audio.data.records import Utterance
 from tiny_audio.data.rejects import Reject
-from tiny_audio.errors import DataError
+from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import Options
 from tiny_audio.evaluate.results import Evaluation, read_records
 from tiny_audio.evaluate.run import evaluate, evaluate_command
@@ -153,8 +155,38 @@ def test_a_preset_by_name(checkpoint: str, tmp_path: Path) -> None:
     assert len(evaluation.scored) == 2
 
 
-@pytest.mark.parametrize("data", ["nothing.jsonl", "no_such_preset", "manifest"])
-def test_unknown_data_is_named(checkpoint: str, tmp_path: Path, data: str) -> None:
-    with pytest.raises(DataError, match=data):
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ("nothing.jsonl", "nothing"),
+        ("no_such_preset", "no_such_preset"),
+        ("ami", "hf-audio/esb-datasets-test-only-sorted"),
+    ],
+)
+def test_data_that_is_unknown_or_out_of_reach_is_named(
+    checkpoint: str, tmp_path: Path, data: str, named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
         command(checkpoint, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------- public test sets
+
+KNOWN = {
+    "ami", "common_voice", "earnings22", "gigaspeech", "librispeech", "librispeech_clean",
+    "librispeech_other", "loquacious", "open_asr", "spgispeech", "tedlium", "voxpopuli",
+}  # fmt: skip
+
+
+def test_every_benchmark_is_test_sets_of_the_hub() -> None:
+    assert set(sources.benchmarks()) == KNOWN
+    for name, size in {"open_asr": 8, "librispeech": 2, "loquacious": 1}.items():  # all members
+        sets = {**compose([f"+data/eval={name}", "data=manifest", "output_dir=."]).data.eval}
+        assert sets.pop("main").path is None
+        assert len(sets) == size
+        for source in sets.values():
+            assert (source.kind, source.split, source.max_samples) == ("hub", "test", None)
+            assert all((source.path, source.subset, source.id_column))
+    with pytest.raises(ConfigError, match=r"\+data/eval=tedlium"):
+        compose(["+data/eval=tedliun", "output_dir=."])
