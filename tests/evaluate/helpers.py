@@ -24,21 +24,21 @@ def evaluation(
     return Evaluation.of(records, get_rule(rule))
 
 
-def random_evaluation(count: int, seed: int = 0) -> Evaluation:
+def random_evaluation(count: int) -> Evaluation:
     """Utterances of all lengths, speakers, sources and sets, some without words."""
-    rng = random.Random(seed)
-    pairs = []
-    for _ in range(count):
+    rng = random.Random(0)
+    found = []
+    for i in range(count):
         words = rng.choices(VOCABULARY, k=rng.choice([0, 3, 8, 15, 30]))
-        pairs.append((" ".join(words), " ".join(w for w in words if rng.random() > 0.2)))
-    return evaluation(
-        pairs,
-        duration=[rng.uniform(0.5, 40) for _ in pairs],
-        speaker=[rng.choice(["ann", "bob", None]) for _ in pairs],
-        source=[rng.choice(["x", "y"]) for _ in pairs],
-        set=[rng.choice(["u", "v", "w"]) for _ in pairs],
-        logprob=[rng.choice([None, -rng.random()]) for _ in pairs],
-    )
+        hypothesis = " ".join(word for word in words if rng.random() > 0.2)
+        some = {"speaker": ["ann", "bob", None], "set": ["u", "v", "w"], "logprob": [None, -0.5]}
+        found.append(
+            Record(
+                str(i), rng.choice("xy"), " ".join(words), hypothesis, rng.uniform(0.5, 40), 0.1,
+                **{name: rng.choice(values) for name, values in some.items()},
+            )
+        )  # fmt: skip
+    return Evaluation.of(found, get_rule("basic"))
 
 
 def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0) -> list[Record]:

@@ -20,7 +20,7 @@ from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import Options
 from tiny_audio.evaluate.results import Record, read_records
 from tiny_audio.evaluate.run import evaluate_command
-from tiny_audio.evaluate.sets import chunks, whole_chunks
+from tiny_audio.evaluate.sets import chunks
 
 OPTIONS = Options("cpu", batch_seconds=0.6, max_utterances=3)
 
@@ -169,18 +169,3 @@ def test_chunks_are_the_items_and_end_with_the_seconds() -> None:
     found = [list(chunk) for chunk in chunks(range(7), 4.0, lambda i: lengths[i])]
     assert found == [[0, 1, 2], [3], [4, 5, 6]]
     assert list(chunks([], 4.0, float)) == []
-
-
-def test_only_whole_chunks_count_and_the_rest_is_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    records = [Record(str(i), "s", "", "", 1.5, 0.0, model="m", set="a") for i in range(5)]
-    lines = [record.to_json() + "\n" for record in records]
-    path.write_text("".join(lines) + lines[0][:20])
-    assert whole_chunks(path, 3.0, complete=False) == records[:4]
-    assert path.read_text() == "".join(lines[:4])
-    other = replace(records[0], set="b")
-    path.write_text("".join([*lines, other.to_json() + "\n"]))
-    assert whole_chunks(path, 3.0, complete=False) == records  # the set before is over
-    path.write_text("".join(lines))
-    assert whole_chunks(path, 3.0, complete=True) == records
-    assert whole_chunks(tmp_path / "none.jsonl", 3.0, complete=False) == []
