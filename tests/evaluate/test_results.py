@@ -17,7 +17,7 @@ from tiny_audio.evaluate.results import Evaluation, Record, read_records
 from tiny_audio.evaluate.run import rescore_command
 from tiny_audio.evaluate.statistics import BREAKDOWNS, FIGURES
 from tiny_audio.evaluate.tables import COLUMNS, figures_section, summary
-from tiny_audio.evaluate.wer import Counts, score
+from tiny_audio.evaluate.wer import score
 from tiny_audio.text.scoring import get_rule
 
 RECORDS = (
@@ -46,14 +46,6 @@ def test_an_evaluation_is_the_score_of_what_did_not_fail(name: str) -> None:
     assert found.score == score([r.reference for r in good], [r.hypothesis for r in good], rule)
     assert found.failures == {"too_short": 1}
     assert (found.audio_seconds, found.wall_seconds, found.rtfx) == (6.0, 1.5, 4.0)
-
-
-def test_parts_add_up_to_the_whole() -> None:
-    parts = BASIC.by(lambda record: record.source)
-    assert list(parts) == ["books", "news"]
-    assert sum((part.score.words for part in parts.values()), Counts()) == BASIC.score.words
-    assert [record.id for record in parts["books"].records] == ["a", "c", "d"]
-    assert [one.reference for one in parts["news"].score.utterances] == ["a dog"]
 
 
 def test_table_and_markdown_have_a_row_a_source_and_one_for_all() -> None:

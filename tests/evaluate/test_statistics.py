@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.evaluate.helpers import evaluation, failure, random_evaluation
-from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
     bin_name,
@@ -57,26 +56,7 @@ def test_the_paired_bootstrap_has_the_difference_in_its_interval_and_turns_with_
     assert (same.difference, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
 
 
-def test_units_are_drawn_whole() -> None:
-    """Twice the same speaker is no more evidence: with clusters p is larger."""
-    difference = np.repeat(np.random.default_rng(4).normal(0.3, 1.0, size=40), 25)
-    words = np.full(1000, 10.0)
-    alone = paired_bootstrap(np.zeros(1000), difference, words)
-    sums = (values.reshape(40, 25).sum(1) for values in (np.zeros(1000), difference, words))
-    together = paired_bootstrap(*sums)
-    assert together.difference == pytest.approx(alone.difference)
-    assert together.p > alone.p
-
-
 # ------------------------------------------------------------------------------------ intervals
-
-
-def spoken_by(speakers: list[str | None]) -> Evaluation:
-    """An utterance of ten words for each speaker, some of them wrong."""
-    rng = np.random.default_rng(0)
-    references = ["a b c d e f g h i j"] * len(speakers)
-    hypotheses = [" ".join(w for w in r.split() if rng.random() > 0.2) for r in references]
-    return evaluation(list(zip(references, hypotheses, strict=True)), speaker=list(speakers))
 
 
 @pytest.mark.parametrize(("units", "spread"), [(20, 0.05), (100, 0.02)])
@@ -95,25 +75,21 @@ def test_intervals_cover_the_true_wer_in_95_of_100_sets(units: int, spread: floa
 
 
 @pytest.mark.parametrize(
-    ("speakers", "unit", "units"),
+    ("speakers", "sources", "unit", "units"),
     [
-        ([None] * 6, "utterance", 6),
-        (["a", "b", "c"] * 2, "speaker", 3),
-        (["a", "a", "a", "b", None, None], "speaker or utterance", 4),
-        (["a"] * 6, "utterance", 6),
+        ([None] * 6, 1, "utterance", 6),
+        (["a", "b", "c"] * 2, 1, "speaker", 3),
+        (["a"] * 6, 2, "speaker", 2),  # who is called alike in two sources is two
+        (["a", "a", "a", "b", None, None], 1, "speaker or utterance", 4),
+        (["a"] * 6, 1, "utterance", 6),
     ],
 )
 def test_speakers_are_drawn_where_they_are_known(
-    speakers: list[str | None], unit: str, units: int
+    speakers: list[str | None], sources: int, unit: str, units: int
 ) -> None:
-    drawn = bootstrap(spoken_by(speakers))
+    columns = {"speaker": list(speakers), "source": [f"s{i % sources}" for i in range(6)]}
+    drawn = bootstrap(evaluation([("a b", "a c")] * 6, **columns))
     assert (drawn.unit, drawn.units) == (unit, units)
-
-
-def test_speakers_of_two_sources_are_two() -> None:
-    found = spoken_by(["a"] * 4)
-    records = tuple(replace(r, source=f"s{i % 2}") for i, r in enumerate(found.records))
-    assert bootstrap(replace(found, records=records)).units == 2
 
 
 def test_what_cannot_be_known_has_no_interval() -> None:
@@ -122,7 +98,7 @@ def test_what_cannot_be_known_has_no_interval() -> None:
     assert drawn.intervals["cer"] is None
     assert drawn.intervals["sentence_error_rate"] is not None
     assert bootstrap(evaluation([])).intervals["wer"] is None
-    assert set(bootstrap(spoken_by([None])).intervals.values()) == {None}
+    assert set(bootstrap(evaluation([("a b", "a c")])).intervals.values()) == {None}
 
 
 # ----------------------------------------------------------------------------------- breakdown

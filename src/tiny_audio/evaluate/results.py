@@ -164,10 +164,10 @@ def results_file(path: Path) -> Path:
 
 
 def load_systems(paths: Sequence[Path], scoring: str | None) -> dict[str, Evaluation]:
-    """Read results files, or folders that hold one; score all, by model's name, under one rule.
+    """Score results files, or those in folders, under one rule: model's name -> its evaluation.
 
-    Without `scoring`, the one that the evaluations were made with, ConfigError where these are
-    several. Raises DataError for a file that cannot be read or has nothing scored.
+    Without `scoring`, by the rule they were made with, ConfigError where these are several. Raises
+    DataError for a file that cannot be read or has nothing scored.
     """
     files = [results_file(path) for path in paths]
     rule = get_rule(scoring or _common_rule(files))

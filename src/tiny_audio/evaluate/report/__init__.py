@@ -80,12 +80,10 @@ def render(
     scores = list(zip(*(part.scores for part in parts), strict=True))
     errors = [sum(one.words.errors for one in row if one is not None) for row in scores]
     worst = sorted(range(len(records)), key=lambda i: -errors[i])
-    first = [row[0] for row in records]
-    embedded, sources, note = collect_clips(first, worst, audio, audio_mb, out)
-    utterances = [
-        _utterance(*row) | sources.get(i, {})
-        for i, row in enumerate(zip(records, scores, strict=True))
-    ]
+    recorded = [row[0] for row in records]
+    embedded, sources, note = collect_clips(recorded, worst, audio, audio_mb, out)
+    rows = zip(records, scores, strict=True)
+    utterances = [_utterance(*row) | sources.get(i, {}) for i, row in enumerate(rows)]
     environment = Environment(
         loader=PackageLoader("tiny_audio.evaluate", "report"),
         autoescape=True,
