@@ -169,16 +169,6 @@ def test_ours_and_foreign_models_are_told_apart(
         find_model("nano", "newest")
 
 
-def test_a_run_is_its_best_or_its_last_checkpoint(checkpoint: str, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    names = {"best": "step-1", "last": "step-2"}
-    (folder / "index.json").write_text(json.dumps({**names, "checkpoints": []}))
-    for which, name in names.items():
-        (folder / name).symlink_to(checkpoint)
-        assert find_model(str(tmp_path), which).path == str(folder / name)
-
-
 def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path, checkpoint: str) -> None:
     ctc = save_ctc(tmp_path / "ctc")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')

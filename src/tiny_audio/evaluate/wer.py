@@ -2,9 +2,8 @@
 
     WER = (substitutions + deletions + insertions) / reference words
 
-Counts are added up over a set, rates are never averaged. Where several alignments have equally few
-errors, jiwer's is taken: S + D + I is the same in every tool, the three parts need not be. Whatever
-is written for an empty reference counts as insertions; a set without a reference word has no WER.
+Counts are added up over a set, rates are never averaged; a set without a reference word has no WER.
+Of alignments with equally few errors jiwer's is taken: S + D + I is the same in every tool.
 """
 
 from __future__ import annotations
