@@ -69,10 +69,8 @@ def test_what_is_not_common_is_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_two_rules_are_refused_unless_one_is_named(tmp_path: Path) -> None:
-    paths = [
-        write(tmp_path / "a", records(0.1)),
-        write(tmp_path / "b", records(0.2), "whisper-en/1"),
-    ]
+    rules = {"a": "basic/1", "b": "whisper-en/1"}
+    paths = [write(tmp_path / name, records(0.1), rule) for name, rule in rules.items()]
     with pytest.raises(ConfigError, match="--scoring"):
         load_systems(paths, None)
     found = load_systems(paths, "whisper-en")
@@ -110,11 +108,9 @@ def test_every_command_in_both_forms(
 def test_high_wer_lists_what_is_at_or_above(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [
-        Record("half", "s", "one two", "one too", 1.0, 0.1),
-        Record("quarter", "s", "a b c d", "a b c x", 1.0, 0.1),
-        Record("silence", "s", "", "words | here", 1.0, 0.1),
-    ]
+    texts = {"half": ("one two", "one too"), "quarter": ("a b c d", "a b c x")}
+    texts["silence"] = ("", "words | here")
+    lines = [Record(name, "s", *pair, 1.0, 0.1) for name, pair in texts.items()]
     path = write(tmp_path / "a", lines)
     assert run(["analysis", "high-wer", str(path), "--markdown"]) == 0
     shown = capsys.readouterr().out

@@ -20,7 +20,6 @@ from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import Options
 from tiny_audio.evaluate.results import Record, read_records
 from tiny_audio.evaluate.run import evaluate_command
-from tiny_audio.evaluate.sets import chunks
 
 OPTIONS = Options("cpu", batch_seconds=0.6, max_utterances=3)
 
@@ -162,10 +161,3 @@ def test_nothing_scored_is_an_error_that_a_second_try_repeats(case: Case, tmp_pa
     for _ in range(2):
         with pytest.raises(DataError, match=r"results\.jsonl"):
             case.run(tmp_path / "out", [str(folder)])
-
-
-def test_chunks_are_the_items_and_end_with_the_seconds() -> None:
-    lengths = [3.0, 0.0, 2.0, 9.0, 1.0, 0.0, 1.0]
-    found = [list(chunk) for chunk in chunks(range(7), 4.0, lambda i: lengths[i])]
-    assert found == [[0, 1, 2], [3], [4, 5, 6]]
-    assert list(chunks([], 4.0, float)) == []
