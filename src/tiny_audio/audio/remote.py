@@ -253,5 +253,10 @@ def _describe(error: Exception, timeout: float) -> tuple[str, bool]:
         return "the connection was cut", False
     if isinstance(error, OSError) and (error.errno or 0) > 0:
         return os.strerror(error.errno or 0), isinstance(error, _PERMANENT)
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", line), isinstance(error, _PERMANENT)
+    line = re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", first_line(error))
+    return line, isinstance(error, _PERMANENT)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, shortened to one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,4 @@
-"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches.
-
-Parquet and arrow are read by pyarrow, which can begin at any row group or batch.
-"""
+"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
@@ -24,6 +21,7 @@ from tiny_audio.audio.remote import (
     RetryPolicy,
     UnreadableError,
     file_system,
+    first_line,
     is_http,
     is_remote,
     open_remote,
@@ -43,13 +41,10 @@ _ROWS = 64  # of a table that are decoded together
 
 
 class FileShards:
-    """Files of one kind, each a shard.
+    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets.
 
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-
-    Attributes:
-        names: path or address of each, without secrets.
     """
 
     def __init__(
@@ -78,16 +73,16 @@ class FileShards:
                 self._policy.wait(1, stopped)
 
     def _rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        used = list(dict.fromkeys(filter(None, self.columns.values())))
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
                 yield from tar_rows(file, self.names[shard], self.columns, start)
-            else:
-                for row in _table_rows(file, self.kind, used, start):
-                    yield self._with_audio(row, shard)
+                return
+            used = list(dict.fromkeys(filter(None, self.columns.values())))
+            for row in _table_rows(file, self.kind, used, start):
+                yield self._with_audio(row, shard)
 
     def found_columns(self, key: str) -> list[str]:
-        """Names of the columns: of the first shard that can be read.
+        """Names of the columns, of the first shard that can be read.
 
         Raises DataError if none of the first few can be.
         """
@@ -115,7 +110,7 @@ class FileShards:
 
         try:
             return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except damage_errors():
+        except _damage_errors():
             return None
 
     @contextmanager
@@ -125,10 +120,9 @@ class FileShards:
             remote = is_remote(path)
             with open_remote(path, self._policy, stopped) if remote else open(path, "rb") as file:
                 yield file
-        except damage_errors() as error:
+        except _damage_errors() as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
-            line = str(error).strip().splitlines() or [type(error).__name__]
-            raise UnreadableError(line[0], UNREACHABLE if away else CORRUPT) from error
+            raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
     def _with_audio(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
         """The row with its audio as bytes, or as a path that is relative to the shard no more."""
@@ -141,15 +135,16 @@ class FileShards:
         path = value and value.get("path")
         if path and value.get("bytes") is None and not is_remote(path):
             if is_http(shard_path):
-                value["path"] = urllib.parse.urljoin(shard_path, path)
+                path = urllib.parse.urljoin(shard_path, path)
             elif is_remote(shard_path):
-                value["path"] = f"{shard_path.rpartition('/')[0]}/{path}"
+                path = f"{shard_path.rpartition('/')[0]}/{path}"
             else:
-                value["path"] = str(Path(shard_path).parent / path)
+                path = str(Path(shard_path).parent / path)
+            value = {"bytes": None, "path": path}
         return {**row, name: value}
 
 
-def damage_errors() -> tuple[type[Exception], ...]:
+def _damage_errors() -> tuple[type[Exception], ...]:
     """What opening or reading a file raises that is damaged, or away."""
     import pyarrow as pa
 
@@ -195,13 +190,11 @@ def _table_rows(
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
-    """The files that a path stands for, in a fixed order.
+    """The files that a path stands for, in a fixed order; raises DataError where there are none.
 
     Args:
         path: a file, a folder, a pattern with ``*``, an address; ``{0000..0123}`` and ``{a,b}``
             are written out. A ``.txt`` file lists such, one on a line.
-
-    Raises DataError where there is nothing.
     """
     if path.endswith(".txt"):
         try:
@@ -212,7 +205,7 @@ def find_shards(path: str, kind: str, key: str) -> list[str]:
     else:
         listed = [path]
     found: list[str] = []
-    for item in (item for line in listed for item in _braces(line)):
+    for item in chain.from_iterable(map(_braces, listed)):
         if is_http(item) and "*" in item:
             raise DataError(f"{item}: an address takes no *; write {{0000..0123}} in {key}.path.")
         files = [item] if is_http(item) else _matches(item, SUFFIXES[kind], key)
@@ -237,7 +230,7 @@ def _matches(path: str, endings: Sequence[str], key: str) -> list[str]:
                 names = [name for name in fs.find(inner) if name.endswith(tuple(endings))]
             return [str(fs.unstrip_protocol(name)) for name in sorted(names)]
         except Exception as error:  # the file systems' errors share no base class
-            line = (str(error).splitlines() or [type(error).__name__])[0]
+            line = first_line(error)
             raise DataError(f"{path} cannot be listed: {line}. Look at {key}.path.") from error
     local = Path(path).expanduser()
     if local.is_dir():

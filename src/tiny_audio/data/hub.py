@@ -11,7 +11,13 @@ from threading import Event
 from typing import Any
 
 from tiny_audio import hub, logs
-from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError
+from tiny_audio.audio.remote import (
+    CORRUPT,
+    UNREACHABLE,
+    RetryPolicy,
+    UnreadableError,
+    first_line,
+)
 from tiny_audio.data.files import FileShards, find_shards
 from tiny_audio.data.manifest import check_columns
 from tiny_audio.data.shards import ShardSource
@@ -20,7 +26,6 @@ from tiny_audio.errors import DataError
 logger = logging.getLogger(__name__)
 
 RETRY_OPTIONS = ("on_failure", "retries", "backoff", "timeout")  # of a source in shards
-_OPENING_RETRIES = 2  # the hub's own client makes five attempts each time, in about 25 s
 _ROLES = ("audio", "text", "id", "speaker")
 _FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
@@ -60,7 +65,7 @@ def open_hub(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
     Raises DataError if the dataset cannot be opened or lacks a column.
     """
     policy, stop_at_loss = _retry_options(spec["options"], key)
-    dataset = _open_dataset(spec, key, policy)
+    dataset = _open_dataset(spec, key)
     columns = _columns(spec, list(dataset.column_names or []), f"The dataset {spec['path']}")
     dataset = _undecoded(dataset, columns, f"{key}.audio_column")
     split = (dataset.info.splits or {}).get(spec["split"] or "train")
@@ -121,58 +126,54 @@ def _columns(spec: Mapping[str, Any], found: list[str], where: str) -> dict[str,
     return columns
 
 
-def _open_dataset(spec: Mapping[str, Any], key: str, policy: RetryPolicy) -> Any:
-    """The streaming dataset with its features known; raises DataError if it cannot be opened."""
-    import datasets
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
+    """The streaming dataset with its features known; raises DataError if it cannot be opened.
 
-    offline = HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+    What 'hf download' has fetched serves where the hub is out of reach; its README tells the
+    subsets.
+    """
+    import datasets
+
     # Its own waits have a fixed length and last minutes; ours come on top of them.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 2
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 1
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 1
-
     logs.route_libraries()
     path, split, revision = spec["path"], spec["split"] or "train", spec["revision"]
     options = {name: value for name, value in spec["options"].items() if name not in RETRY_OPTIONS}
-    kwargs: dict[str, Any] = {"name": spec["subset"], "revision": revision, **options}
-    builder = path
+    builder, data_files = path, None
     if Path(path).is_file():
         suffix = Path(path).suffix
         if suffix not in _FILE_KINDS:
             kinds = " / ".join(_FILE_KINDS)
             raise DataError(f"{path} is no {kinds} file: set {key}.path or {key}.kind.")
-        builder, kwargs["data_files"] = _FILE_KINDS[suffix], {split: path}
-    retries = min(_OPENING_RETRIES, policy.retries)
-    failures = 0
-    while True:
+        builder, data_files = _FILE_KINDS[suffix], {split: path}
+
+    def load(builder: str, revision: str | None) -> Any:
+        kwargs = {"name": spec["subset"], "data_files": data_files, "revision": revision, **options}
+        with hub.bars(shown=False):  # of the README: the set itself is streamed
+            dataset = datasets.load_dataset(builder, split=split, streaming=True, **kwargs)
+        return dataset if dataset.column_names else dataset._resolve_features()
+
+    try:
         try:
-            with hub.bars(shown=False):  # of the README: the set itself is streamed
-                dataset = datasets.load_dataset(builder, split=split, streaming=True, **kwargs)
-            return dataset if dataset.column_names else dataset._resolve_features()
+            return load(builder, revision)
         except Exception as error:  # hub, network, parser and builder errors share no base class
-            failures += 1
-            away = builder == path and not Path(path).exists() and hub.is_unreachable(error)
-            if not away or offline or failures > retries:
-                # What 'hf download' has fetched serves as well; its README tells the subsets.
+            there = None
+            if builder == path and not Path(path).exists() and hub.is_unreachable(error):
                 there = hub.cached(path, revision, files=("README.md",), repo_type="dataset")
-                if not away or there is None:
-                    raise DataError(_cannot_open(error, spec, key)) from error
-                logger.warning("%s is read from the cache: the hub is out of reach", path)
-                builder, kwargs["revision"] = str(there), None
-                continue
-            if failures == 1:
-                logger.warning(
-                    "The hub cannot be reached (%s): trying again, up to %d times",
-                    *(_failure_of(error)[1], retries),
-                )
-        policy.wait(failures, Event())
+            if there is None:
+                raise
+            logger.warning("%s is read from the cache: the hub is out of reach", path)
+            return load(str(there), None)
+    except Exception as error:
+        raise DataError(_cannot_open(error, spec, key)) from error
 
 
 def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
     path, subset, split = spec["path"], spec["subset"], spec["split"] or "train"
     what = f"The dataset {path} (subset {subset}, split {split}) cannot be opened"
-    line = _failure_of(error)[1]
+    line = first_line(error)
     if hub.is_unreachable(error):
         part = f" --include README.md --include '*{subset}*'" if subset else ""
         return (
@@ -187,13 +188,12 @@ def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
 
 def _failure_of(error: Exception) -> tuple[str, str]:
     """Why a shard of `datasets` cannot be read: unreachable or corrupt, and one line."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     away = hub.is_unreachable(error) or any(
         isinstance(cause, FileNotFoundError | PermissionError)
         or (isinstance(cause, OSError) and cause.errno is not None)
         for cause in hub.causes(error)
     )
-    return (UNREACHABLE if away else CORRUPT), line
+    return (UNREACHABLE if away else CORRUPT), first_line(error)
 
 
 def _undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) -> Any:

@@ -1,10 +1,8 @@
-"""Records and utterances, and what every source of data is: records in a fixed order, and endless
-shuffled draws.
+"""Records, utterances, and what every source of data is.
 
 `Source.records` goes through a source once, in its own order: evaluation. `Source.draws` is
 endless, shuffled anew on each pass, and tells after each record the cursor from which another
-process could go on: training. Cursors are JSON values, and a draw is a function of the seed, the
-rank and the cursor alone.
+process could go on: training. A draw is a function of the seed, the rank and the cursor alone.
 
 S samples.
 """
@@ -16,7 +14,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,9 +99,9 @@ class Source(ABC):
     def records(self, start: int = 0) -> Iterator[Item]:
         """One pass in the source's own order, from record `start` on."""
 
+    @abstractmethod
     def sample(self, count: int) -> list[Item]:
         """At most `count` records to look at, which leaves training's draws as they are."""
-        return list(islice(self.records(), count))
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
@@ -132,8 +129,7 @@ class Source(ABC):
 class IndexedSource(Source):
     """A source whose records can be read one by one: subclasses give `size` and `read`.
 
-    Args:
-        max_samples: use only the first so many.
+    Of them only the first `max_samples` are used.
     """
 
     def __init__(self, name: str, weight: float, max_samples: int | None) -> None:

@@ -1,10 +1,9 @@
 """Sources that are read in shards: streamed from the hub, from addresses, or from local files.
 
-The order of the shards is shuffled anew on each pass. Within them the rows are read in blocks, and
-each block is shuffled: unlike a rolling shuffle buffer, a block can be read again from where it
-starts, so that a cursor is exact. A shard that cannot be read, or not to its end, is left out from
-there on and comes out as one reject. Which ones that were is part of a run's state
-(`lost_shards`): a resumed run leaves out the same, even if the server is back.
+The shards are shuffled anew on each pass, and their rows within blocks: unlike a rolling shuffle
+buffer, a block can be read again from where it starts, so that a cursor is exact. A shard that
+cannot be read to its end is left out from there on and comes out as one reject. Which ones were is
+part of a run's state (`lost_shards`), so that a resumed run leaves out the same.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -23,7 +22,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
-from tiny_audio.data.records import Audio, Cursor, Draw, Record, Source, id_hash, name_seed, text_of
+from tiny_audio.data.records import (
+    Audio,
+    Cursor,
+    Draw,
+    Item,
+    Record,
+    Source,
+    id_hash,
+    name_seed,
+    text_of,
+)
 from tiny_audio.data.rejects import Reject
 from tiny_audio.data.webdataset import KEY, PROBLEM
 from tiny_audio.errors import DataError
@@ -33,10 +42,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
 HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
 LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # of rejects
-_KEPT = 16  # passes whose lost shards are remembered: more than a pool and the prefetch span
 _LOST_IN_A_ROW = 64  # shards without one row between them: the server is gone for good
-
-Item = Record | Reject
 
 
 class Shards(Protocol):
@@ -65,7 +71,7 @@ class ShardSource(Source):
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
         size: rows altogether, None where that is not known.
-        stop_at_loss: whether a lost shard ends the run; else it is left out.
+        stop_at_loss: a lost shard ends the run; else it is left out.
     """
 
     def __init__(
@@ -80,28 +86,26 @@ class ShardSource(Source):
         stop_at_loss: bool,
     ) -> None:
         super().__init__(name, weight)
-        self._reader, self._columns = _Reader(name, shards, stop_at_loss), columns
-        self._names = shards.names
-        self._limit = max_samples
+        self._shards, self._names, self._columns = shards, shards.names, columns
+        self._limit, self._stop_at_loss = max_samples, stop_at_loss
         self._size = min((n for n in (size, max_samples) if n), default=None)
         self._held_out: bool | None = None  # None: all; else only the held-out part, or all but it
         self._count: int | None = None  # of the held-out part
+        self.restore(None)
 
     @property
     def length(self) -> int | None:
         return self._size if self._held_out is None else None
 
     def records(self, start: int = 0) -> Iterator[Item]:
-        every = np.arange(len(self._names))
-        self._reader.restore(())  # what was lost last time may be back
-        rows = self._rows(Position(), every, (0, 1), Event())
+        self.restore(None)  # what was lost last time may be back
+        rows = self._rows(Position(), range(len(self._names)), (0, 1), Event())
         items = (item for item, _ in rows if item is not None and self._belongs(item))
         yield from islice(items, start, self._count)
 
     def sample(self, count: int) -> list[Item]:
         """The first ones; none of a held-out part, which would be read through for them."""
-        apart = copy.copy(self)
-        apart._reader = copy.copy(self._reader)  # what is lost now is not left out in training
+        apart = copy.copy(self)  # what is lost now is not left out in training
         return [] if self._held_out else list(islice(apart.records(), count))
 
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
@@ -125,13 +129,18 @@ class ShardSource(Source):
                     "process(es): look at its path and split."
                 )
             at = Position(at.epoch + 1)
-            self._reader.forget(at.epoch - _KEPT)
 
-    def lost_shards(self) -> Any:
-        return self._reader.lost_shards()
+    def lost_shards(self) -> list[list[Any]]:
+        return [[*key, *lost] for key, lost in list(self._lost.items())]
 
     def restore(self, lost_shards: Any) -> None:
-        self._reader.restore(lost_shards or ())
+        # (pass, shard) -> the row from which on it is left out, reason, message
+        self._lost: dict[tuple[int, int], tuple[int, str, str]] = {
+            (epoch, shard): (row, reason, message)
+            for epoch, shard, row, reason, message in lost_shards or ()
+        }
+        self._barren = 0  # shards lost without a row before them
+        self._fruitful = False  # whether a row came since the last loss
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         at = Position(**cursor) if cursor else Position()
@@ -148,8 +157,7 @@ class ShardSource(Source):
         """Hold out one id in 32, by its hash; the held-out source yields the first `count`."""
         left, held = copy.copy(self), copy.copy(self)
         left._held_out, held._held_out = False, True
-        held._reader = copy.copy(self._reader)
-        held._reader.restore(())
+        held.restore(None)
         held._count = count
         return left, held
 
@@ -168,21 +176,21 @@ class ShardSource(Source):
     ) -> Iterator[tuple[list[Item], Position, Position]]:
         """Blocks of one pass from `at` on, each with its position and the one after it.
 
-        A thread reads the next block while the last one is used: the network is slow.
+        A thread reads the next block while the last one is used.
         """
-        order = np.arange(len(self._names))
+        order: Sequence[int] = range(len(self._names))
         share = (rank, world_size)
         if self._limit is None:
             rng = np.random.default_rng([seed, name_seed(self.name), at.epoch])
-            order = rng.permutation(order)
+            order = rng.permutation(len(self._names)).tolist()
         if self._apart(world_size):
             order, share = order[rank::world_size], (0, 1)
         stopped = Event()
         rows = self._rows(at, order, share, stopped)
 
-        def read() -> tuple[list[Item], Position | None]:
+        def read() -> tuple[list[Item], Position]:
             block: list[Item] = []
-            after: Position | None = None
+            after = at
             for item, position in rows:
                 after = position
                 if item is not None:
@@ -196,7 +204,7 @@ class ShardSource(Source):
                 coming = thread.submit(read)
                 while True:
                     block, after = coming.result()
-                    if after is None or not block:
+                    if not block:
                         return
                     coming = thread.submit(read)
                     yield block, at, after
@@ -205,15 +213,15 @@ class ShardSource(Source):
                 stopped.set()
 
     def _rows(
-        self, at: Position, order: Any, share: tuple[int, int], stopped: Event
+        self, at: Position, order: Sequence[int], share: tuple[int, int], stopped: Event
     ) -> Iterator[tuple[Item | None, Position]]:
         """Each row or lost shard of a pass and the position after it; other ranks' rows: None."""
         rank, world_size = share
         seen = at.seen
         for position in range(at.shard, len(order)):
             row = at.row if position == at.shard else 0
-            shard = int(order[position])
-            for values in self._reader.rows(shard, at.epoch, row, stopped):
+            shard = order[position]
+            for values in self._shard_rows(shard, at.epoch, row, stopped):
                 if isinstance(values, Reject):
                     yield values, Position(at.epoch, position + 1, 0, seen)
                     continue
@@ -225,37 +233,16 @@ class ShardSource(Source):
                 row, seen = row + 1, seen + 1
                 yield item, Position(at.epoch, position, row, seen)
 
-
-@dataclass(frozen=True)
-class LostShard:
-    """What is left out of one shard on one pass: everything from row `row` on."""
-
-    row: int
-    reason: str
-    message: str
-
-
-class _Reader:
-    """Reads shards, and remembers on which pass what was left out of which."""
-
-    def __init__(self, source: str, shards: Shards, stop_at_loss: bool) -> None:
-        self._source, self._shards, self._stop_at_loss = source, shards, stop_at_loss
-        self._lost: dict[tuple[int, int], LostShard] = {}  # (pass, shard) -> what is left out
-        self._barren = 0  # shards lost without a row before them
-        self._fruitful = False  # whether a row came since the last loss
-
-    def rows(
+    def _shard_rows(
         self, shard: int, epoch: int, row: int, stopped: Event
     ) -> Iterator[dict[str, Any] | Reject]:
         """Rows of one shard from `row` on, and a reject at the end if it was not the whole.
 
         What was left out before on this pass is left out again.
-
-        Raises DataError if all shards are lost, or at the first one with `stop_at_loss`.
         """
         lost = self._lost.get((epoch, shard))
-        if lost is None or row < lost.row:
-            stop = None if lost is None else lost.row - row
+        if lost is None or row < lost[0]:
+            stop = None if lost is None else lost[0] - row
             try:
                 for values in islice(self._shards.rows(shard, row, stopped), stop):
                     row += 1
@@ -264,28 +251,16 @@ class _Reader:
             except UnreadableError as error:
                 if stopped.is_set():
                     return
-                message = f"{error}; left out from row {row} on"
-                lost = self._lost[epoch, shard] = LostShard(row, f"shard_{error.reason}", message)
-                self._report(shard, error, message)
+                lost = (row, f"shard_{error.reason}", f"{error}; left out from row {row} on")
+                self._lost[epoch, shard] = lost
+                self._report(shard, error, row)
         if lost is not None:
-            yield Reject(self._shards.names[shard], self._source, lost.reason, lost.message)
+            yield Reject(self._names[shard], self.name, *lost[1:])
 
-    def lost_shards(self) -> list[list[Any]]:
-        """What was left out so far, as JSON values."""
-        return [[*key, *asdict(lost).values()] for key, lost in list(self._lost.items())]
-
-    def restore(self, lost_shards: Iterable[Any]) -> None:
-        """Leave out what `lost_shards` told of, and nothing else."""
-        self._lost = {(epoch, shard): LostShard(*lost) for epoch, shard, *lost in lost_shards}
-        self._barren, self._fruitful = 0, False
-
-    def forget(self, epoch: int) -> None:
-        """Forget passes before this one."""
-        self._lost = {key: lost for key, lost in self._lost.items() if key[0] >= epoch}
-
-    def _report(self, shard: int, error: UnreadableError, message: str) -> None:
-        name, every = self._shards.names[shard], len(self._shards.names)
-        where = f"The shard {name} of the data source {self._source!r}"
+    def _report(self, shard: int, error: UnreadableError, row: int) -> None:
+        """Warn of a lost shard; raise DataError where one is too many, or all are lost."""
+        name, every = self._names[shard], len(self._names)
+        where = f"The shard {name} of the data source {self.name!r}"
         if self._stop_at_loss:
             raise DataError(f"{where} cannot be read: {error} (on_failure=stop).")
         self._barren = 0 if self._fruitful else self._barren + 1
@@ -293,10 +268,10 @@ class _Reader:
         if self._barren >= min(every, _LOST_IN_A_ROW):
             which = f"All {every}" if every <= _LOST_IN_A_ROW else f"{_LOST_IN_A_ROW} in a row"
             raise DataError(
-                f"{which} of the shards of the data source {self._source!r} cannot be read, such "
+                f"{which} of the shards of the data source {self.name!r} cannot be read, such "
                 f"as {name}: {error}. Look at its path and at the network, then resume."
             )
-        logger.warning("%s: %s", where, message)
+        logger.warning("%s: %s; left out from row %d on", where, error, row)
 
 
 def row_item(
