@@ -8,12 +8,15 @@ import re
 import tarfile
 import urllib.parse
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tiny_audio.audio.remote import (
     CORRUPT,
@@ -38,6 +41,9 @@ SUFFIXES = {
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
 _ROWS = 64  # of a table that are decoded together
+# What opening or reading a file raises that is damaged, or away.
+_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, OverflowError)
+_DAMAGE += (tarfile.TarError, zlib.error, pa.ArrowException)
 
 
 class FileShards:
@@ -106,11 +112,9 @@ class FileShards:
         """Rows altogether, where that is cheap to know: parquet on this machine."""
         if self.kind != "parquet" or any(map(is_remote, self.paths)):
             return None
-        import pyarrow.parquet as pq
-
         try:
             return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except _damage_errors():
+        except _DAMAGE:
             return None
 
     @contextmanager
@@ -120,7 +124,7 @@ class FileShards:
             remote = is_remote(path)
             with open_remote(path, self._policy, stopped) if remote else open(path, "rb") as file:
                 yield file
-        except _damage_errors() as error:
+        except _DAMAGE as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
@@ -144,19 +148,8 @@ class FileShards:
         return {**row, name: value}
 
 
-def _damage_errors() -> tuple[type[Exception], ...]:
-    """What opening or reading a file raises that is damaged, or away."""
-    import pyarrow as pa
-
-    own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
-    return (*own, pa.ArrowException)
-
-
 def _table(file: BinaryIO, kind: str) -> tuple[Any, list[str]]:
-    """A reader of parquet, of arrow's file format or of its stream format, and its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """A reader of parquet, or of arrow's file or stream format, and its columns."""
     if kind == "parquet":
         parquet = pq.ParquetFile(file, pre_buffer=False)
         return parquet, list(parquet.schema_arrow.names)
@@ -217,28 +210,26 @@ def find_shards(path: str, kind: str, key: str) -> list[str]:
     return found
 
 
-def _matches(path: str, endings: Sequence[str], key: str) -> list[str]:
+def _matches(path: str, endings: tuple[str, ...], key: str) -> list[str]:
     """The file, the files in the folder, or those of the pattern, sorted."""
     if is_remote(path):
         try:
             fs, inner = file_system(path)
             if glob.has_magic(path):
                 names = fs.glob(inner)
-            elif path.endswith(tuple(endings)):
+            elif path.endswith(endings):
                 return [path]  # reading it tells whether it is there
             else:
-                names = [name for name in fs.find(inner) if name.endswith(tuple(endings))]
+                names = [name for name in fs.find(inner) if name.endswith(endings)]
             return [str(fs.unstrip_protocol(name)) for name in sorted(names)]
         except Exception as error:  # the file systems' errors share no base class
             line = first_line(error)
             raise DataError(f"{path} cannot be listed: {line}. Look at {key}.path.") from error
-    local = Path(path).expanduser()
-    if local.is_dir():
-        inside = (file for file in local.rglob("*") if file.name.endswith(tuple(endings)))
+    local = os.path.expanduser(path)
+    if os.path.isdir(local):
+        inside = (file for file in Path(local).rglob("*") if file.name.endswith(endings))
         return sorted(str(file) for file in inside if file.is_file())
-    if glob.has_magic(path):
-        return sorted(glob.glob(str(local), recursive=True))
-    return [str(local)] if os.path.exists(local) else []
+    return sorted(glob.glob(local, recursive=True)) or [local] * os.path.exists(local)
 
 
 def _braces(pattern: str) -> list[str]:

@@ -49,7 +49,7 @@ class HubShards:
                     yield row
                 return
             except Exception as error:  # hub, network, parser and builder share no base class
-                reason, line = _failure_of(error)
+                reason, line = _reason_of(error), first_line(error)
                 failures += 1
                 retries = min(self._policy.retries, 1 if reason == CORRUPT else math.inf)
                 if failures > retries or stopped.is_set():
@@ -59,78 +59,58 @@ class HubShards:
             self._policy.wait(failures, stopped)
 
 
-def open_hub(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
-    """Open a dataset of the Hugging Face Hub, or a folder of such files.
+def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
+    """Open a dataset of the hub or a folder of its files, or files of parquet, arrow, WebDataset.
 
-    Raises DataError if the dataset cannot be opened or lacks a column.
+    Raises DataError if there is none, or if it lacks a column.
     """
-    policy, stop_at_loss = _retry_options(spec["options"], key)
-    dataset = _open_dataset(spec, key)
-    columns = _columns(spec, list(dataset.column_names or []), f"The dataset {spec['path']}")
-    dataset = _undecoded(dataset, columns, f"{key}.audio_column")
-    split = (dataset.info.splits or {}).get(spec["split"] or "train")
-    return ShardSource(
-        name,
-        spec["weight"],
-        HubShards(dataset, spec["path"], policy),
-        columns=columns,
-        max_samples=spec["max_samples"],
-        size=split.num_examples if split else None,
-        stop_at_loss=stop_at_loss,
-    )
-
-
-def open_files(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
-    """Open parquet, arrow or WebDataset files, on this machine or at addresses.
-
-    Raises DataError if there are none, or if the first that can be read lacks a column.
-    """
-    policy, stop_at_loss = _retry_options(spec["options"], key)
-    paths = find_shards(spec["path"], spec["kind"], key)
-    wanted = {role: spec[f"{role}_column"] for role in _ROLES}
-    shards = FileShards(spec["kind"], paths, wanted, policy)
-    shards.columns = _columns(spec, shards.found_columns(key), shards.names[0])
+    kind, path = spec["kind"], spec["path"]
+    policy, stop_at_loss = _retry_options(spec["options"], f"{key}.options")
+    columns: dict[str, str | None] = {role: spec[f"{role}_column"] for role in _ROLES}
+    shards: HubShards | FileShards
+    if kind == "hub":
+        dataset = _open_dataset(spec, key)
+        found, where = list(dataset.column_names or []), f"The dataset {path}"
+    else:
+        shards = FileShards(kind, find_shards(path, kind, key), columns, policy)
+        found, where, size = shards.found_columns(key), shards.names[0], shards.size()
+    check_columns({f"{role}_column": columns[role] for role in _ROLES[:3]}, found, where=where)
+    if columns["speaker"] not in found and kind != "webdataset":  # it need not be there
+        columns["speaker"] = None
+    if kind == "hub":
+        dataset = _undecoded(dataset, columns, f"{key}.audio_column")
+        split = (dataset.info.splits or {}).get(spec["split"] or "train")
+        size = split.num_examples if split else None
+        shards = HubShards(dataset, path, policy)
     return ShardSource(
         name,
         spec["weight"],
         shards,
-        columns=shards.columns,
+        columns=columns,
         max_samples=spec["max_samples"],
-        size=shards.size(),
+        size=size,
         stop_at_loss=stop_at_loss,
     )
 
 
-def _retry_options(options: Mapping[str, Any], key: str) -> tuple[RetryPolicy, bool]:
+def _retry_options(options: Mapping[str, Any], where: str) -> tuple[RetryPolicy, bool]:
     """How long a shard is waited for, and whether a lost one ends the run; or a DataError."""
-    where = f"{key}.options"
     on_failure = options.get("on_failure", "skip")
     if on_failure not in ("skip", "stop"):
         raise DataError(f"{where}.on_failure={on_failure}: use skip or stop.")
     chosen = {name: options[name] for name in RETRY_OPTIONS[1:] if name in options}
     for name, value in chosen.items():
         least = 0.001 if name == "timeout" else 0
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or value < least or (name == "retries" and value != int(value)):
+        whole = name == "retries"
+        if type(value) not in (int, float) or value < least or (whole and value != int(value)):
             raise DataError(f"{where}.{name}={value}: use a number from {least} on.")
     return RetryPolicy(**chosen), on_failure == "stop"
 
 
-def _columns(spec: Mapping[str, Any], found: list[str], where: str) -> dict[str, str | None]:
-    """Role -> column; raises DataError for one that is not there. The speaker need not be."""
-    columns = {role: spec[f"{role}_column"] for role in _ROLES}
-    wanted = {f"{role}_column": columns[role] for role in _ROLES[:3]}
-    check_columns(wanted, found, where=where)
-    if columns["speaker"] not in found and spec["kind"] != "webdataset":
-        columns["speaker"] = None
-    return columns
-
-
 def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
-    """The streaming dataset with its features known; raises DataError if it cannot be opened.
+    """The streaming dataset with its features known, or a DataError.
 
-    What 'hf download' has fetched serves where the hub is out of reach; its README tells the
-    subsets.
+    What 'hf download' has fetched serves where the hub is out of reach.
     """
     import datasets
 
@@ -173,27 +153,25 @@ def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
 def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
     path, subset, split = spec["path"], spec["subset"], spec["split"] or "train"
     what = f"The dataset {path} (subset {subset}, split {split}) cannot be opened"
-    line = first_line(error)
     if hub.is_unreachable(error):
         part = f" --include README.md --include '*{subset}*'" if subset else ""
         return (
-            f"{what}: {line.rstrip('.')}. To read it without a network, fetch it "
+            f"{what}: {first_line(error).rstrip('.')}. To read it without a network, fetch it "
             f"where there is one: hf download {path} --repo-type dataset{part}"
         )
-    known = hub.explain(error, path, spec["revision"], "dataset")
-    if known is not None:
+    if known := hub.explain(error, path, spec["revision"], "dataset"):
         return f"{known} ({key}.path)"
-    return f"{what}: {line} Check {key}.path, {key}.subset and {key}.split."
+    return f"{what}: {first_line(error)} Check {key}.path, {key}.subset and {key}.split."
 
 
-def _failure_of(error: Exception) -> tuple[str, str]:
-    """Why a shard of `datasets` cannot be read: unreachable or corrupt, and one line."""
+def _reason_of(error: Exception) -> str:
+    """Why a shard of `datasets` cannot be read."""
     away = hub.is_unreachable(error) or any(
         isinstance(cause, FileNotFoundError | PermissionError)
         or (isinstance(cause, OSError) and cause.errno is not None)
         for cause in hub.causes(error)
     )
-    return (UNREACHABLE if away else CORRUPT), first_line(error)
+    return UNREACHABLE if away else CORRUPT
 
 
 def _undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) -> Any:
