@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,11 +13,10 @@ from threading import Event
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 import tiny_audio.data.shards as shards
 from tests.data.faulty import Fault, Server, serving
-from tests.data.helpers import make_stream, noise, open_one
+from tests.data.helpers import clip, make_stream, open_one, write_tar
 from tiny_audio.audio.remote import RetryPolicy, UnreadableError, open_remote
 from tiny_audio.data.records import Record, Source
 from tiny_audio.data.rejects import Reject, RejectCounts
@@ -29,28 +27,15 @@ QUICK = {"retries": 2, "backoff": 0.01, "timeout": 0.3}
 KINDS = {"webdataset": "tar", "parquet": "parquet"}
 
 
-def clip(number: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, noise(0.4 + number / 400, number), 16_000, format="WAV")
-    return file.getvalue()
-
-
-def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
-
-
 def write_shard(folder: Path, kind: str, number: int) -> None:
     mine = range(number * ROWS, (number + 1) * ROWS)
+    clips = {n: clip(0.4 + n / 400, n, "WAV") for n in mine}
     path = folder / f"{number:04d}.{KINDS[kind]}"
     if kind == "webdataset":
-        with tarfile.open(path, "w") as archive:
-            for n in mine:
-                add(archive, f"{n:03d}.wav", clip(n))
-                add(archive, f"{n:03d}.txt", f"word {n}".encode())
+        texts = {n: (f"{n:03d}.txt", f"word {n}".encode()) for n in mine}
+        write_tar(path, [pair for n in mine for pair in ((f"{n:03d}.wav", clips[n]), texts[n])])
         return
-    audio = [{"bytes": clip(n), "path": f"{n:03d}.wav"} for n in mine]
+    audio = [{"bytes": clips[n], "path": f"{n:03d}.wav"} for n in mine]
     table = pa.table({"audio": audio, "text": [f"word {n}" for n in mine], "more": list(mine)})
     pq.write_table(table, path, row_group_size=2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -11,10 +10,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 import tiny_audio.data.shards as shards
-from tests.data.helpers import noise, open_one
+from tests.data.helpers import clip, open_one
 from tiny_audio.audio.io import load_audio
 from tiny_audio.data.records import Record
 from tiny_audio.data.rejects import Reject
@@ -25,12 +23,6 @@ from tiny_audio.errors import AudioError, DataError
 ROWS = 60
 
 
-def encoded(seconds: float, seed: int, kind: str = "FLAC") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, noise(seconds, seed), 16_000, format=kind)
-    return file.getvalue()
-
-
 def write_parquet(folder: Path, files: int, rows: int = ROWS) -> Path:
     """`rows` utterances over `files` files, as Hugging Face writes audio datasets."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +30,7 @@ def write_parquet(folder: Path, files: int, rows: int = ROWS) -> Path:
         mine = range(number * rows // files, (number + 1) * rows // files)
         table = pa.table(
             {
-                "audio": [{"bytes": encoded(0.3 + n / 100, n), "path": "audio.flac"} for n in mine],
+                "audio": [{"bytes": clip(0.3 + n / 100, n), "path": "audio.flac"} for n in mine],
                 "text": [f"word {n}" for n in mine],
                 "speaker_id": list(mine),
                 "useless": [[1.0, 2.0]] * len(mine),
@@ -71,7 +63,7 @@ def test_rows_become_records_with_undecoded_audio(parquet):
     assert [row.text for row in rows] == [f"word {n}" for n in range(ROWS)]
     first = rows[5]
     assert isinstance(first, Record)
-    assert first.audio == encoded(0.35, 5)
+    assert first.audio == clip(0.35, 5)
     assert first.speaker == "5"
     assert len({row.id for row in rows}) == ROWS
     assert [row.id for row in source.records(start=50)] == [row.id for row in rows[50:]]
@@ -158,7 +150,7 @@ def test_the_held_out_part_is_never_drawn(tmp_path):
 
 
 def test_rows_that_lack_something_are_rejects(tmp_path):
-    sound = encoded(0.5, 1)
+    sound = clip(0.5, 1)
     table = pa.table(
         {
             "audio": pa.array([sound, None, sound], type=pa.binary()),
@@ -181,7 +173,7 @@ def test_audio_by_path_or_address():
     with pytest.raises(AudioError, match=r"memory://a/b\.flac cannot be downloaded") as error:
         load_audio(remote)
     assert error.value.reason == "unreadable"
-    fsspec.filesystem("memory").pipe("/a/c.flac", encoded(0.5, 1))
+    fsspec.filesystem("memory").pipe("/a/c.flac", clip(0.5, 1))
     assert len(load_audio("memory://a/c.flac")) == 8_000
     assert audio_of({"bytes": None, "path": None}) == (None, "")
 
