@@ -37,7 +37,7 @@ def librispeech_like(count: int, rng: np.random.Generator) -> list[Utterance]:
     ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(clips)
 def test_training_batch_holds_each_utterance_as_it_is_alone(utterances):
     batch = collate(utterances, PROMPT, audio_tokens, with_labels=True)
@@ -61,7 +61,7 @@ def test_training_batch_holds_each_utterance_as_it_is_alone(utterances):
     assert batch.texts == [clip.text for clip in utterances]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(clips)
 def test_generation_batch_ends_with_the_prompt(utterances):
     batch = collate(utterances, PROMPT, audio_tokens, with_labels=False)
@@ -80,7 +80,7 @@ def test_an_utterance_without_audio_tokens_cannot_be_collated():
         collate([utterance(0.01)], PROMPT, audio_tokens, with_labels=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.floats(0.1, 8.0), min_size=1, max_size=60),
     st.floats(8.0, 40.0),
