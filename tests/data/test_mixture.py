@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from itertools import islice
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_end_comes_at_the_same_place_after_a_resume(pair):
     mixed = mixture(pair)
     draws = list(mixed.draws(mixed.start))
     for at in (1, 20, 33, 54):
-        place = Position.from_dict(json.loads(json.dumps(draws[at - 1].after.to_dict())))
+        place = Position(**json.loads(json.dumps(asdict(draws[at - 1].after))))
         again = [draw.item.id for draw in mixture(pair).draws(place)]
         assert again == [draw.item.id for draw in draws[at:]]
 

@@ -58,27 +58,9 @@ class FileShards:
     ) -> None:
         self.kind, self.paths, self.columns = kind, paths, columns
         self.names = [plain_url(path) if is_remote(path) else path for path in paths]
-        self._policy = policy
+        self.policy = policy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of a shard from `start` on; raises UnreadableError where that cannot be.
-
-        What arrives damaged over the network is asked for once more: it may be a proxy's answer.
-        """
-        again = is_remote(self.paths[shard])
-        while True:
-            try:
-                for row in self._rows(shard, start, stopped):
-                    yield row
-                    start += 1
-                return
-            except UnreadableError as error:
-                if error.reason != CORRUPT or not again or stopped.is_set():
-                    raise
-                again = False
-                self._policy.wait(1, stopped)
-
-    def _rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
                 yield from tar_rows(file, self.names[shard], self.columns, start)
@@ -86,6 +68,10 @@ class FileShards:
             used = list(dict.fromkeys(filter(None, self.columns.values())))
             for row in _table_rows(file, self.kind, used, start):
                 yield self._with_audio(row, shard)
+
+    def retries(self, shard: int, reason: str) -> int:
+        """What arrives damaged over the network may be a proxy's answer; the rest was retried."""
+        return int(reason == CORRUPT and is_remote(self.paths[shard]))
 
     def found_columns(self, key: str) -> list[str]:
         """Names of the columns, of the first shard that can be read.
@@ -122,7 +108,7 @@ class FileShards:
         path = self.paths[shard]
         try:
             remote = is_remote(path)
-            with open_remote(path, self._policy, stopped) if remote else open(path, "rb") as file:
+            with open_remote(path, self.policy, stopped) if remote else open(path, "rb") as file:
                 yield file
         except _DAMAGE as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
@@ -223,8 +209,8 @@ def _matches(path: str, endings: tuple[str, ...], key: str) -> list[str]:
                 names = [name for name in fs.find(inner) if name.endswith(endings)]
             return [str(fs.unstrip_protocol(name)) for name in sorted(names)]
         except Exception as error:  # the file systems' errors share no base class
-            line = first_line(error)
-            raise DataError(f"{path} cannot be listed: {line}. Look at {key}.path.") from error
+            what = f"{path} cannot be listed: {first_line(error)}"
+            raise DataError(f"{what}. Look at {key}.path.") from error
     local = os.path.expanduser(path)
     if os.path.isdir(local):
         inside = (file for file in Path(local).rglob("*") if file.name.endswith(endings))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -34,29 +33,19 @@ class HubShards:
     """The shards of a streaming dataset of `datasets`; each is read for itself."""
 
     def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
-        self._dataset, self._policy = dataset, policy
+        self._dataset, self.policy = dataset, policy
         count = dataset.num_shards
         self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of a shard from `start` on; raises UnreadableError where that cannot be."""
         view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
-        failures = 0
-        while True:
-            try:
-                for row in islice(iter(view), start, None):
-                    start, failures = start + 1, 0
-                    yield row
-                return
-            except Exception as error:  # hub, network, parser and builder share no base class
-                reason, line = _reason_of(error), first_line(error)
-                failures += 1
-                retries = min(self._policy.retries, 1 if reason == CORRUPT else math.inf)
-                if failures > retries or stopped.is_set():
-                    raise UnreadableError(f"{line} (tried {failures} times)", reason) from error
-                if failures == 1:
-                    logger.warning("%s: %s; trying again", self.names[shard], line)
-            self._policy.wait(failures, stopped)
+        try:
+            yield from islice(iter(view), start, None)
+        except Exception as error:  # hub, network, parser and builder share no base class
+            raise UnreadableError(first_line(error), _reason_of(error)) from error
+
+    def retries(self, shard: int, reason: str) -> int:
+        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
 
 
 def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:

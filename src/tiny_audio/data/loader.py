@@ -148,7 +148,7 @@ class TrainingStream:
             "pool": self._state.pool,
             "served": self._state.served,
             "epoch": self._state.epoch,
-            "start": self._state.start.to_dict(),
+            "start": asdict(self._state.start),
             "rejects": self._state.rejects.to_dict(),
             "lost_shards": self._mixture.lost_shards(),
             "usage": self.usage.to_dict(),
@@ -177,7 +177,7 @@ class TrainingStream:
             logger.warning("Batches are cut otherwise now: a part of the last pool comes again.")
             served = 0
         rejects = RejectCounts.from_dict(state["rejects"])
-        start = Position.from_dict(state["start"])
+        start = Position(**state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
         self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
@@ -196,7 +196,13 @@ class TrainingStream:
                     raise self._useless()
                 return
             first, last = map(self._mixture.passes, (pool.start, pool.end))
-            batches = self._batches(pool.utterances, number)
+            tags = [self._data["seed"], _TAG, self._data["rank"], number]
+            batches = length_batches(
+                pool.utterances,
+                batch_seconds=self._batching["batch_seconds"],
+                max_utterances=self._batching["max_utterances"],
+                rng=np.random.default_rng(tags),
+            )
             following: _Pool | None = None
             for served, batch in enumerate(batches, start=1):
                 if number > state.pool or served > state.served:
@@ -253,14 +259,6 @@ class TrainingStream:
 
     def _useless(self) -> DataError:
         return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")
-
-    def _batches(self, utterances: list[Utterance], number: int) -> list[list[Utterance]]:
-        return length_batches(
-            utterances,
-            batch_seconds=self._batching["batch_seconds"],
-            max_utterances=self._batching["max_utterances"],
-            rng=np.random.default_rng([self._data["seed"], _TAG, self._data["rank"], number]),
-        )
 
 
 def _with_epoch(draw: MixtureDraw) -> Item:

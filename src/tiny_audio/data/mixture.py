@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,8 @@ class Position:
     """Where a mixture stands: draws made by this rank, each source's cursor, and which ended."""
 
     drawn: int
-    cursors: tuple[Cursor, ...]
-    ended: tuple[int, ...] = ()  # indices of sources that take no more part
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Position:
-        """The position that `to_dict` wrote."""
-        return cls(values["drawn"], tuple(values["cursors"]), tuple(values.get("ended", ())))
+    cursors: Sequence[Cursor]
+    ended: Sequence[int] = ()  # indices of sources that take no more part
 
 
 @dataclass(frozen=True)
@@ -122,7 +113,7 @@ class Mixture:
             default=0.0,
         )
 
-    def _choice(self, number: float, ended: tuple[int, ...]) -> int | None:
+    def _choice(self, number: float, ended: Sequence[int]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
         shares = self._shares.copy()
         shares[list(ended)] = 0.0
@@ -143,8 +134,7 @@ class Mixture:
 def mean_seconds(source: Source, declared: float | None) -> float:
     """Mean duration of a source's utterances, in seconds; `declared` is taken as it is.
 
-    Raises DataError where it is neither given nor cheap to measure: manifests tell it, and the
-    heads of local files.
+    Raises DataError where neither it, nor manifests, nor the heads of local files tell.
     """
     if declared is not None:
         if declared <= 0:

@@ -50,7 +50,7 @@ class Record:
 class Utterance:
     """One decoded sample: waveform float32 [S] mono 16 kHz and its cleaned label.
 
-    `extra` holds the source's other columns and, as ``transcript``, the text before cleaning.
+    `extra`: the source's other columns and, as ``transcript``, the text before cleaning.
     """
 
     id: str
@@ -105,10 +105,7 @@ class Source(ABC):
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's share of an endless stream, each pass in another order.
-
-        The shares of all ranks are disjoint and together are what one process would draw.
-        """
+        """This rank's own share of an endless stream, each pass in another order."""
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -196,10 +193,8 @@ class IndexedSource(Source):
         """Hold out the records with the smallest hash of their id, at most a tenth of all."""
         length = self.length
         if length is None:
-            raise DataError(
-                f"The data source {self.name!r} is endless, nothing can be held out of it: "
-                "set max_samples, or give evaluation data."
-            )
+            what = f"The data source {self.name!r} is endless, nothing can be held out of it"
+            raise DataError(f"{what}: set max_samples, or give evaluation data.")
         count = min(count, max(1, length // 10)) if length > 1 else 0
         items = ((position, self._item(position)) for position in range(length))
         ranked = sorted((id_hash(item.id), p) for p, item in items if isinstance(item, Record))

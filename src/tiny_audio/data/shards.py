@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
 from tiny_audio.data.records import (
     Audio,
     Cursor,
@@ -40,7 +40,7 @@ from tiny_audio.errors import DataError
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
-HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
+_HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
 LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # of rejects
 _LOST_IN_A_ROW = 64  # shards without one row between them: the server is gone for good
 
@@ -49,9 +49,13 @@ class Shards(Protocol):
     """What is read: rows are dicts by column."""
 
     names: list[str]  # of each shard, for messages
+    policy: RetryPolicy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of one shard from `start` on; raises UnreadableError when it is given up."""
+        """Rows of one shard from `start` on; raises UnreadableError where it cannot be read."""
+
+    def retries(self, shard: int, reason: str) -> int:
+        """How often a shard is asked for again that cannot be read for this reason."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,8 @@ class ShardSource(Source):
                         following = after if last else replace(here, offset=offset + 1)
                         yield Draw(item, here.epoch, asdict(following))
             if drawn == lost == 0 and at == Position(at.epoch):
-                raise DataError(
-                    f"The data source {self.name!r} holds too few records for {world_size} "
-                    "process(es): look at its path and split."
-                )
+                few = f"holds too few records for {world_size} process(es)"
+                raise DataError(f"The data source {self.name!r} {few}: look at its path and split.")
             at = Position(at.epoch + 1)
 
     def lost_shards(self) -> list[list[Any]]:
@@ -154,7 +156,7 @@ class ShardSource(Source):
         return at.epoch + min(done, 1.0)
 
     def hold_out(self, count: int) -> tuple[Source, Source]:
-        """Hold out one id in 32, by its hash; the held-out source yields the first `count`."""
+        """Hold out one id in 32; the held-out source yields the first `count`."""
         left, held = copy.copy(self), copy.copy(self)
         left._held_out, held._held_out = False, True
         held.restore(None)
@@ -164,20 +166,17 @@ class ShardSource(Source):
     def _belongs(self, item: Item) -> bool:
         if self._held_out is None:
             return True
-        held = isinstance(item, Record) and id_hash(item.id) % HELD_OUT_SHARE == 0
+        held = isinstance(item, Record) and id_hash(item.id) % _HELD_OUT_SHARE == 0
         return held == self._held_out
 
     def _apart(self, world_size: int) -> bool:
-        """Whether each rank has shards of its own; else all go through all, and share the rows."""
+        """Whether each rank has shards of its own; else all read all, and share the rows."""
         return self._limit is None and len(self._names) >= world_size
 
     def _blocks(
         self, at: Position, seed: int, rank: int, world_size: int
     ) -> Iterator[tuple[list[Item], Position, Position]]:
-        """Blocks of one pass from `at` on, each with its position and the one after it.
-
-        A thread reads the next block while the last one is used.
-        """
+        """Blocks of one pass, each with its position and the next; a thread reads ahead by one."""
         order: Sequence[int] = range(len(self._names))
         share = (rank, world_size)
         if self._limit is None:
@@ -236,24 +235,29 @@ class ShardSource(Source):
     def _shard_rows(
         self, shard: int, epoch: int, row: int, stopped: Event
     ) -> Iterator[dict[str, Any] | Reject]:
-        """Rows of one shard from `row` on, and a reject at the end if it was not the whole.
-
-        What was left out before on this pass is left out again.
-        """
+        """Rows of one shard from `row` on, and a reject for what is, or was before, left out."""
         lost = self._lost.get((epoch, shard))
-        if lost is None or row < lost[0]:
+        failures = 0
+        while lost is None or row < lost[0]:
             stop = None if lost is None else lost[0] - row
             try:
                 for values in islice(self._shards.rows(shard, row, stopped), stop):
-                    row += 1
+                    row, failures = row + 1, 0
                     self._fruitful = True
                     yield values
+                break
             except UnreadableError as error:
+                failures += 1
                 if stopped.is_set():
                     return
-                lost = (row, f"shard_{error.reason}", f"{error}; left out from row {row} on")
-                self._lost[epoch, shard] = lost
-                self._report(shard, error, row)
+                if failures > self._shards.retries(shard, error.reason):
+                    message = f"{error}; left out from row {row} on"
+                    lost = self._lost[epoch, shard] = (row, f"shard_{error.reason}", message)
+                    self._report(shard, error, row)
+                    break
+                if failures == 1:
+                    logger.warning("%s: %s; trying again", self._names[shard], error)
+                self._shards.policy.wait(failures, stopped)
         if lost is not None:
             yield Reject(self._names[shard], self.name, *lost[1:])
 
@@ -279,15 +283,13 @@ def row_item(
 ) -> Item:
     """The record of a row, its audio undecoded, or the reject that says what it lacks."""
     audio, path = audio_of(row[str(columns["audio"])])
-    record_id: str | None
+    record_id: str | None = path
     if columns["id"]:
         record_id = text_of(row[columns["id"]])
     elif KEY in row:
         record_id = f"{PurePosixPath(shard).name}/{row[KEY]}"
     elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
         record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
-    else:
-        record_id = path
     if PROBLEM in row:
         return Reject(record_id or row[KEY], source, "bad_record", row[PROBLEM])
     text = text_of(row[str(columns["text"])])
@@ -307,6 +309,4 @@ def audio_of(value: dict[str, Any] | None) -> tuple[Audio | None, str]:
     path = str(value["path"] or "")
     if value["bytes"] is not None:
         return bytes(value["bytes"]), path
-    if is_remote(path):
-        return path, path
-    return Path(path) if path else None, path
+    return (path if is_remote(path) else Path(path) if path else None), path
