@@ -74,13 +74,13 @@ def test_damage_elsewhere_does_no_harm_but_damage_here_does(tmp_path: Path):
     ("kind", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame")]
 )
 def test_the_end_of_a_long_file_costs_no_more_than_its_beginning(kind, codec):
-    made = sound(44_100, kind, codec, seconds=40)
+    made = sound(44_100, kind, codec, seconds=24)
 
     def seconds(**stretch: float) -> float:
         began = time.perf_counter()
         load_audio(made, **stretch)
         return time.perf_counter() - began
 
-    whole = min(seconds() for _ in range(3))
-    assert min(seconds(offset=35.0, duration=1.0) for _ in range(3)) < whole / 3
-    assert read_stretch(io.BytesIO(made), 35 * 16_000, 36 * 16_000) is not None
+    whole = min(seconds() for _ in range(2))
+    assert min(seconds(offset=20.0, duration=1.0) for _ in range(2)) < whole / 3
+    assert read_stretch(io.BytesIO(made), 20 * 16_000, 21 * 16_000) is not None

@@ -53,9 +53,14 @@ def write_files(folder: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = write_files(tmp_path_factory.mktemp(request.param), request.param)
-    return open_one(kind=request.param, path=str(folder))
+    return {"kind": request.param, "path": str(folder)}
+
+
+@pytest.fixture
+def source(place: dict) -> Source:
+    return open_one(**place)
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +76,10 @@ def test_rows_are_records_in_their_order(source):
     assert [record.id for record in source.records(30)] == [record.id for record in records[30:]]
 
 
+@pytest.mark.parametrize("limit", [None, 20])
 @pytest.mark.parametrize("world_size", [1, 2, 6])  # more ranks than files, too
-def test_ranks_share_every_pass(source, world_size):
+def test_ranks_share_every_pass(place, world_size, limit):
+    source = open_one(**place, max_samples=limit)
     drawn = []
     for rank in range(world_size):
         draws = source.draws(7, rank, world_size, None)

@@ -72,14 +72,6 @@ def test_rows_become_records_with_undecoded_audio(parquet):
     assert [row.id for row in few.records()] == [row.id for row in rows[:7]]
 
 
-@pytest.mark.parametrize("setting", ["audio_column", "text_column", "id_column"])
-def test_a_missing_column_names_those_found(parquet, setting):
-    with pytest.raises(DataError) as error:
-        open_one(kind="hub", path=str(parquet), **{setting: "nope"})
-    assert "no column 'nope', but audio, text, speaker_id, useless" in str(error.value)
-    assert f"set data.train.main.{setting}" in str(error.value)
-
-
 def test_what_cannot_be_opened_says_so_in_one_line(parquet, tmp_path):
     with pytest.raises(
         DataError, match=r"split dev\) cannot be opened: .*data\.train\.main\.split"
@@ -107,25 +99,14 @@ def test_each_pass_is_whole_and_in_another_order(parquet):
 
 
 def test_a_cursor_goes_on_at_the_next_record(parquet):
-    source = open_one(kind="hub", path=str(parquet))
-    drawn = list(islice(source.draws(1, 0, 1, None), 130))
-    for at in (1, 8, 9, 60, 61, 100):
-        cursor = json.loads(json.dumps(drawn[at - 1].cursor))
-        again = open_one(kind="hub", path=str(parquet)).draws(1, 0, 1, cursor)
-        assert [d.item.id for d in islice(again, 20)] == [d.item.id for d in drawn[at : at + 20]]
+    drawn = list(islice(open_one(kind="hub", path=str(parquet)).draws(1, 0, 1, None), 90))
+    again = open_one(kind="hub", path=str(parquet)).draws(1, 0, 1, drawn[20].cursor)
+    assert [d.item.id for d in islice(again, 60)] == [d.item.id for d in drawn[21:81]]
 
 
 def first_pass(source: Source, rank: int, world_size: int) -> list[str]:
     draws = source.draws(1, rank, world_size, None)
     return [draw.item.id for draw in takewhile(lambda draw: draw.epoch == 0, draws)]
-
-
-@pytest.mark.parametrize("limit", [None, 50])
-@pytest.mark.parametrize("world_size", [2, 5])  # fewer ranks than files, and more
-def test_ranks_have_disjoint_shares_and_together_all(parquet, world_size, limit):
-    source = open_one(kind="hub", path=str(parquet), max_samples=limit)
-    drawn = [name for rank in range(world_size) for name in first_pass(source, rank, world_size)]
-    assert sorted(drawn) == sorted(row.id for row in source.records())
 
 
 def test_the_held_out_part_is_never_drawn(tmp_path):

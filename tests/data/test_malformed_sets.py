@@ -158,8 +158,8 @@ def test_file_names_that_are_no_text(folder: Path):
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (1,), (3, 4, 5), ()])
-@pytest.mark.parametrize("kind", ["float32", "float64", "int16", "complex64", "bool", "object"])
-def test_arrays_of_any_shape_and_kind(shape: tuple[int, ...], kind: str):
-    result = PREPARE(Record("r", "main", np.zeros(shape, kind), "words"))
-    assert not isinstance(result, Utterance)
-    assert result.reason in ("empty", "not_audio", "too_short")
+def test_arrays_of_any_shape_and_kind(shape: tuple[int, ...]):
+    for kind in ("float32", "int16", "complex64", "bool", "object"):
+        result = PREPARE(Record("r", "main", np.zeros(shape, kind), "words"))
+        assert not isinstance(result, Utterance)
+        assert result.reason in ("empty", "not_audio", "too_short")

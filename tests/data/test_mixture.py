@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from itertools import islice
 
 import numpy as np
@@ -20,7 +19,7 @@ from tests.data.helpers import (
     take,
     write_manifest,
 )
-from tiny_audio.data.mixture import Mixture, Position
+from tiny_audio.data.mixture import Mixture
 from tiny_audio.data.records import Source
 from tiny_audio.data.sources import open_data
 from tiny_audio.errors import DataError
@@ -59,15 +58,6 @@ def test_without_repetition_everything_comes_once_and_then_the_end(pair):
     small = [n for n, name in enumerate(drawn) if name[0] == "b"]
     assert drawn[: small[-1] + 1] == repeated[: small[-1] + 1]  # alike until one has ended
     assert {name[0] for name in drawn[small[-1] + 1 :]} == {"a"}
-
-
-def test_the_end_comes_at_the_same_place_after_a_resume(pair):
-    mixed = mixture(pair)
-    draws = list(mixed.draws(mixed.start))
-    for at in (1, 20, 33, 54):
-        place = Position(**json.loads(json.dumps(asdict(draws[at - 1].after))))
-        again = [draw.item.id for draw in mixture(pair).draws(place)]
-        assert again == [draw.item.id for draw in draws[at:]]
 
 
 def test_ranks_end_within_one_draw_of_each_other(pair):

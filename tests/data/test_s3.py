@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,13 +61,6 @@ def test_a_store_is_read_as_a_folder_is(store, kind):
     ending = {"webdataset": "tar"}.get(kind, kind)
     first = open_one(kind=kind, path=f"s3://speech/{kind}/part-0[02].{ending}", options=QUICK)
     assert len(list(first.records())) == 2 * ROWS
-
-
-def test_a_cursor_goes_on_at_the_next_record(store):
-    source = open_one(kind="parquet", path="s3://speech/parquet/*.parquet", options=QUICK)
-    drawn = list(islice(source.draws(7, 0, 1, None), 50))
-    again = islice(source.draws(7, 0, 1, drawn[16].cursor), 25)
-    assert [d.item.id for d in again] == [d.item.id for d in drawn[17:42]]
 
 
 def test_a_shard_that_goes_away_is_left_out_and_counted(store):

@@ -189,7 +189,7 @@ def _breaks_off(file: BinaryIO) -> bool:
         name, length = struct.unpack(form, header)
         position += len(header)
         if name == b"data":
-            return length < unknown and position + length > size
+            return bool(length < unknown and position + length > size)
         position += length + (length % 2 if magic == b"RIFF" else 0)
     return False
 
