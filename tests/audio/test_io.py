@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import io
 import os
 import threading
@@ -19,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.audio.encoding import encoded, sine
+from tests.data.faulty import Fault, Server, serving
 
 from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
 from tiny_audio.errors import AudioError
@@ -235,63 +234,37 @@ def test_a_named_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
-sent: list[int] = []  # bytes of /endless
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A web server of this machine: /tone.flac, /page, /short (breaks off), /endless (sends 64 MB
-    at most), /huge (declares a TB and sends nothing), 404 elsewhere."""
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
     data = encoded(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
-    bodies = {"/tone.flac": data, "/page": b"<html>hello</html>", "/short": data[:3_000]}
-    lengths = {"/huge": 1 << 40, "/short": len(data)}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            body = bodies.get(path, b"")
-            endless = path in ("/endless", "/huge")
-            self.send_response(200 if endless or body else 404)
-            if path != "/endless":
-                self.send_header("Content-Length", str(lengths.get(path, len(body))))
-            self.end_headers()
-            self.wfile.write(body)
-            with contextlib.suppress(OSError):  # the reader leaves
-                for _ in range(64 if path == "/endless" else 0):
-                    self.wfile.write(bytes(1 << 20))
-                    sent.append(1 << 20)
-                if endless:
-                    self.rfile.read(1)  # until it has left
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        options = {"poll_interval": 0.02}
-        threading.Thread(target=running.serve_forever, kwargs=options, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    for name in ("tone.flac", "short.flac", "huge.flac", "endless.flac"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "page").write_text("<html>hello</html>")
+    with serving(tmp_path) as server:
+        server.faults["short.flac"] = Fault("cut", at=3_000)
+        server.faults |= {f"{kind}.flac": Fault(kind) for kind in ("huge", "endless")}
+        yield server
 
 
-def test_addresses(server: str) -> None:
-    assert len(load_audio(f"{server}/tone.flac?signature=secret")) == 8_000
-    for path, reason in (("/page", "not_audio"), ("/short", "truncated"), ("/x", "unreadable")):
+def test_addresses(server: Server) -> None:
+    assert len(load_audio(f"{server.url}/tone.flac?signature=secret")) == 8_000
+    reasons = {"page": "not_audio", "short.flac": "truncated", "x": "unreadable"}
+    for path, reason in reasons.items():
         with pytest.raises(AudioError) as caught:
-            load_audio(f"{server}{path}?signature=secret", max_bytes=1 << 20)
+            load_audio(f"{server.url}/{path}?signature=secret", max_bytes=1 << 20)
         assert caught.value.reason == reason
         assert path in str(caught.value)
         assert "secret" not in str(caught.value)
 
 
-def test_what_is_too_large_is_not_read(server: str) -> None:
-    sent.clear()
-    for path, limit in (("/huge", None), ("/endless", 3 << 20), ("/tone.flac", 1_000)):
+def test_what_is_too_large_is_not_read(server: Server) -> None:
+    for path, limit in (("huge.flac", None), ("endless.flac", 3 << 20), ("tone.flac", 1_000)):
         start = time.perf_counter()
         with pytest.raises(AudioError, match="--max-download") as caught:
-            load_audio(f"{server}{path}", max_bytes=limit)
+            load_audio(f"{server.url}/{path}", max_bytes=limit)
         assert caught.value.reason == "too_long"
-        assert time.perf_counter() - start < 10.0  # /huge would be waited for 15 s
-    assert sum(sent) < 32 << 20  # what the sockets hold beyond the limit
+        assert time.perf_counter() - start < 10.0  # huge.flac would be waited for 15 s
+    assert server.sent < 32  # what the sockets hold beyond the limit
 
 
 def test_a_server_that_does_not_answer() -> None:
