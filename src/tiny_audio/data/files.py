@@ -15,9 +15,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tiny_audio.audio.remote import (
     CORRUPT,
     UNREACHABLE,
@@ -41,9 +38,6 @@ SUFFIXES = {
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
 _ROWS = 64  # of a table that are decoded together
-# What opening or reading a file raises that is damaged, or away.
-_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, OverflowError)
-_DAMAGE += (tarfile.TarError, zlib.error, pa.ArrowException)
 
 
 class FileShards:
@@ -98,9 +92,11 @@ class FileShards:
         """Rows altogether, where that is cheap to know: parquet on this machine."""
         if self.kind != "parquet" or any(map(is_remote, self.paths)):
             return None
+        import pyarrow.parquet as pq
+
         try:
             return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except _DAMAGE:
+        except _damage_errors():
             return None
 
     @contextmanager
@@ -110,7 +106,7 @@ class FileShards:
             remote = is_remote(path)
             with open_remote(path, self.policy, stopped) if remote else open(path, "rb") as file:
                 yield file
-        except _DAMAGE as error:
+        except _damage_errors() as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
@@ -134,8 +130,19 @@ class FileShards:
         return {**row, name: value}
 
 
+def _damage_errors() -> tuple[type[Exception], ...]:
+    """What opening or reading a file raises that is damaged, or away."""
+    import pyarrow as pa
+
+    own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
+    return (*own, pa.ArrowException)
+
+
 def _table(file: BinaryIO, kind: str) -> tuple[Any, list[str]]:
     """A reader of parquet, or of arrow's file or stream format, and its columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if kind == "parquet":
         parquet = pq.ParquetFile(file, pre_buffer=False)
         return parquet, list(parquet.schema_arrow.names)
