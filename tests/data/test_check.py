@@ -15,16 +15,9 @@ from matplotlib.image import imread
 
 from tests.data.helpers import make_corpus, noise, write_manifest
 from tiny_audio.cli import run
-from tiny_audio.data.check import check_command, rebin
-from tiny_audio.data.check_statistics import (
-    MOST_MARKERS,
-    Markers,
-    histogram,
-    label_style,
-    odd_characters,
-)
+from tiny_audio.data.check import check_command
+from tiny_audio.data.check_statistics import MARKERS, label_style, markers, odd_characters
 from tiny_audio.errors import ConfigError, DataError
-from tiny_audio.text.labels import LabelRules
 
 INLINE = ["data.num_workers=0"]
 
@@ -76,19 +69,21 @@ def test_report(troubled: Path, tmp_path: Path) -> None:
     report = check(troubled, out=out, against=[str(test)])
     assert report["utterances"] == 7
     assert report["hours"] == pytest.approx(7 / 3600)
+    assert report["seconds"]["median"] == pytest.approx(1.0)
+    assert sum(report["characters_per_second"]["counts"]) == 7
     assert report["rejects"]["seen"] == 10
     assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1, "empty_label": 1}
     repeats = report["repeats"]
-    assert repeats["same_audio_and_text"]["examples"][0]["id"] == "again.flac"
-    assert repeats["same_audio_and_text"]["examples"][0]["first"] == "0.wav"
+    assert repeats["same_audio_and_text"]["examples"] == [("again.flac", "0.wav")]
     assert repeats["same_audio_other_text"]["utterances"] == 1
     assert report["markers"]["removed_by_cleaning"] == {"[noise]": 1}
-    assert [m["marker"] for m in report["markers"]["left_in_labels"]] == ["xxx"]
-    assert report["overlap"][0]["recordings_in_training"] == 1
+    assert report["markers"]["left"] == {"xxx": 1}
+    assert report["markers"]["examples"] == {"xxx": ("2.wav", "he said xxx")}
+    assert report["overlap"][0]["recordings"]["in_training"] == 1
     assert report["speakers"]["speakers"] == 3
     kinds = {f["kind"] for f in report["findings"]}
     assert kinds >= {"overlap", "duplicate", "conflict", "marker"}
-    assert json.loads((out / "check.json").read_text("utf-8")) == report
+    assert json.loads((out / "check.json").read_text("utf-8")) == json.loads(json.dumps(report))
     assert imread(out / "check.png").shape[2] == 4
 
 
@@ -126,9 +121,7 @@ def test_folders_and_limits(tmp_path: Path) -> None:
     make_corpus(tmp_path / "set", 6)
     for n in range(6):
         (tmp_path / "set" / f"u{n:03d}.txt").write_text(f"word {n}")
-    report = check(tmp_path / "set", limit=4, out=tmp_path / "out")
-    assert report["utterances"] == 4
-    assert report["speakers"] is None
+    assert check(tmp_path / "set", limit=4, out=tmp_path / "out")["utterances"] == 4
 
 
 @pytest.mark.parametrize(
@@ -172,36 +165,7 @@ def test_a_clean_set_passes_strictly(
     assert "nothing stands out" in capsys.readouterr().out
 
 
-def test_a_histogram_has_exact_quantiles_and_round_bars() -> None:
-    values = np.random.default_rng(0).gamma(3.0, 2.0, 5000)
-    summary = histogram(values, 0.1, 1200)
-    for share, name in ((0.01, "p01"), (0.5, "median"), (0.99, "p99")):
-        assert summary[name] == pytest.approx(np.quantile(values, share))
-    assert summary["mean"] == pytest.approx(values.mean())
-    assert (summary["min"], summary["max"]) == (values.min(), values.max())
-    for most in (5, 12, 40):
-        edges, counts = rebin(summary, most)
-        assert sum(counts) == 5000
-        assert len(counts) <= most
-        assert len(edges) == len(counts) + 1
-        assert edges[0] <= values.min()
-        assert edges[-1] >= values.max()
-
-
-def test_a_histogram_holds_what_is_beyond_its_bins() -> None:
-    assert histogram([0.5, 2.5, 70.0], 1.0, 3)["bins"] == [1, 0, 2]
-    assert histogram([], 1.0, 3)["count"] == 0
-
-
 # ------------------------------------------------------------- what in a label nobody said
-
-CLEAN = LabelRules().clean
-
-
-def kinds(label: str) -> set[str]:
-    markers = Markers()
-    markers.add("u", label, label)
-    return {kind for kind, _ in markers.left}
 
 
 @pytest.mark.parametrize(
@@ -222,7 +186,7 @@ def kinds(label: str) -> set[str]:
     ],
 )
 def test_suspicious(label: str, kind: str) -> None:
-    assert kind in kinds(label)
+    assert MARKERS[kind].search(label)
 
 
 @pytest.mark.parametrize(
@@ -240,26 +204,7 @@ def test_suspicious(label: str, kind: str) -> None:
     ],
 )
 def test_what_people_say_is_not_suspicious(label: str) -> None:
-    assert kinds(label) == set()
-
-
-def test_what_cleaning_removes_is_told_apart_from_what_it_leaves() -> None:
-    markers = Markers()
-    for n, transcript in enumerate(["[noise] hello", "hello <unk> you", "so (as if) it were"]):
-        markers.add(str(n), transcript, CLEAN(transcript))
-    report = markers.summary()
-    assert report["removed_by_cleaning"] == {"[noise]": 1, "<unk>": 1}
-    assert [m["marker"] for m in report["left_in_labels"]] == ["(as if)"]
-    assert report["left_in_labels"][0]["examples"] == [{"id": "2", "text": "so (as if) it were"}]
-    assert report["utterances"] == 1
-
-
-def test_the_number_of_different_markers_is_bounded() -> None:
-    markers = Markers()
-    for n in range(2 * MOST_MARKERS):
-        markers.add(str(n), f"[m{n}] (n{n})", f"(n{n})")
-    assert len(markers.left) == len(markers.removed) == MOST_MARKERS
-    assert markers.summary()["utterances"] == 2 * MOST_MARKERS
+    assert markers(label) == set()
 
 
 def test_odd_characters_are_signs_and_rare_letters() -> None:
@@ -270,5 +215,5 @@ def test_odd_characters_are_signs_and_rare_letters() -> None:
 def test_the_style_of_labels() -> None:
     labels = ["ALL LOUD", "all quiet", "Some of both, really.", "3 cats", "I"]
     found = Counter(style for label in labels for style in label_style(label))
-    cases = {"capitals": 1, "lower case": 2, "mixed case": 1}
-    assert found == cases | {"punctuated": 1, "with digits": 1}
+    cases = {"in capitals": 1, "known case": 4}
+    assert found == cases | {"with punctuation": 1, "with digits": 1}
