@@ -110,7 +110,7 @@ def test_loudness_is_that_of_a_sine():
 
 
 def test_limits_without_sense_are_refused():
-    with pytest.raises(ConfigError, match=r"chars_per_second=\[50,40\]: write"):
+    with pytest.raises(ConfigError, match=r"chars_per_second=\[50.0, 40.0\]: write"):
         replace(LIMITS, chars_per_second=(50.0, 40.0))
     with pytest.raises(ConfigError, match=r"max_clipped=2 is a share"):
         replace(LIMITS, max_clipped=2.0)
