@@ -22,11 +22,8 @@ from tiny_audio.errors import ConfigError, DataError
 INLINE = ["data.num_workers=0"]
 
 
-def check(data: Path | str, *settings: str, **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "limit": None, "out": None, "against": [], "model": "tiny", "part": "train"
-    }  # fmt: skip
-    return check_command(str(data), [*INLINE, *settings], **(options | changes))
+def check(data: Path | str, *settings: str, model: str = "tiny", **more: Any) -> dict[str, Any]:
+    return check_command(str(data), [*INLINE, *settings], model=model, **more)
 
 
 @pytest.fixture
@@ -129,7 +126,6 @@ def test_folders_and_limits(tmp_path: Path) -> None:
     [
         ({"data": "nosuch"}, "no such file, folder or preset"),
         ({"data": "synthetic"}, "set --limit"),
-        ({"part": "tset"}, "use train or eval"),
         ({"model": "nono"}, "model has no option"),
         ({"against": ["nosuch"]}, "no such file, folder or preset"),
     ],

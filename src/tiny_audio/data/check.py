@@ -36,7 +36,7 @@ from tiny_audio.data.prepare import (
 from tiny_audio.data.records import Source, Utterance
 from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
 from tiny_audio.model.checkpoint import find_checkpoint, read_config
 from tiny_audio.text.labels import LabelRules
@@ -49,16 +49,15 @@ def check_command(
     data: str,
     settings: Sequence[str],
     *,
-    limit: int | None,
-    out: Path | None,
-    against: Sequence[str],
-    model: str,
-    part: str,
+    limit: int | None = None,
+    out: Path | None = None,
+    against: Sequence[str] = (),
+    model: str = "nano",
 ) -> dict[str, Any]:
     """`tiny-audio data check`: report on a set; writes check.json and check.png.
 
     Args:
-        data: a manifest, a folder or a data preset, of which `part` (train or eval) is read.
+        data: a manifest, a folder or a data preset.
         settings: ``key=value`` as for training.
         limit: read only the first so many records of each source.
         out: folder of the two files; None: a new one under runs/.
@@ -73,19 +72,12 @@ def check_command(
     config = training_settings(data, [*pair, *settings])
     if folder is not None:
         config.model = read_config(folder).model
-    chosen = {"train": config.data.train, "eval": config.data.eval}.get(part)
-    if chosen is None:
-        raise ConfigError(f"--part is {part}: use train or eval.")
-    sources = open_sources(
-        {name: asdict(source) for name, source in chosen.items()},
-        key=f"data.{part}",
-        typed="DATA" if is_path(data) else None,
-    )
+    specs = {name: asdict(source) for name, source in config.data.train.items()}
+    sources = open_sources(specs, key="data.train", typed="DATA" if is_path(data) else None)
     tests = {name: open_set(name, "--against") for name in against}
     now = datetime.now(UTC)
     report = {
         "data": data,
-        "part": part,
         "limit": limit,
         "settings": list(settings),
         "date": now.isoformat(timespec="seconds"),
