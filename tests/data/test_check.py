@@ -64,32 +64,34 @@ def test_report(troubled: Path, tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     report = check(troubled, out=out, against=[str(test)])
-    assert report["utterances"] == 7
-    assert report["hours"] == pytest.approx(7 / 3600)
-    assert report["seconds"]["median"] == pytest.approx(1.0)
-    assert sum(report["characters_per_second"]["counts"]) == 7
+    figures = report["figures"]
+    assert figures["utterances"] == 7
+    assert figures["hours"] == pytest.approx(7 / 3600)
+    assert figures["seconds"]["median"] == pytest.approx(1.0)
     assert report["rejects"]["seen"] == 10
     assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1, "empty_label": 1}
-    repeats = report["repeats"]
-    assert repeats["same_audio_and_text"]["examples"] == [("again.flac", "0.wav")]
-    assert repeats["same_audio_other_text"]["utterances"] == 1
-    assert report["markers"]["removed_by_cleaning"] == {"[noise]": 1}
-    assert report["markers"]["left"] == {"xxx": 1}
-    assert report["markers"]["examples"] == {"xxx": ("2.wav", "he said xxx")}
-    assert report["overlap"][0]["recordings"]["in_training"] == 1
-    assert report["speakers"]["speakers"] == 3
-    kinds = {f["kind"] for f in report["findings"]}
-    assert kinds >= {"overlap", "duplicate", "conflict", "marker"}
+    assert figures["notes_removed"] == {"[noise]": 1}
+    assert figures["notes_left"] == {"xxx": 1}
+    assert figures["overlap"] == {str(test): {"recordings": 1, "long_texts": 1}}
+    assert figures["speakers"] == 3
+    assert {(f["kind"], f["count"], *f["examples"][:1]) for f in report["findings"]} >= {
+        ("overlap", 1, "0.wav = again.flac"),
+        ("duplicate", 1, "again.flac = 0.wav"),
+        ("conflict", 1, "0.wav = 0.wav"),
+        ("marker", 1, "2.wav"),
+    }
+    assert sum(report["histograms"]["characters_per_second"]["counts"]) == 7
     assert json.loads((out / "check.json").read_text("utf-8")) == json.loads(json.dumps(report))
     assert imread(out / "check.png").shape[2] == 4
 
 
 def test_tokens_are_those_of_the_model(corpus: Path, tmp_path: Path) -> None:
-    tokens = check(corpus, out=tmp_path, model="nano")["tokens"]
+    report = check(corpus, out=tmp_path, model="nano")
+    tokens = report["figures"]["tokens"]
     assert tokens["context"] == 1024
-    assert tokens["audio_tokens_per_second"] == pytest.approx(12.5, abs=1.0)
-    assert tokens["over_context"] == 0
-    assert tokens["longest_sequence"] > 12.5 * 1.3
+    assert tokens["audio_per_second"] == pytest.approx(12.5, abs=1.0)
+    assert 12.5 * 1.3 < tokens["longest"][0] < 1024
+    assert "context" not in {finding["kind"] for finding in report["findings"]}
 
 
 def test_a_tokenizer_of_a_pair_from_the_hub_is_read_from_a_folder(
@@ -97,7 +99,7 @@ def test_a_tokenizer_of_a_pair_from_the_hub_is_read_from_a_folder(
 ) -> None:
     tokenizer = f"model.decoder.id={shared_data / 'qwen3_tokenizer'}"
     found = check(corpus, tokenizer, out=tmp_path, model="glm_qwen3", limit=3)
-    assert found["tokens"]["context"] == 40_960
+    assert found["figures"]["tokens"]["context"] == 40_960
 
 
 def test_settings_are_those_of_training(troubled: Path, tmp_path: Path) -> None:
@@ -111,14 +113,17 @@ def test_settings_are_those_of_training(troubled: Path, tmp_path: Path) -> None:
     manifest = write_manifest(folder / "m.jsonl", [{"audio_filepath": "a.wav", "said": "hm hm"}])
     with pytest.raises(DataError, match=r"set data\.train\.main\.text_column"):
         check(manifest, out=tmp_path)
-    assert check(manifest, "data.train.main.text_column=said", out=tmp_path)["utterances"] == 1
+    assert (
+        check(manifest, "data.train.main.text_column=said", out=tmp_path)["figures"]["utterances"]
+        == 1
+    )
 
 
 def test_folders_and_limits(tmp_path: Path) -> None:
     make_corpus(tmp_path / "set", 6)
     for n in range(6):
         (tmp_path / "set" / f"u{n:03d}.txt").write_text(f"word {n}")
-    assert check(tmp_path / "set", limit=4, out=tmp_path / "out")["utterances"] == 4
+    assert check(tmp_path / "set", limit=4, out=tmp_path / "out")["figures"]["utterances"] == 4
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tiny_audio.config import Config
-from tiny_audio.data.check_statistics import Statistics, findings
+from tiny_audio.data.check_statistics import Finding, Statistics
 from tiny_audio.data.overlap import Fingerprints
 from tiny_audio.data.prepare import (
     Preparer,
@@ -34,7 +34,7 @@ from tiny_audio.data.prepare import (
     settle_case,
 )
 from tiny_audio.data.records import Source, Utterance
-from tiny_audio.data.rejects import Reject, RejectCounts
+from tiny_audio.data.rejects import EXAMPLES, Reject, RejectCounts
 from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
@@ -87,7 +87,7 @@ def check_command(
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / REPORT).write_text(text + "\n", encoding="utf-8")
-    draw_check(report, out / PICTURE)
+    draw_check(report["histograms"], out / PICTURE)
     console = Console(markup=False, highlight=False)
     print_check(report, console)
     console.print(f"written: {out / REPORT}, {out / PICTURE}")
@@ -110,7 +110,7 @@ def check_set(
     anything = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
     evaluation = {
         name: Fingerprints(
-            u for u in _read(test, None, anything, workers) if isinstance(u, Utterance)
+            one for one in _read(test, None, anything, workers) if isinstance(one, Utterance)
         )
         for name, test in tests.items()
     }
@@ -134,19 +134,51 @@ def check_set(
             rejects.add(reject)
     if rejects.total == rejects.seen:
         raise DataError(f"No sample of the data can be used: {rejects.why()}.")
-    report = statistics.report() | {
+    repeats = prints.repeats()
+    overlap = {name: prints.overlap(test) for name, test in evaluation.items()}
+    found = [*_found(repeats, overlap), *statistics.findings()]
+    return {
+        "figures": statistics.figures()
+        | {
+            "case_of": data.labels.case_of,
+            "repeats": {kind: len(pairs) for kind, pairs in repeats.items()},
+            "overlap": {
+                name: {kind: len(pairs) for kind, pairs in kinds.items()}
+                for name, kinds in overlap.items()
+            },
+        },
         "rejects": rejects.to_dict(),
-        "repeats": prints.repeats(),
-        "overlap": [{"set": name} | prints.overlap(test) for name, test in evaluation.items()],
-        "case_of": data.labels.case_of,
+        "histograms": statistics.histograms(),
+        "findings": [
+            {"kind": kind, "count": n, "message": f"{n:,} {message}", "examples": ids[:EXAMPLES]}
+            for kind, n, message, ids in found
+            if n
+        ],
     }
-    return report | {"findings": findings(report)}
+
+
+def _found(
+    repeats: Mapping[str, list[str]], overlap: Mapping[str, Mapping[str, list[str]]]
+) -> Iterator[Finding]:
+    """The gravest first."""
+    for name, kinds in overlap.items():
+        for kind, advice in (
+            ("recordings", "scores on it mean nothing; take them out"),
+            ("long_texts", "the same recordings in another form, or only the same sentences"),
+        ):
+            message = f"{kind.replace('_', ' ')} of {name} are in this set: {advice}"
+            yield "overlap", len(kinds[kind]), message, kinds[kind]
+    for finding, kind, message in (
+        ("conflict", "same_audio_other_text", "have the audio of another with a different text"),
+        ("duplicate", "same_audio_and_text", "came before, with audio and text"),
+    ):
+        yield finding, len(repeats[kind]), f"utterances {message}: take them out", repeats[kind]
 
 
 def _read(
     sources: Sequence[Source], limit: int | None, preparer: Preparer, num_workers: int
 ) -> Iterator[Result]:
-    """What becomes of the records, with their number on standard error meanwhile."""
+    """What becomes of the records; progress is shown on standard error."""
     for source in sources:
         if source.endless and limit is None:
             raise DataError(f"The data source {source.name!r} is endless: set --limit.")
@@ -156,87 +188,43 @@ def _read(
         yield result
 
 
-def draw_check(report: dict[str, Any], path: Path) -> None:
+def draw_check(histograms: Mapping[str, Any], path: Path) -> None:
     """Draw durations and character rates as histograms; writes a PNG."""
     # Imported here, and without pyplot: no window system is touched, whatever MPLBACKEND says.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, key, label in (
-        (left, "seconds", "duration (s)"),
-        (right, "characters_per_second", "characters of the label a second"),
-    ):
-        axes.stairs(report[key]["counts"], report[key]["edges"], fill=True)
-        for quantile, colour in (("p01", "grey"), ("median", "tab:red"), ("p99", "grey")):
-            axes.axvline(report[key][quantile], color=colour, linewidth=1, label=quantile)
-        axes.legend(frameon=False)
-        axes.set(xlabel=label, ylabel="utterances")
-    figure.suptitle(f"{report['utterances']:,} utterances, {report['hours']:.2f} h")
+    for axes, (name, histogram) in zip(figure.subplots(1, 2), histograms.items(), strict=True):
+        axes.stairs(histogram["counts"], histogram["edges"], fill=True)
+        axes.set(xlabel=name.replace("_", " "), ylabel="utterances")
     figure.savefig(path, format="png")
 
 
-def print_check(report: dict[str, Any], console: Console) -> None:
-    """Print a report of `check_set`; on a terminal of 80 columns it fits."""
+def print_check(report: Mapping[str, Any], console: Console) -> None:
+    """Print a report of `check_command`; it fits into 80 columns."""
     console.print(report["data"], style="bold")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
-    for name, value in _rows(report):
-        table.add_row(name, value)
+    for name, value in report["figures"].items():
+        table.add_row(name, _shown(value))
     console.print(table)
-    found = report["findings"]
-    console.print("\nto look at" if found else "\nnothing stands out", style="bold")
-    for one in found:
-        console.print(f"- {one['kind']}: {one['message']}")
+    for line in RejectCounts.from_dict(report["rejects"]).summary():
+        console.print(line)
+    console.print("\nto look at" if report["findings"] else "\nnothing stands out", style="bold")
+    for finding in report["findings"]:
+        example = f" (such as {finding['examples'][0]})" if finding["examples"] else ""
+        console.print(f"- {finding['kind']}: {finding['message']}{example}")
 
 
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and value of each figure."""
-    utterances, rejects = report["utterances"], report["rejects"]
-    yield "read", f"{rejects['seen']:,} records, {utterances:,} usable, {report['hours']:.2f} h"
-    for name, part in report["sources"].items():
-        yield f"  {name}", f"{part['utterances']:,} utterances, {part['hours']:.2f} h"
-    for reason, count in rejects["reasons"].items():
-        yield "rejected", f"{count:,} {reason}, such as {rejects['examples'][reason][0]}"
-    for name, key in (("seconds", "seconds"), ("characters/s", "characters_per_second")):
-        figures = ("min", "p01", "median", "p99", "max")
-        yield name, ", ".join(f"{figure} {report[key][figure]:.1f}" for figure in figures)
-    for extreme in ("slowest", "fastest"):
-        rate, one, text = report[extreme][0]
-        yield f"  {extreme}", f"{rate:.1f}, {one}: {text}"
-    words, markers = report["vocabulary"], report["markers"]
-    different = f"{words['different_words']:,} different, {words['words_seen_once']:,} of them once"
-    yield "words", f"{words['running_words']:,}, {different}"
-    odd = _listed({repr(c)[1:-1]: n for c, n in words["odd_characters"].items()})
-    yield "characters", f"{len(words['characters'])} different; odd: {odd}"
-    styles = [
-        f"{report['labels'].get(style, 0) / utterances:.0%} {style}"
-        for style in ("in capitals", "with punctuation", "with digits")
-    ]
-    cases = [f"{name}: case={case}" for name, case in report["case_of"].items() if case != "keep"]
-    yield "labels", ", ".join(styles + cases)
-    yield "notes removed", _listed(markers["removed_by_cleaning"])
-    yield "notes left", _listed(markers["left"])
-    repeats = report["repeats"].items()
-    yield "repeats", _listed({kind.replace("_", " "): one["utterances"] for kind, one in repeats})
-    for test in report["overlap"]:
-        for kind in ("recordings", "long_texts"):
-            shared = f"{test[kind]['in_training']:,} of {test[kind]['distinct']:,}"
-            yield "overlap", f"{test['set']}: {shared} {kind.replace('_', ' ')}"
-    tokens = report["tokens"]
-    yield (
-        "tokens",
-        f"{tokens['model']}: {tokens['audio_tokens_per_second']:.1f} audio and "
-        f"{tokens['label_tokens_per_second']:.1f} label tokens a second; the longest utterance "
-        f"takes {tokens['longest_sequence']:,} with the prompt, the decoder's context is "
-        f"{tokens['context'] or 'not known'}",
-    )
-    speakers = report["speakers"]
-    yield "speakers", f"{speakers['speakers']:,} named; {_listed(speakers['most_utterances'])}"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    shown = [f"{name} {n:,}" for name, n in islice(counts.items(), _SHOWN)]
-    more = [f"{len(counts) - _SHOWN:,} more"] if len(counts) > _SHOWN else []
-    return ", ".join([*shown, *more]) or "none"
+def _shown(value: Any) -> str:
+    """A figure, the first of a list, or the first few of a dict."""
+    if isinstance(value, dict):
+        names = [f"{name} {_shown(one)}" for name, one in islice(value.items(), _SHOWN)]
+        more = [f"{len(value) - _SHOWN:,} more"] if len(value) > _SHOWN else []
+        return ", ".join(names + more) or "none"
+    if isinstance(value, list):
+        return _shown(value[0])
+    if isinstance(value, tuple):
+        return ": ".join(map(_shown, value))
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)

@@ -30,6 +30,8 @@ MARKERS: dict[str, re.Pattern[str]] = {
     "markup": re.compile(r"&(?:\w{2,8}|#\d{1,6});|https?://\S*|\bwww\.\S*|\\[ntr\"]|[*~^|\\]"),
     "encoding": re.compile("\N{REPLACEMENT CHARACTER}|Ã[\x80-¿]|â€.?|Â[\x80-¿ ]"),
 }
+Finding = tuple[str, int, str, Sequence[str]]  # kind, how many, what to do, ids or pairs of them
+
 _MOST_LISTED = 1_000  # different notes and markers in a report
 _PLAIN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789 '.,?!-")
 _RARE = 1e-4  # share of all letters below which a letter is odd
@@ -37,7 +39,7 @@ _FEW = 0.02  # a share of labels below this, or above 1 less this, is no second 
 
 
 class Statistics:
-    """All that is counted: `add` each utterance, then `report`.
+    """All that is counted: `add` each utterance, then ask for the figures.
 
     Args:
         lengths: audio and label tokens of the model that is to learn from the set.
@@ -48,15 +50,15 @@ class Statistics:
         self._seconds, self._rates = array("d"), array("d")
         self._slowest: list[tuple[float, str, str]] = []
         self._fastest: list[tuple[float, str, str]] = []
-        self._audio_tokens = self._label_tokens = self._over_context = 0
+        self._audio_tokens = self._label_tokens = 0
         self._longest = (0, "")  # tokens, id
+        self._too_long: list[str] = []  # ids of those that do not fit into the context
         self._style: Counter[str] = Counter()
         self._words: Counter[str] = Counter()
         self._characters: Counter[str] = Counter()
         self._removed: Counter[str] = Counter()  # notes that are in the transcript alone
-        self._left: Counter[str] = Counter()  # marker -> labels
-        self._marked: dict[str, tuple[str, str]] = {}  # marker -> id and label of the first
-        self._marked_labels = 0
+        self._left: Counter[str] = Counter()
+        self._marked: list[str] = []  # ids of labels with markers
         self._speakers: Counter[str] = Counter()
         self._sources: dict[str, dict[str, float]] = {}
 
@@ -73,79 +75,90 @@ class Statistics:
         source["hours"] += seconds / 3600
         if utterance.speaker is not None:
             self._speakers[f"{utterance.source}/{utterance.speaker}"] += 1
-        self._add_label(utterance.id, label, str(utterance.extra["transcript"]))
+        self._style.update(label_style(label))
+        self._characters.update(label)
+        words = (word.strip(".,?!;:\"'-") for word in label.casefold().split())
+        self._words.update(word for word in words if word)
+        transcript = str(utterance.extra["transcript"])
+        notes = sorted({match[0].casefold() for match in re.finditer(_BRACKETS, transcript)})
+        self._removed.update(note for note in notes if note not in label.casefold())
+        if found := sorted(markers(label)):
+            self._left.update(found)
+            self._marked.append(utterance.id)
         n_audio = self._lengths.audio_tokens(len(utterance.waveform))
         ids, n_prompt = self._lengths.prompt.training(n_audio, label)
         self._audio_tokens += n_audio
         self._label_tokens += len(ids) - n_prompt
         self._longest = max(self._longest, (len(ids), utterance.id))
-        self._over_context += self._lengths.context is not None and len(ids) > self._lengths.context
+        if self._lengths.context is not None and len(ids) > self._lengths.context:
+            self._too_long.append(utterance.id)
 
-    def _add_label(self, utterance_id: str, label: str, transcript: str) -> None:
-        self._style.update(label_style(label))
-        self._characters.update(label)
-        words = (word.strip(".,?!;:\"'-") for word in label.casefold().split())
-        self._words.update(word for word in words if word)
-        notes = sorted({match[0].casefold() for match in re.finditer(_BRACKETS, transcript)})
-        self._removed.update(note for note in notes if note not in label.casefold())
-        found = sorted(markers(label))
-        self._marked_labels += bool(found)
-        self._left.update(found)
-        for marker in found:
-            self._marked.setdefault(marker, (utterance_id, label[:200]))
-
-    def report(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        seconds, left = sum(self._seconds), dict(self._left.most_common(_MOST_LISTED))
+        seconds = sum(self._seconds)
         return {
             "utterances": len(self._seconds),
             "hours": seconds / 3600,
             "sources": self._sources,
-            "seconds": distribution(self._seconds),
-            "characters_per_second": distribution(self._rates),
+            "seconds": quantiles(self._seconds),
+            "characters_per_second": quantiles(self._rates),
             "slowest": self._slowest,
             "fastest": self._fastest,
-            "vocabulary": {
-                "running_words": self._words.total(),
-                "different_words": len(self._words),
-                "words_seen_once": sum(n == 1 for n in self._words.values()),
-                "most_frequent_words": dict(self._words.most_common(50)),
-                "characters": dict(self._characters.most_common()),
-                "odd_characters": odd_characters(self._characters),
+            "words": {
+                "running": self._words.total(),
+                "different": len(self._words),
+                "once": sum(n == 1 for n in self._words.values()),
             },
+            "frequent_words": dict(self._words.most_common(50)),
+            "characters": dict(self._characters.most_common()),
+            "odd_characters": odd_characters(self._characters),
             "labels": dict(self._style),
-            "markers": {
-                "labels": self._marked_labels,
-                "left": left,
-                "examples": {marker: self._marked[marker] for marker in left},
-                "removed_by_cleaning": dict(self._removed.most_common(_MOST_LISTED)),
-            },
+            "notes_removed": dict(self._removed.most_common(_MOST_LISTED)),
+            "notes_left": dict(self._left.most_common(_MOST_LISTED)),
             "tokens": {
-                "model": self._lengths.name,
-                "audio_tokens_per_second": self._audio_tokens / seconds,
-                "label_tokens_per_second": self._label_tokens / seconds,
-                "longest_sequence": self._longest[0],
-                "longest_id": self._longest[1],
+                "of": self._lengths.name,
+                "audio_per_second": self._audio_tokens / seconds,
+                "label_per_second": self._label_tokens / seconds,
+                "longest": self._longest,
                 "context": self._lengths.context,
-                "over_context": self._over_context,
             },
-            "speakers": {
-                "speakers": len(self._speakers),
-                "most_utterances": dict(self._speakers.most_common(10)),
-            },
+            "speakers": len(self._speakers),
+            "frequent_speakers": dict(self._speakers.most_common(50)),
         }
 
+    def histograms(self) -> dict[str, Any]:
+        """Counts and edges of 40 bins of each figure that is drawn."""
+        drawn = {"seconds": self._seconds, "characters_per_second": self._rates}
+        bins = {name: np.histogram(values, 40) for name, values in drawn.items()}
+        return {
+            name: {"counts": counts.tolist(), "edges": edges.tolist()}
+            for name, (counts, edges) in bins.items()
+        }
 
-def distribution(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, quantiles and a histogram of 40 bins."""
-    quantiles = np.quantile(values, (0, 0.01, 0.5, 0.99, 1)).tolist()
-    counts, edges = np.histogram(values, 40)
-    return {
-        "mean": float(np.mean(values)),
-        **dict(zip(("min", "p01", "median", "p99", "max"), quantiles, strict=True)),
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-    }
+    def findings(self) -> Iterator[Finding]:
+        """Labels that deserve a look, and utterances that do not fit into the decoder."""
+        marks = ", ".join(mark for mark, _ in self._left.most_common(EXAMPLES))
+        message = f"labels hold what may not have been said ({marks}): "
+        message += "the model would learn to write it"
+        yield "marker", len(self._marked), message, self._marked
+        message = f"utterances are longer than the decoder's {self._lengths.context} positions: "
+        message += "set data.max_seconds lower"
+        yield "context", len(self._too_long), message, self._too_long
+        known, capitals = self._style["known case"], self._style["in capitals"]
+        if _FEW * known < capitals < (1 - _FEW) * known:
+            message = f"labels of {known:,} are in capitals, the others are not: "
+            yield "policy", capitals, message + "data.labels.case=lower makes them alike", []
+        punctuated, every = self._style["with punctuation"], len(self._seconds)
+        if 0.1 * every < punctuated < 0.8 * every:
+            message = f"labels of {every:,} have punctuation: "
+            message += "data.labels.punctuation=strip makes them alike"
+            yield "policy", punctuated, message, []
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, 1 %, median, 99 % and maximum."""
+    found = np.quantile(values, (0, 0.01, 0.5, 0.99, 1)).tolist()
+    return dict(zip(("min", "p01", "median", "p99", "max"), found, strict=True))
 
 
 def label_style(label: str) -> Iterator[str]:
@@ -177,51 +190,3 @@ def odd_characters(characters: Counter[str]) -> dict[str, int]:
         return not character.isdigit()
 
     return {c: n for c, n in characters.most_common() if odd(c, n)}
-
-
-def findings(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What deserves a look, the gravest first: kind, count, and a message with what to do.
-
-    The kinds are overlap, conflict, duplicate, marker, context and policy.
-    """
-    return [
-        {"kind": kind, "count": count, "message": f"{count:,} {message}"}
-        for kind, count, message in _findings(report)
-        if count
-    ]
-
-
-def _findings(report: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    for test in report["overlap"]:
-        for kind, advice in (
-            ("recordings", "scores on it mean nothing; take them out"),
-            ("long_texts", "the same recordings in another form, or only the same sentences"),
-        ):
-            found = test[kind]
-            message = f"of {found['distinct']:,} {kind.replace('_', ' ')} of {test['set']} are in "
-            message += f"this set, such as {_pair(found)}: {advice}"
-            yield "overlap", found["in_training"], message
-    found = report["repeats"]["same_audio_other_text"]
-    message = "utterances have the audio of another with a different text, such as "
-    yield "conflict", found["utterances"], f"{message}{_pair(found)}: take them out"
-    found = report["repeats"]["same_audio_and_text"]
-    message = f"utterances came before, with audio and text, such as {_pair(found)}: take them out"
-    yield "duplicate", found["utterances"], message
-    for marker, (one, label) in list(report["markers"]["examples"].items())[:1]:
-        message = f"labels hold what may not have been said, such as {marker} in {one} ({label}): "
-        yield "marker", report["markers"]["labels"], message + "the model would learn to write it"
-    message = f"utterances are longer than the decoder's {report['tokens']['context']} positions: "
-    yield "context", report["tokens"]["over_context"], message + "set data.max_seconds lower"
-    labels = report["labels"]
-    known, capitals = labels.get("known case", 0), labels.get("in capitals", 0)
-    if _FEW * known < capitals < (1 - _FEW) * known:
-        message = f"labels of {known:,} are in capitals, the others are not: "
-        yield "policy", capitals, message + "data.labels.case=lower makes them alike"
-    punctuated = labels.get("with punctuation", 0)
-    if 0.1 < punctuated / report["utterances"] < 0.8:
-        message = f"labels of {report['utterances']:,} have punctuation: "
-        yield "policy", punctuated, message + "data.labels.punctuation=strip makes them alike"
-
-
-def _pair(found: dict[str, Any]) -> str:
-    return next((f"{one} = {other}" for one, other in found["examples"]), "")

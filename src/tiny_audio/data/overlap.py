@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tiny_audio.data.records import Utterance, bytes_hash
-from tiny_audio.data.rejects import EXAMPLES
 from tiny_audio.text.scoring import basic
 
 NONE = 0  # the fingerprint of silence, and of text without a word
@@ -57,42 +55,36 @@ class Fingerprints:
         self._text.append(text)
         self._words.append(words)
 
-    def repeats(self) -> dict[str, Any]:
-        """Utterances that came before: by kind how many, and examples. Silence is no repeat."""
+    def repeats(self) -> dict[str, list[str]]:
+        """Utterances that came before, as "id = id of the first", by kind. Silence is no repeat."""
         audible = np.flatnonzero(self._audio)
         audio, text = np.asarray(self._audio)[audible], np.asarray(self._text)[audible]
         first_audio, first_text, order = _first(audio), _first(text), np.arange(len(audible))
         again, same_text = first_audio < order, text == text[first_audio]
         other_audio = ~again & (first_text < order) & (text != NONE)
-
-        def report(found: npt.NDArray[np.bool_], first: npt.NDArray[np.intp]) -> dict[str, Any]:
-            pairs = [(audible[n], audible[first[n]]) for n in np.flatnonzero(found)[:EXAMPLES]]
-            return {
-                "utterances": int(found.sum()),
-                "examples": [(self.ids[later], self.ids[first]) for later, first in pairs],
-            }
-
         return {
-            "same_audio_and_text": report(again & same_text, first_audio),
-            "same_audio_other_text": report(again & ~same_text, first_audio),
-            "same_text_other_audio": report(other_audio, first_text),
+            kind: [
+                f"{self.ids[audible[n]]} = {self.ids[audible[first[n]]]}"
+                for n in np.flatnonzero(found)
+            ]
+            for kind, found, first in (
+                ("same_audio_and_text", again & same_text, first_audio),
+                ("same_audio_other_text", again & ~same_text, first_audio),
+                ("same_text_other_audio", other_audio, first_text),
+            )
         }
 
-    def overlap(self, test: Fingerprints) -> dict[str, Any]:
-        """How many distinct recordings and long texts of a test set are in this set."""
+    def overlap(self, test: Fingerprints) -> dict[str, list[str]]:
+        """Recordings and long texts of a test set that are in this set, as "id = id there"."""
         long_texts = np.where(np.asarray(test._words) >= LONG_TEXT, test._text, NONE)
-        found: dict[str, Any] = {}
+        found = {}
         for kind, ours, theirs in (
-            ("recordings", self._audio, np.asarray(test._audio)),
+            ("recordings", self._audio, test._audio),
             ("long_texts", self._text, long_texts),
         ):
             shared, here, there = np.intersect1d(ours, theirs, return_indices=True)
             pairs = sorted(zip(here[shared != NONE], there[shared != NONE], strict=True))
-            found[kind] = {
-                "distinct": len(np.unique(theirs[theirs != NONE])),
-                "in_training": len(pairs),
-                "examples": [(self.ids[n], test.ids[m]) for n, m in pairs[:EXAMPLES]],
-            }
+            found[kind] = [f"{self.ids[n]} = {test.ids[m]}" for n, m in pairs]
         return found
 
 
