@@ -432,9 +432,9 @@ def test_settings_without_sense_are_refused(change: dict[str, Any], message: str
 
 
 def test_transforms_are_found_by_name_or_refused():
-    with pytest.raises(ConfigError, match="no transform 'PitchShft'"):
+    with pytest.raises(ConfigError, match=r"has no .*'PitchShft'"):
         augmenter(transforms=[{"name": "PitchShft"}])
-    with pytest.raises(ConfigError, match=r"PitchShift refuses \{'q': 1\}"):
+    with pytest.raises(ConfigError, match=r"PitchShift.*unexpected keyword argument 'q'"):
         augmenter(transforms=[{"name": "PitchShift", "q": 1}])
     settings = "data.augment.transforms=[{name: PolarityInversion, p: 1.0}]"
     change = find_augmentation(compose(["model=tiny", "output_dir=x", settings]))

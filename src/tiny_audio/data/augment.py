@@ -39,13 +39,9 @@ Transform = Callable[..., Wave]
 
 _KEY = "data.augment"
 _RANGES: dict[str, tuple[float, float] | None] = {  # in the order in which changes are made
-    "speed": (0.5, 2.0),
-    "room": None,
-    "noise": (-60, 120),
-    "band": (200, 8_000),
-    "telephone": None,
-    "gain": (-60, 60),
-}
+    "speed": (0.5, 2.0), "room": None, "noise": (-60, 120), "band": (200, 8_000),
+    "telephone": None, "gain": (-60, 60),
+}  # fmt: skip
 _RECORDED = ("noise_only", "room", "noise")
 _TRIES = 20  # recordings of which one must be good
 _TELEPHONE_RATE, _TELEPHONE_BAND = 8_000, (300.0, 3_400.0)  # ITU-T G.712
@@ -56,12 +52,8 @@ _ROLLOFF = 120  # of the band limits, dB an octave
 def open_augmenter(settings: dict[str, Any], **of_run: Any) -> Augmenter | None:
     """The augmenter of the section ``data.augment`` as plain values; None where all is off.
 
-    `of_run`: the other arguments of `Augmenter`.
-
-    Raises:
-        ConfigError: a value makes no sense.
-        DataError: noises or rooms cannot be read.
-        MissingExtraError: a change is on, but the `augment` extra is not installed.
+    `of_run`: the other fields of `Augmenter`. Raises ConfigError for a value without sense,
+    DataError for noises or rooms that cannot be read, MissingExtraError without the extra.
     """
     _check(settings)
     changes = any(settings[kind]["p"] for kind in _RANGES)
@@ -72,20 +64,13 @@ def open_augmenter(settings: dict[str, Any], **of_run: Any) -> Augmenter | None:
 
 @dataclass(eq=False)
 class Augmenter:
-    """Changes waveforms as configured; picklable, and the same in every process.
+    """Changes waveforms as configured; picklable, and the same in every process."""
 
-    Args:
-        settings: of the section ``data.augment``, see ``AugmentConfig``.
-        seed: of the run.
-        min_seconds, max_seconds: a change that would leave these durations is not made.
-        repeats: passes after which the same changes come again; 0: never.
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of the section ``data.augment``, see ``AugmentConfig``
     seed: int
-    min_seconds: float
+    min_seconds: float  # a change that would leave these durations is not made
     max_seconds: float
-    repeats: int = 0
+    repeats: int = 0  # passes after which the same changes come again; 0: never
 
     def __post_init__(self) -> None:
         self.settings = json.loads(json.dumps(self.settings))  # as in a checkpoint
@@ -93,9 +78,8 @@ class Augmenter:
         try:
             library = importlib.import_module("audiomentations")
         except ImportError:
-            raise MissingExtraError(
-                f"{_KEY} needs audiomentations: pip install 'tiny-audio[augment]'"
-            ) from None
+            remedy = "pip install 'tiny-audio[augment]'"
+            raise MissingExtraError(f"{_KEY} needs audiomentations: {remedy}") from None
         warnings.filterwarnings("ignore", message=".* had to be resampled")
         self._load = lru_cache(library.core.audio_loading_utils.load_sound_file)
         with _seeded("opening"):
@@ -241,18 +225,16 @@ def _telephone(library: Any, p: float) -> Any:
 def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
     """A transform of the library by the name of its class and its arguments, p among them."""
     arguments = dict(spec)
-    name = arguments.pop("name", None)
-    kind = getattr(library, str(name), None)
-    base = library.core.transforms_interface.BaseWaveformTransform
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise ConfigError(
-            f"{_KEY}.transforms: audiomentations has no transform {name!r}; write "
-            "[{name: PitchShift, p: 0.1}]"
-        )
     try:
-        return kind(**arguments)
+        transform = getattr(library, arguments.pop("name"))(**arguments)
+        if not isinstance(transform, library.core.transforms_interface.BaseWaveformTransform):
+            raise TypeError("it changes no waveforms")
+        return transform
     except Exception as error:  # each class checks its arguments in its own way
-        raise ConfigError(f"{_KEY}.transforms: {name} refuses {arguments} ({error})") from error
+        raise ConfigError(
+            f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r}); write "
+            "[{name: PitchShift, p: 0.1}]"
+        ) from error
 
 
 def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
@@ -273,10 +255,8 @@ def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
             return files
         except Exception as error:  # libsndfile's, audioread's
             logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
-    raise DataError(
-        f"None of {len(files[:_TRIES])} recordings of {path} can be read or heard: set {key}.path "
-        "to another folder."
-    )
+    tried = f"None of {len(files[:_TRIES])} recordings of {path}"
+    raise DataError(f"{tried} can be read or heard: set {key}.path to another folder.")
 
 
 def _listed(manifest: Path, key: str) -> list[Path]:
@@ -298,19 +278,17 @@ def _listed(manifest: Path, key: str) -> list[Path]:
 
 def _check(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a probability, a range or a path without sense."""
-    probabilities = {f"{kind}.p": settings[kind]["p"] for kind in _RANGES}
-    for name, p in (probabilities | {"noise_only": settings["noise_only"]}).items():
+    chances = {"noise_only": settings["noise_only"]}
+    for name, p in (chances | {f"{kind}.p": settings[kind]["p"] for kind in _RANGES}).items():
         if not 0 <= p <= 1:
             raise ConfigError(f"{_KEY}.{name}={p:g} is a probability: use 0 to 1")
     for kind, limits in _RANGES.items():
         path, values = settings[kind]["path"], settings[kind]["range"]
         if path is not None and kind not in _RECORDED:
             raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-        if limits is None:
-            if values:
-                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-        elif len(values) != 2 or not limits[0] <= values[0] <= values[1] <= limits[1]:
-            low, high = limits
-            raise ConfigError(
-                f"{_KEY}.{kind}.range={values}: write [lowest,highest] within {low:g} and {high:g}"
-            )
+        if limits is None and values:
+            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+        low, high = limits or (0, 0)
+        if limits and not (len(values) == 2 and low <= values[0] <= values[1] <= high):
+            wanted = f"write [lowest,highest] within {low:g} and {high:g}"
+            raise ConfigError(f"{_KEY}.{kind}.range={values}: {wanted}")

@@ -42,35 +42,22 @@ _FRAME = SAMPLE_RATE // 10  # loudness is measured over 0.1 s
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a training sample must keep to; for one without words only the limit on clipping holds.
+    """What a training sample must keep to; without words only the limit on clipping holds."""
 
-    Args:
-        chars_per_second: lowest and highest, of the label over the whole clip. Fast English speech
-            has 25; where the transcript belongs to other audio the figure is far off.
-        max_clipped: share of samples at full scale, from 0 to 1.
-        silence_db: RMS of the loudest tenth of a second below which nothing can be heard, dBFS.
-    """
-
-    chars_per_second: tuple[float, ...]
-    max_clipped: float
-    silence_db: float
+    chars_per_second: tuple[float, ...]  # lowest and highest; fast English speech has 25
+    max_clipped: float  # share of samples at full scale
+    silence_db: float  # dBFS, RMS of the loudest tenth of a second: below it nothing is heard
 
     def __post_init__(self) -> None:
         rates = self.chars_per_second
         if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
-            raise ConfigError(
-                f"data.chars_per_second={[*rates]}: write [lowest,highest], none below 0"
-            )
+            problem = "write [lowest,highest], none below 0"
+            raise ConfigError(f"data.chars_per_second={[*rates]}: {problem}")
         if not 0 <= self.max_clipped <= 1:
             raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
 
     def check(self, waveform: npt.NDArray[np.float32], label: str) -> None:
-        """Raise for a waveform [S] and its label that break a limit.
-
-        Raises:
-            AudioError: ``silent`` or ``clipped``.
-            LabelRejected: ``few_chars_per_second`` or ``many_chars_per_second``.
-        """
+        """Raise AudioError or LabelRejected for a waveform [S] and its label that break a limit."""
         if label and (loudest := loudness(waveform)) < self.silence_db:
             message = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
             raise AudioError(message, reason="silent")
@@ -139,27 +126,19 @@ def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
 class Preparer:
     """Decodes and cleans records: the part of the work that is done in worker processes.
 
-    Args:
-        rules: how the label is cleaned; a label that teaches nothing rejects the sample.
-        min_seconds, max_seconds: durations outside are rejected, by the declared duration
-            before anything is decoded, then by the real one.
-        quality: further limits, of training data.
-        augment: how a usable sample is changed at last, so that rejects do not depend on it.
-        max_bytes: of a recording at an address, see ``load_audio``.
+    The limits on seconds hold for the declared duration, before anything is decoded, and for the
+    real one. Augmentation comes last, so that rejects do not depend on it.
     """
 
     rules: LabelRules
     min_seconds: float
     max_seconds: float
-    quality: QualityLimits | None = None
+    quality: QualityLimits | None = None  # of training data
     augment: Augmenter | None = None
-    max_bytes: int | None = None
+    max_bytes: int | None = None  # of a recording at an address, see ``load_audio``
 
     def __call__(self, record: Record) -> Result:
-        """The utterance, or why there is none.
-
-        Raises RuntimeError with the record's id for anything but a TinyAudioError.
-        """
+        """The utterance, or why there is none; RuntimeError with the record's id for a defect."""
         try:
             return self._utterance(record)
         except SampleRejected as rejected:
@@ -204,16 +183,11 @@ class Preparer:
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What the model can take of an utterance: checked in the main process, where the model is.
-
-    Args:
-        audio_tokens: samples -> audio tokens.
-        max_label_tokens: most tokens of a label, the end token not counted.
-    """
+    """What the model can take of an utterance: checked in the main process, where the model is."""
 
     prompt: Prompt
-    audio_tokens: Callable[[int], int]
-    max_label_tokens: int
+    audio_tokens: Callable[[int], int]  # of so many samples
+    max_label_tokens: int  # the end token not counted
 
     def check(self, utterance: Utterance) -> Reject | None:
         """The reason why the model cannot take it, if there is one."""

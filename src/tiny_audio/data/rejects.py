@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -93,12 +94,10 @@ class RejectLog:
 
     def continue_from(self, folder: Path) -> None:
         """Take over what another run's folder has, for a run that goes on from there."""
-        if self._path is None:
-            return
-        other = folder / self._path.name
-        if other.is_file() and other.resolve() != self._path.resolve():
+        if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(other, self._path)
+            with suppress(FileNotFoundError, shutil.SameFileError):
+                shutil.copyfile(folder / self._path.name, self._path)
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` rejects: a resumed run meets the others again."""

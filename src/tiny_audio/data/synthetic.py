@@ -63,10 +63,8 @@ class Voice:
 def resample(
     waveform: npt.NDArray[np.floating[Any]], source_rate: int, rate: int = SAMPLE_RATE
 ) -> Wave:
-    """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT; needs no library.
-
-    Silence of one `source_rate / gcd` of samples on each side keeps the ends from meeting.
-    """
+    """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT, with silence on
+    each side, so that the ends do not meet."""
     common = int(np.gcd(source_rate, rate))
     up, down = rate // common, source_rate // common
     blocks = -(-len(waveform) // down) + 2
@@ -82,11 +80,8 @@ class Synthesiser:
     """espeak-ng in this process: the same text and voice always give the same samples.
 
     The library carries phases and random numbers over from one sentence to the next, so each
-    sentence is spoken by a library that was just loaded. On Linux it is loaded from a private copy
-    in memory, so that nobody else in the process keeps it loaded; the system frees the copy
-    however the process ends. Elsewhere it is loaded from where it is installed.
-
-    Raises MissingExtraError without the `synth` extra.
+    sentence is spoken by a library that was just loaded; on Linux from a private copy in memory,
+    so that nobody else in the process keeps it loaded. MissingExtraError without `synth`.
     """
 
     def __init__(self) -> None:
@@ -127,13 +122,11 @@ class Synthesiser:
         return waveform / np.float32(max(1.0, peak))
 
     def _begin(self, library: ctypes.CDLL, callback: object, voice: Voice) -> int:
-        """Start the library with a voice and its random numbers at their beginning; its rate."""
+        """Start the library with a voice and its first random numbers; the samples a second."""
         rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0))
         if rate <= 0:
-            raise DataError(
-                f"espeak-ng did not start with its data in {self._data}: "
-                "reinstall it with pip install --force-reinstall espeakng-loader"
-            )
+            remedy = "reinstall it with pip install --force-reinstall espeakng-loader"
+            raise DataError(f"espeak-ng did not start with its data in {self._data}: {remedy}")
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(1)
         self._c.srand(1)
@@ -151,9 +144,8 @@ def _espeak_paths() -> tuple[Path, Path]:
     try:
         import espeakng_loader
     except ImportError:
-        raise MissingExtraError(
-            "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
-        ) from None
+        remedy = "pip install 'tiny-audio[synth]'"
+        raise MissingExtraError(f"synthetic speech needs espeak-ng: {remedy}") from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
@@ -202,11 +194,8 @@ def synthetic_utterances(
 class SyntheticSource(IndexedSource):
     """Endless speech: `split` "train" or "test", which share neither texts nor voices.
 
-    Record n is the same sentence in the same voice, with the same samples, in whatever process
-    and order it is spoken: each chunk of sentences has its own seed, so that any of them is found
-    without those before it.
-
-    Raises SourceError for another split, MissingExtraError without the `synth` extra.
+    Record n is the same in whatever process and order it is spoken: each chunk of sentences has its
+    own seed. Raises SourceError for another split, MissingExtraError without the `synth` extra.
     """
 
     def __init__(self, name: str, spec: Spec, key: str) -> None:
@@ -233,10 +222,7 @@ class SyntheticSource(IndexedSource):
         return self, held
 
 
-@cache
-def _synthesiser() -> Synthesiser:
-    """The one of this process."""
-    return Synthesiser()
+_synthesiser = cache(Synthesiser)  # the one of this process
 
 
 def _speak(text: str, voice: Voice) -> Wave:
