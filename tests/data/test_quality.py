@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.helpers import noise, open_one
 from tiny_audio.compose import compose
-from tiny_audio.data.prepare import Preparer, QualityLimits, loudness, quality_limits
+from tiny_audio.data.prepare import Preparer, loudness, quality_limits
 from tiny_audio.data.records import Record, Utterance
 from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import ConfigError, SampleRejected
@@ -81,23 +80,22 @@ def test_any_rate_of_speech_within_the_limits_passes(seconds: float, rate: float
             LIMITS.check(noise(seconds, 0), "a" * letters)
 
 
-def test_real_speech_passes_played_half_as_fast_again(shared_data: Path, tmp_path: Path):
-    """Nothing real is rejected, nor when spoken at one and a half times its speed."""
-    for folder, count in (("speech_test", 22), ("speech_train", 60)):
-        for item in open_one(path=str(shared_data / folder / "manifest.jsonl")).records():
+def test_real_speech_passes_played_half_as_fast_again(shared_data: Path):
+    """Flac and Ogg-Opus: nothing real is rejected, nor when spoken at one and a half its speed."""
+    prepare = Preparer(LabelRules(), 0.2, 60.0, LIMITS)
+    for folder in ("speech_test", "speech_train"):
+        source = open_one(path=str(shared_data / folder / "manifest.jsonl"), max_samples=40)
+        for item in source.records():
             assert isinstance(item, Record)
-            if count == 0:
-                break
-            count -= 1
-            found = Preparer(LabelRules(), 0.2, 60.0, LIMITS)(item)
+            found = prepare(item)
             assert isinstance(found, Utterance), found
+            assert found.seconds == pytest.approx(item.seconds, abs=0.02)
             LIMITS.check(found.waveform[: len(found.waveform) * 2 // 3], found.text)
 
 
-def test_nothing_but_training_data_is_measured(tmp_path: Path):
-    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
-    item = Preparer(LabelRules(), 0.2, 30.0)(Record("r", "main", tmp_path / "a.wav", "words"))
-    assert isinstance(item, Utterance)
+def test_nothing_but_training_data_is_measured():
+    record = Record("r", "main", np.zeros(16_000, np.float32), "words")
+    assert isinstance(Preparer(LabelRules(), 0.2, 30.0)(record), Utterance)
 
 
 def test_loudness_is_that_of_a_sine():
@@ -114,4 +112,3 @@ def test_limits_without_sense_are_refused():
         replace(LIMITS, chars_per_second=(50.0, 40.0))
     with pytest.raises(ConfigError, match=r"max_clipped=2 is a share"):
         replace(LIMITS, max_clipped=2.0)
-    assert isinstance(QualityLimits((0.0, 99.0), 1.0, -200.0), QualityLimits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +76,20 @@ def test_each_is_there_once_after_several_passes(spoilt, prompt, tmp_path, worke
     assert all(row["source"] == "main" and row["message"] for row in found)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 5, 9])
+@pytest.mark.parametrize("stop", [1, 5])
 def test_a_resume_writes_none_twice_and_loses_none(spoilt, prompt, tmp_path, stop):
     """Killed after reading further than the last checkpoint, in the middle of a line."""
     whole = stream_of(spoilt, prompt, tmp_path / "whole")
-    take(whole, 14)
+    take(whole, 9)
     stopped = stream_of(spoilt, prompt, tmp_path / "parts", num_workers=2)
     take(stopped, stop)
-    saved = json.loads(json.dumps(stopped.state_dict()))
+    saved = deepcopy(stopped.state_dict())
     take(stopped, 3)
     with (tmp_path / "parts" / "rejects.jsonl").open("a") as file:
         file.write('{"id": "u')
     again = stream_of(spoilt, prompt, tmp_path / "parts")
     again.load_state_dict(saved)
-    take(again, 14 - stop)
+    take(again, 9 - stop)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     assert len(lines(tmp_path / "parts")) == again.rejects.total
 
@@ -120,11 +121,11 @@ def test_a_run_writes_them_and_goes_on_with_them_elsewhere(tmp_path):
         (data / f"{name}.wav").write_bytes(b"")
         (data / f"{name}.txt").write_text("words")
     short = ("training.eval_steps=0", "training.warmup_steps=0", "data.holdout=0")
-    short = (*short, "data.eval_path=null", "training.save_steps=2")
-    first = run(data, tmp_path / "a", *short, "training.max_steps=4")
+    short = (*short, "data.eval_path=null", "training.save_steps=1")
+    first = run(data, tmp_path / "a", *short, "training.max_steps=1")
     found = lines(tmp_path / "a")
     assert sorted(row["id"] for row in found) == ["bad1.wav", "bad2.wav"]
     assert {row["reason"] for row in found} == {"empty"}
     go_on = f"training.resume_from_checkpoint={first.last}"
-    run(data, tmp_path / "b", *short, "training.max_steps=8", go_on)
+    run(data, tmp_path / "b", *short, "training.max_steps=2", go_on)
     assert lines(tmp_path / "b") == found
