@@ -72,12 +72,12 @@ def test_report(troubled: Path, tmp_path: Path) -> None:
     assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1, "empty_label": 1}
     assert figures["notes_removed"] == {"[noise]": 1}
     assert figures["notes_left"] == {"xxx": 1}
-    assert figures["overlap"] == {str(test): {"recordings": 1, "long_texts": 1}}
-    assert figures["speakers"] == 3
+    assert figures["overlap"] == {f"recordings of {test}": 1, f"long texts of {test}": 1}
+    assert figures["speakers"] == {"main/s0": 3, "main/s1": 2, "main/s2": 2}
     assert {(f["kind"], f["count"], *f["examples"][:1]) for f in report["findings"]} >= {
         ("overlap", 1, "0.wav = again.flac"),
-        ("duplicate", 1, "again.flac = 0.wav"),
-        ("conflict", 1, "0.wav = 0.wav"),
+        ("repeat", 1, "again.flac = 0.wav"),
+        ("repeat", 1, "0.wav = 0.wav"),
         ("marker", 1, "2.wav"),
     }
     assert sum(report["histograms"]["characters_per_second"]["counts"]) == 7
@@ -154,7 +154,7 @@ def test_the_command(
     assert run(line) == 0
     said = capsys.readouterr().out
     assert max(len(row) for row in said.splitlines() if str(tmp_path) not in row) <= 80
-    assert re.search(r"duplicate: 1 utterances", said)
+    assert re.search(r"repeat: 1 utterances came before, same audio", said)
     assert run([*line, "--strict"]) == 1
 
 

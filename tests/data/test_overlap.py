@@ -85,9 +85,9 @@ def test_repeats_by_kind() -> None:
     ]
     found = Fingerprints(utterance(str(n), *one) for n, one in enumerate(utterances)).repeats()
     assert found == {
-        "same_audio_and_text": ["2 = 0", "5 = 1"],
-        "same_audio_other_text": ["3 = 0"],
-        "same_text_other_audio": ["4 = 1"],
+        "same audio and text": ["2 = 0", "5 = 1"],
+        "same audio with another text": ["3 = 0"],
+        "same text with other audio": ["4 = 1"],
     }
 
 
@@ -100,10 +100,10 @@ def test_repeats_are_those_that_a_search_through_all_pairs_finds() -> None:
     for n, (audio, text) in enumerate(drawn):
         same = [t for a, t in drawn[:n] if a == audio]
         if same:
-            kind = "same_audio_and_text" if same[0] == text else "same_audio_other_text"
+            kind = "same audio and text" if same[0] == text else "same audio with another text"
             counts[kind] += 1
         elif any(t == text for _, t in drawn[:n]):
-            counts["same_text_other_audio"] += 1
+            counts["same text with other audio"] += 1
     assert {kind: len(pairs) for kind, pairs in found.items()} == counts
 
 
@@ -119,4 +119,4 @@ def test_an_evaluation_set_is_found_by_audio_and_by_long_text() -> None:
         ("e", np.zeros(100, np.float32), ""),
     ]
     found = Fingerprints(utterance(*one) for one in training).overlap(test)
-    assert found == {"recordings": ["a = w"], "long_texts": ["a = w", "c = y"]}
+    assert found == {"recordings": ["a = w"], "long texts": ["a = w", "c = y"]}

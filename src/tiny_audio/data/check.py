@@ -34,7 +34,7 @@ from tiny_audio.data.prepare import (
     settle_case,
 )
 from tiny_audio.data.records import Source, Utterance
-from tiny_audio.data.rejects import EXAMPLES, Reject, RejectCounts
+from tiny_audio.data.rejects import EXAMPLES, RejectCounts
 from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
@@ -54,18 +54,14 @@ def check_command(
     against: Sequence[str] = (),
     model: str = "nano",
 ) -> dict[str, Any]:
-    """`tiny-audio data check`: report on a set; writes check.json and check.png.
+    """`tiny-audio data check`: report on a set; writes check.json and check.png into `out`.
 
     Args:
         data: a manifest, a folder or a data preset.
         settings: ``key=value`` as for training.
         limit: read only the first so many records of each source.
-        out: folder of the two files; None: a new one under runs/.
         against: evaluation sets that should share nothing with it, named as `data` is.
         model: a pair's name, or a checkpoint.
-
-    Raises:
-        TinyAudioError: something is unknown, missing or unreadable, or nothing can be used.
     """
     folder = find_checkpoint(model) if Path(model).exists() else None
     pair = [f"model={model}"] if folder is None else []
@@ -108,71 +104,58 @@ def check_set(
     """
     data, workers = config.data, config.data.num_workers
     anything = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
-    evaluation = {
-        name: Fingerprints(
-            one for one in _read(test, None, anything, workers) if isinstance(one, Utterance)
-        )
-        for name, test in tests.items()
+    evaluation = {name: _read(test, None, anything, workers) for name, test in tests.items()}
+    tested = {
+        name: Fingerprints(result for result in results if isinstance(result, Utterance))
+        for name, results in evaluation.items()
     }
     settle_case(data.labels, sample_labels(sources, data.labels))
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
     seconds = config.training.batch_seconds
     budget = math.inf if isinstance(seconds, str) else seconds  # auto: chosen in training
-    preparer = Preparer(
-        label_rules(data.labels), data.min_seconds, data.max_seconds, quality_limits(data)
-    )
+    rules, quality = label_rules(data.labels), quality_limits(data)
+    preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality)
     statistics, prints, rejects = Statistics(lengths), Fingerprints(), RejectCounts()
     for result in _read(sources, limit, preparer, workers):
         rejects.seen += 1
-        reject = result if isinstance(result, Reject) else over_budget(result, budget)
         if isinstance(result, Utterance):
-            reject = reject or limits.check(result)
+            reject = over_budget(result, budget) or limits.check(result)
             if reject is None:
                 statistics.add(result)
                 prints.add(result)
-        if reject is not None:
-            rejects.add(reject)
+                continue
+            result = reject
+        rejects.add(result)
     if rejects.total == rejects.seen:
         raise DataError(f"No sample of the data can be used: {rejects.why()}.")
     repeats = prints.repeats()
-    overlap = {name: prints.overlap(test) for name, test in evaluation.items()}
-    found = [*_found(repeats, overlap), *statistics.findings()]
+    overlap = {
+        f"{kind} of {name}": pairs
+        for name, test in tested.items()
+        for kind, pairs in prints.overlap(test).items()
+    }
+    found: list[Finding] = [
+        ("overlap", len(pairs), f"{what} are in this set, too: take them out", pairs)
+        for what, pairs in overlap.items()
+    ]
+    found += [
+        ("repeat", len(pairs), f"utterances came before, {kind}: take them out", pairs)
+        for kind, pairs in repeats.items()
+        if kind.startswith("same audio")
+    ]
     return {
         "figures": statistics.figures()
-        | {
-            "case_of": data.labels.case_of,
-            "repeats": {kind: len(pairs) for kind, pairs in repeats.items()},
-            "overlap": {
-                name: {kind: len(pairs) for kind, pairs in kinds.items()}
-                for name, kinds in overlap.items()
-            },
-        },
+        | {"case_of": data.labels.case_of}
+        | {"repeats": {kind: len(pairs) for kind, pairs in repeats.items()}}
+        | {"overlap": {what: len(pairs) for what, pairs in overlap.items()}},
         "rejects": rejects.to_dict(),
         "histograms": statistics.histograms(),
         "findings": [
             {"kind": kind, "count": n, "message": f"{n:,} {message}", "examples": ids[:EXAMPLES]}
-            for kind, n, message, ids in found
+            for kind, n, message, ids in [*found, *statistics.findings()]
             if n
         ],
     }
-
-
-def _found(
-    repeats: Mapping[str, list[str]], overlap: Mapping[str, Mapping[str, list[str]]]
-) -> Iterator[Finding]:
-    """The gravest first."""
-    for name, kinds in overlap.items():
-        for kind, advice in (
-            ("recordings", "scores on it mean nothing; take them out"),
-            ("long_texts", "the same recordings in another form, or only the same sentences"),
-        ):
-            message = f"{kind.replace('_', ' ')} of {name} are in this set: {advice}"
-            yield "overlap", len(kinds[kind]), message, kinds[kind]
-    for finding, kind, message in (
-        ("conflict", "same_audio_other_text", "have the audio of another with a different text"),
-        ("duplicate", "same_audio_and_text", "came before, with audio and text"),
-    ):
-        yield finding, len(repeats[kind]), f"utterances {message}: take them out", repeats[kind]
 
 
 def _read(

@@ -32,7 +32,8 @@ MARKERS: dict[str, re.Pattern[str]] = {
 }
 Finding = tuple[str, int, str, Sequence[str]]  # kind, how many, what to do, ids or pairs of them
 
-_MOST_LISTED = 1_000  # different notes and markers in a report
+_LISTED = 1_000  # the most frequent words, notes and so on that a report has
+_QUANTILES = {"min": 0.0, "p01": 0.01, "median": 0.5, "p99": 0.99, "max": 1.0}
 _PLAIN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789 '.,?!-")
 _RARE = 1e-4  # share of all letters below which a letter is odd
 _FEW = 0.02  # a share of labels below this, or above 1 less this, is no second way of writing
@@ -47,43 +48,39 @@ class Statistics:
 
     def __init__(self, lengths: Lengths) -> None:
         self._lengths = lengths
-        self._seconds, self._rates = array("d"), array("d")
+        self._values = {"seconds": array("d"), "characters_per_second": array("d")}
+        kinds = ("words", "characters", "labels", "notes_removed", "notes_left", "speakers")
+        self._counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+        self._sources: dict[str, dict[str, float]] = {}
         self._slowest: list[tuple[float, str, str]] = []
         self._fastest: list[tuple[float, str, str]] = []
         self._audio_tokens = self._label_tokens = 0
         self._longest = (0, "")  # tokens, id
         self._too_long: list[str] = []  # ids of those that do not fit into the context
-        self._style: Counter[str] = Counter()
-        self._words: Counter[str] = Counter()
-        self._characters: Counter[str] = Counter()
-        self._removed: Counter[str] = Counter()  # notes that are in the transcript alone
-        self._left: Counter[str] = Counter()
-        self._marked: list[str] = []  # ids of labels with markers
-        self._speakers: Counter[str] = Counter()
-        self._sources: dict[str, dict[str, float]] = {}
+        self._marked: list[str] = []  # ids of labels with notes left
 
     def add(self, utterance: Utterance) -> None:
         """Count an utterance."""
-        label, seconds = utterance.text, utterance.seconds
+        label, seconds, counts = utterance.text, utterance.seconds, self._counts
         rated = (len(label) / seconds, utterance.id, label)
-        self._seconds.append(seconds)
-        self._rates.append(rated[0])
+        self._values["seconds"].append(seconds)
+        self._values["characters_per_second"].append(rated[0])
         self._slowest = heapq.nsmallest(EXAMPLES, [*self._slowest, rated])
         self._fastest = heapq.nlargest(EXAMPLES, [*self._fastest, rated])
         source = self._sources.setdefault(utterance.source, {"utterances": 0, "hours": 0.0})
         source["utterances"] += 1
         source["hours"] += seconds / 3600
         if utterance.speaker is not None:
-            self._speakers[f"{utterance.source}/{utterance.speaker}"] += 1
-        self._style.update(label_style(label))
-        self._characters.update(label)
+            counts["speakers"][f"{utterance.source}/{utterance.speaker}"] += 1
+        counts["labels"].update(label_style(label))
+        counts["characters"].update(label)
         words = (word.strip(".,?!;:\"'-") for word in label.casefold().split())
-        self._words.update(word for word in words if word)
-        transcript = str(utterance.extra["transcript"])
-        notes = sorted({match[0].casefold() for match in re.finditer(_BRACKETS, transcript)})
-        self._removed.update(note for note in notes if note not in label.casefold())
+        counts["words"].update(word for word in words if word)
+        notes = re.finditer(_BRACKETS, str(utterance.extra["transcript"]).casefold())
+        gone = sorted({note[0] for note in notes if note[0] not in label.casefold()})
+        counts["notes_removed"].update(gone)
         if found := sorted(markers(label)):
-            self._left.update(found)
+            counts["notes_left"].update(found)
             self._marked.append(utterance.id)
         n_audio = self._lengths.audio_tokens(len(utterance.waveform))
         ids, n_prompt = self._lengths.prompt.training(n_audio, label)
@@ -95,26 +92,23 @@ class Statistics:
 
     def figures(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        seconds = sum(self._seconds)
+        seconds, words = sum(self._values["seconds"]), self._counts["words"]
+        quantiles = {
+            name: dict(zip(_QUANTILES, np.quantile(values, [*_QUANTILES.values()]), strict=True))
+            for name, values in self._values.items()
+        }
         return {
-            "utterances": len(self._seconds),
+            "utterances": len(self._values["seconds"]),
             "hours": seconds / 3600,
             "sources": self._sources,
-            "seconds": quantiles(self._seconds),
-            "characters_per_second": quantiles(self._rates),
+            **quantiles,
             "slowest": self._slowest,
             "fastest": self._fastest,
-            "words": {
-                "running": self._words.total(),
-                "different": len(self._words),
-                "once": sum(n == 1 for n in self._words.values()),
-            },
-            "frequent_words": dict(self._words.most_common(50)),
-            "characters": dict(self._characters.most_common()),
-            "odd_characters": odd_characters(self._characters),
-            "labels": dict(self._style),
-            "notes_removed": dict(self._removed.most_common(_MOST_LISTED)),
-            "notes_left": dict(self._left.most_common(_MOST_LISTED)),
+            "running_words": words.total(),
+            "different_words": len(words),
+            "words_seen_once": sum(n == 1 for n in words.values()),
+            **{name: dict(found.most_common(_LISTED)) for name, found in self._counts.items()},
+            "odd_characters": odd_characters(self._counts["characters"]),
             "tokens": {
                 "of": self._lengths.name,
                 "audio_per_second": self._audio_tokens / seconds,
@@ -122,14 +116,11 @@ class Statistics:
                 "longest": self._longest,
                 "context": self._lengths.context,
             },
-            "speakers": len(self._speakers),
-            "frequent_speakers": dict(self._speakers.most_common(50)),
         }
 
     def histograms(self) -> dict[str, Any]:
-        """Counts and edges of 40 bins of each figure that is drawn."""
-        drawn = {"seconds": self._seconds, "characters_per_second": self._rates}
-        bins = {name: np.histogram(values, 40) for name, values in drawn.items()}
+        """Counts and edges of 40 bins of durations and character rates."""
+        bins = {name: np.histogram(values, 40) for name, values in self._values.items()}
         return {
             name: {"counts": counts.tolist(), "edges": edges.tolist()}
             for name, (counts, edges) in bins.items()
@@ -137,28 +128,21 @@ class Statistics:
 
     def findings(self) -> Iterator[Finding]:
         """Labels that deserve a look, and utterances that do not fit into the decoder."""
-        marks = ", ".join(mark for mark, _ in self._left.most_common(EXAMPLES))
-        message = f"labels hold what may not have been said ({marks}): "
-        message += "the model would learn to write it"
+        message = "labels hold what may not have been said, which the model would learn to write"
         yield "marker", len(self._marked), message, self._marked
         message = f"utterances are longer than the decoder's {self._lengths.context} positions: "
         message += "set data.max_seconds lower"
         yield "context", len(self._too_long), message, self._too_long
-        known, capitals = self._style["known case"], self._style["in capitals"]
+        styles, every = self._counts["labels"], len(self._values["seconds"])
+        known, capitals = styles["known case"], styles["in capitals"]
         if _FEW * known < capitals < (1 - _FEW) * known:
             message = f"labels of {known:,} are in capitals, the others are not: "
             yield "policy", capitals, message + "data.labels.case=lower makes them alike", []
-        punctuated, every = self._style["with punctuation"], len(self._seconds)
+        punctuated = styles["with punctuation"]
         if 0.1 * every < punctuated < 0.8 * every:
             message = f"labels of {every:,} have punctuation: "
             message += "data.labels.punctuation=strip makes them alike"
             yield "policy", punctuated, message, []
-
-
-def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, 1 %, median, 99 % and maximum."""
-    found = np.quantile(values, (0, 0.01, 0.5, 0.99, 1)).tolist()
-    return dict(zip(("min", "p01", "median", "p99", "max"), found, strict=True))
 
 
 def label_style(label: str) -> Iterator[str]:

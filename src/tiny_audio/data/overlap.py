@@ -68,9 +68,9 @@ class Fingerprints:
                 for n in np.flatnonzero(found)
             ]
             for kind, found, first in (
-                ("same_audio_and_text", again & same_text, first_audio),
-                ("same_audio_other_text", again & ~same_text, first_audio),
-                ("same_text_other_audio", other_audio, first_text),
+                ("same audio and text", again & same_text, first_audio),
+                ("same audio with another text", again & ~same_text, first_audio),
+                ("same text with other audio", other_audio, first_text),
             )
         }
 
@@ -80,7 +80,7 @@ class Fingerprints:
         found = {}
         for kind, ours, theirs in (
             ("recordings", self._audio, test._audio),
-            ("long_texts", self._text, long_texts),
+            ("long texts", self._text, long_texts),
         ):
             shared, here, there = np.intersect1d(ours, theirs, return_indices=True)
             pairs = sorted(zip(here[shared != NONE], there[shared != NONE], strict=True))
