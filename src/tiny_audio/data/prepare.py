@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
@@ -151,6 +151,13 @@ class Preparer:
                 f"{type(error).__name__}: {error}"
             ) from error
 
+    def __getitem__(self, item: Item) -> Result | TinyAudioError:
+        """What a DataLoader's worker gives back: raised, an error would have its traceback."""
+        try:
+            return item if isinstance(item, Reject) else self(item)
+        except TinyAudioError as error:
+            return error
+
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
             self._check_seconds(record.seconds)
@@ -220,7 +227,7 @@ def decode(
     Workers hold no state, so what comes out does not depend on how many there are; 0 decodes here.
     With workers, some chunks more than were asked for are read ahead.
     """
-    work, tags = _Work(preparer), deque[T]()
+    tags = deque[T]()
 
     def chunks() -> Iterator[list[Item]]:
         pairs = iter(items)
@@ -228,9 +235,10 @@ def decode(
             tags.extend(tag for _, tag in chunk)
             yield [item for item, _ in chunk]
 
+    records: Any = preparer  # its "indices" are the records
     loader: DataLoader[Any] = DataLoader(
-        work,
-        batch_sampler=chunks(),  # runs in this process; its "indices" are the records
+        records,
+        batch_sampler=chunks(),  # runs in this process
         num_workers=num_workers,
         prefetch_factor=PREFETCH if num_workers else None,
         collate_fn=list,
@@ -241,19 +249,6 @@ def decode(
         if isinstance(result, TinyAudioError):
             raise result
         yield result, tags.popleft()
-
-
-class _Work(Dataset[Result | TinyAudioError]):
-    """Map-style over the records themselves."""
-
-    def __init__(self, preparer: Preparer) -> None:
-        self._preparer = preparer
-
-    def __getitem__(self, item: Item) -> Result | TinyAudioError:
-        try:
-            return item if isinstance(item, Reject) else self._preparer(item)
-        except TinyAudioError as error:
-            return error  # raised here, it would come with the worker's traceback
 
 
 def _start_worker(_: int) -> None:

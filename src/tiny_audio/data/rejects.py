@@ -82,10 +82,8 @@ class RejectCounts:
 
 
 class RejectLog:
-    """rejects.jsonl of one process, with one line for each record; without a folder no file.
-
-    The process that trains writes it, never its workers. Each rank has its own file, as each has
-    its own share of the records: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
+    """One line for each rejected record; without a folder no file. The process that trains writes
+    it, never its workers, and each rank its own: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
     """
 
     def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
@@ -116,6 +114,5 @@ class RejectLog:
             with self._path.open("ab", buffering=0) as file:
                 file.write(line + b"\n")
         except OSError as error:
-            raise DataError(
-                f"{self._path}: cannot be written ({error.strerror}); free some space"
-            ) from error
+            message = f"{self._path}: cannot be written ({error.strerror}); free some space"
+            raise DataError(message) from error

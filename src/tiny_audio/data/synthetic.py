@@ -112,8 +112,10 @@ class Synthesiser:
                 library.espeak_Synchronize()
                 library.espeak_Terminate()
             finally:  # out of memory, with all that it remembers; ctypes has no public way to
-                unload = _ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose
-                unload(library._handle)
+                if sys.platform == "win32":
+                    _ctypes.FreeLibrary(library._handle)
+                else:
+                    _ctypes.dlclose(library._handle)
         if not pieces:
             return np.zeros(0, dtype=np.float32)
         native = np.concatenate(pieces).astype(np.float32) / np.float32(32768.0)
