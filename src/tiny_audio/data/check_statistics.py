@@ -164,13 +164,10 @@ def markers(label: str) -> set[str]:
 
 def odd_characters(characters: Counter[str]) -> dict[str, int]:
     """Characters that are neither plain nor frequent letters, the most frequent first."""
-    letters = sum(n for c, n in characters.items() if c.isalpha())
-
-    def odd(character: str, count: int) -> bool:
-        if character.casefold() in _PLAIN_CHARACTERS:
-            return False
-        if character.isalpha() or unicodedata.category(character)[0] == "M":
-            return count < _RARE * letters
-        return not character.isdigit()
-
-    return {c: n for c, n in characters.most_common() if odd(c, n)}
+    rare = _RARE * sum(n for c, n in characters.items() if c.isalpha())
+    return {
+        c: n
+        for c, n in characters.most_common()
+        if c.casefold() not in _PLAIN_CHARACTERS
+        and (n < rare if unicodedata.category(c)[0] in "LM" else not c.isdigit())
+    }
