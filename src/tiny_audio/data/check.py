@@ -71,19 +71,20 @@ def check_command(
     specs = {name: asdict(source) for name, source in config.data.train.items()}
     sources = open_sources(specs, key="data.train", typed="DATA" if is_path(data) else None)
     tests = {name: open_set(name, "--against") for name in against}
-    now = datetime.now(UTC)
+    lengths, now = lengths_of(config.model, folder), datetime.now(UTC)
+    found, values = check_set(config, sources, lengths, tests, limit)
     report = {
         "data": data,
         "limit": limit,
         "settings": list(settings),
         "date": now.isoformat(timespec="seconds"),
-        **check_set(config, sources, lengths_of(config.model, folder), tests, limit),
+        **found,
     }
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / REPORT).write_text(text + "\n", encoding="utf-8")
-    draw_check(report["histograms"], out / PICTURE)
+    draw_check(values, out / PICTURE)
     console = Console(markup=False, highlight=False)
     print_check(report, console)
     console.print(f"written: {out / REPORT}, {out / PICTURE}")
@@ -96,8 +97,8 @@ def check_set(
     lengths: Lengths,
     tests: Mapping[str, Sequence[Source]],
     limit: int | None,
-) -> dict[str, Any]:
-    """Read a set as training would and report what is in it, as plain values for JSON.
+) -> tuple[dict[str, Any], dict[str, Sequence[float]]]:
+    """Read a set as training would: a report for JSON, and durations and character rates to draw.
 
     Raises DataError for a source without end, unless there is a limit, and where not one sample
     can be used.
@@ -143,19 +144,19 @@ def check_set(
         for kind, pairs in repeats.items()
         if kind.startswith("same audio")
     ]
-    return {
+    report = {
         "figures": statistics.figures()
         | {"case_of": data.labels.case_of}
         | {"repeats": {kind: len(pairs) for kind, pairs in repeats.items()}}
         | {"overlap": {what: len(pairs) for what, pairs in overlap.items()}},
         "rejects": rejects.to_dict(),
-        "histograms": statistics.histograms(),
         "findings": [
             {"kind": kind, "count": n, "message": f"{n:,} {message}", "examples": ids[:EXAMPLES]}
             for kind, n, message, ids in [*found, *statistics.findings()]
             if n
         ],
     }
+    return report, statistics.values
 
 
 def _read(
@@ -171,14 +172,14 @@ def _read(
         yield result
 
 
-def draw_check(histograms: Mapping[str, Any], path: Path) -> None:
-    """Draw durations and character rates as histograms; writes a PNG."""
+def draw_check(values: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw durations and character rates as two histograms; writes a PNG."""
     # Imported here, and without pyplot: no window system is touched, whatever MPLBACKEND says.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), dpi=110, layout="constrained")
-    for axes, (name, histogram) in zip(figure.subplots(1, 2), histograms.items(), strict=True):
-        axes.stairs(histogram["counts"], histogram["edges"], fill=True)
+    for axes, (name, drawn) in zip(figure.subplots(1, 2), values.items(), strict=True):
+        axes.hist(drawn, bins=40)
         axes.set(xlabel=name.replace("_", " "), ylabel="utterances")
     figure.savefig(path, format="png")
 

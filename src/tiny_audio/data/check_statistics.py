@@ -42,13 +42,12 @@ _FEW = 0.02  # a share of labels below this, or above 1 less this, is no second 
 class Statistics:
     """All that is counted: `add` each utterance, then ask for the figures.
 
-    Args:
-        lengths: audio and label tokens of the model that is to learn from the set.
+    `lengths` are those of the model that is to learn from the set.
     """
 
     def __init__(self, lengths: Lengths) -> None:
         self._lengths = lengths
-        self._values = {"seconds": array("d"), "characters_per_second": array("d")}
+        self.values: dict[str, Any] = {"seconds": array("d"), "characters_per_second": array("d")}
         kinds = ("words", "characters", "labels", "notes_removed", "notes_left", "speakers")
         self._counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
         self._sources: dict[str, dict[str, float]] = {}
@@ -63,8 +62,8 @@ class Statistics:
         """Count an utterance."""
         label, seconds, counts = utterance.text, utterance.seconds, self._counts
         rated = (len(label) / seconds, utterance.id, label)
-        self._values["seconds"].append(seconds)
-        self._values["characters_per_second"].append(rated[0])
+        self.values["seconds"].append(seconds)
+        self.values["characters_per_second"].append(rated[0])
         self._slowest = heapq.nsmallest(EXAMPLES, [*self._slowest, rated])
         self._fastest = heapq.nlargest(EXAMPLES, [*self._fastest, rated])
         source = self._sources.setdefault(utterance.source, {"utterances": 0, "hours": 0.0})
@@ -92,13 +91,13 @@ class Statistics:
 
     def figures(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        seconds, words = sum(self._values["seconds"]), self._counts["words"]
+        seconds, words = sum(self.values["seconds"]), self._counts["words"]
         quantiles = {
             name: dict(zip(_QUANTILES, np.quantile(values, [*_QUANTILES.values()]), strict=True))
-            for name, values in self._values.items()
+            for name, values in self.values.items()
         }
         return {
-            "utterances": len(self._values["seconds"]),
+            "utterances": len(self.values["seconds"]),
             "hours": seconds / 3600,
             "sources": self._sources,
             **quantiles,
@@ -118,14 +117,6 @@ class Statistics:
             },
         }
 
-    def histograms(self) -> dict[str, Any]:
-        """Counts and edges of 40 bins of durations and character rates."""
-        bins = {name: np.histogram(values, 40) for name, values in self._values.items()}
-        return {
-            name: {"counts": counts.tolist(), "edges": edges.tolist()}
-            for name, (counts, edges) in bins.items()
-        }
-
     def findings(self) -> Iterator[Finding]:
         """Labels that deserve a look, and utterances that do not fit into the decoder."""
         message = "labels hold what may not have been said, which the model would learn to write"
@@ -133,7 +124,7 @@ class Statistics:
         message = f"utterances are longer than the decoder's {self._lengths.context} positions: "
         message += "set data.max_seconds lower"
         yield "context", len(self._too_long), message, self._too_long
-        styles, every = self._counts["labels"], len(self._values["seconds"])
+        styles, every = self._counts["labels"], len(self.values["seconds"])
         known, capitals = styles["known case"], styles["in capitals"]
         if _FEW * known < capitals < (1 - _FEW) * known:
             message = f"labels of {known:,} are in capitals, the others are not: "
