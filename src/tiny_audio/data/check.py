@@ -129,12 +129,19 @@ def check_set(
         rejects.add(result)
     if rejects.total == rejects.seen:
         raise DataError(f"No sample of the data can be used: {rejects.why()}.")
-    repeats = prints.repeats()
     overlap = {
         f"{kind} of {name}": pairs
         for name, test in tested.items()
         for kind, pairs in prints.overlap(test).items()
     }
+    report = _report(statistics, prints.repeats(), overlap)
+    report["figures"]["case_of"] = data.labels.case_of
+    return report | {"rejects": rejects.to_dict()}, statistics.values
+
+
+def _report(
+    statistics: Statistics, repeats: dict[str, list[str]], overlap: dict[str, list[str]]
+) -> dict[str, Any]:
     found: list[Finding] = [
         ("overlap", len(pairs), f"{what} are in this set, too: take them out", pairs)
         for what, pairs in overlap.items()
@@ -144,19 +151,16 @@ def check_set(
         for kind, pairs in repeats.items()
         if kind.startswith("same audio")
     ]
-    report = {
+    return {
         "figures": statistics.figures()
-        | {"case_of": data.labels.case_of}
         | {"repeats": {kind: len(pairs) for kind, pairs in repeats.items()}}
         | {"overlap": {what: len(pairs) for what, pairs in overlap.items()}},
-        "rejects": rejects.to_dict(),
         "findings": [
             {"kind": kind, "count": n, "message": f"{n:,} {message}", "examples": ids[:EXAMPLES]}
             for kind, n, message, ids in [*found, *statistics.findings()]
             if n
         ],
     }
-    return report, statistics.values
 
 
 def _read(
