@@ -279,7 +279,7 @@ def test_a_set_that_was_typed_is_mended_where_it_was_typed(tmp_path, content, ad
         assert option in str(error.value)
         assert "data.eval" not in str(error.value)
     with pytest.raises(DataError, match=advice) as error:
-        check_command(str(place), [], limit=None, out=None, against=[], model="nano", part="train")
+        check_command(str(place), [])
     assert "data.train.main.path" not in str(error.value)
     if content and "sentence" in content:  # a setting that can be typed after DATA
         assert "set data.train.main.text_column=NAME" in str(error.value)
