@@ -116,16 +116,14 @@ def doctor() -> None:
 )
 def train(context: typer.Context) -> None:
     """Train, set by key=value; train --help shows every setting."""
-    from tiny_audio.compose import entry
+    from tiny_audio.compose import command_line
 
-    typed, codes = list(sys.argv), [0]
-
-    def job(config: Config) -> None:
+    configs = command_line(context.args, f"{PROGRAM} train")
+    codes = [0]
+    for config in configs:
         from tiny_audio.train.build import train as run
 
-        codes.append(run(config, argv=typed).exit_code)
-
-    entry(context.args, job, f"{PROGRAM} train")
+        codes.append(run(config, argv=sys.argv).exit_code)
     raise typer.Exit(max(codes))
 
 
