@@ -61,7 +61,7 @@ def test_order_of_the_files_changes_nothing(recogniser: Recogniser) -> None:
 
 
 def test_a_long_recording_is_its_spans(recogniser: Recogniser) -> None:
-    long, short = tones([70.0, 2.0])
+    long, short = tones([20.0, 2.0])
     spans = split_long(long, recogniser.model.window_seconds, MIN_SPAN_SECONDS)
     assert len(spans) >= 3
     apart = run(recogniser, [long[start:end] for start, end in spans])
@@ -115,15 +115,12 @@ def test_only_a_group_of_waveforms_is_alive(recogniser: Recogniser) -> None:
             del clip
 
     options = GenerationConfig(min_tokens=1, tokens_per_second=1.0)
-    heard: list[float] = []
     found = recognise(
         recogniser.model,
         endless(),
         options=options,
         batch_seconds=1.0,  # two clips
         max_utterances=9,
-        on_audio=heard.append,
     )
     assert sum(1 for _ in found) == 60
     assert most <= 16 + 1  # eight batches of two, and the one in the making
-    assert sum(heard) == pytest.approx(30.0)

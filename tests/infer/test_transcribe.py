@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.infer.helpers import tones, write_wav
-from tiny_audio.errors import CheckpointError, ConfigError, TinyAudioError
+from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.infer.transcribe import Recogniser, Transcript, load, transcribe, transcribe_command
 
 
@@ -96,14 +96,6 @@ def test_silence_one_sample_and_nan(recogniser: Recogniser) -> None:
     assert nothing.error is not None
 
 
-def test_stream_writes_what_transcribe_writes(recogniser: Recogniser) -> None:
-    for clip in [*tones([0.3, 2.0, 35.0]), np.zeros(1, dtype=np.float32)]:
-        pieces = list(recogniser.stream(clip))
-        assert "".join(pieces) == recogniser.transcribe(clip).text
-        assert all(pieces)
-    assert len(list(recogniser.stream(tones([2.0])[0]))) > 3
-
-
 def test_a_loaded_checkpoint_writes_the_same(recogniser: Recogniser, checkpoint: str) -> None:
     clips = tones([1.0, 2.0])
     assert load(checkpoint, device="cpu").transcribe(clips) == recogniser.transcribe(clips)
@@ -168,18 +160,3 @@ def test_a_closed_standard_input_is_said(checkpoint: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdin", None)  # as Python finds it after `<&-`
     with pytest.raises(ConfigError, match="standard input is closed"):
         command(["-"], checkpoint)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("change", [{}, {"as_json": True}, {"stream": True}])
-def test_output_that_cannot_be_written_is_said(
-    files: list[str], checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: dict[str, bool]
-) -> None:
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(TinyAudioError, match="No space left"):
-            command(files[:1], checkpoint, **change)
-        print("what was held back is not tried again", flush=True)
-    monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(TinyAudioError, match="standard output is closed"):
-        command(files[:1], checkpoint, **change)

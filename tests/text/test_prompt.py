@@ -46,7 +46,7 @@ def test_build_equals_the_full_template_tokenised(tokenizer):
     prompt = Prompt.from_tokenizer(tokenizer)
     one = render(tokenizer, [user_turn(tokenizer, prompt, 1)], add_generation_prompt=True)
     spare = tokenizer.convert_ids_to_tokens(prompt.placeholder_id)
-    for n in range(1, 2001):
+    for n in (*range(1, 41), 375, 1500):
         text = one.replace(spare, spare * n)
         if n < 20:
             turns = [user_turn(tokenizer, prompt, n)]
