@@ -11,8 +11,6 @@ from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
-# ---------------------------------------------------------------------------------- the model
-
 
 @dataclass
 class FeaturesConfig:
@@ -125,9 +123,6 @@ class ModelConfig:
     dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
 
 
-# ----------------------------------------------------------------------------------- the data
-
-
 @dataclass
 class SourceConfig:
     """One set of recordings with transcripts."""
@@ -205,9 +200,6 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
-# ------------------------------------------------------------------------------- the training
-
-
 @dataclass
 class SpecAugmentConfig:
     """Masks on the log-mel in training (Park et al. 2019)."""
@@ -257,9 +249,6 @@ class TrainingConfig:
     progress: bool = True  # live display; off prints plain lines
 
 
-# ----------------------------------------------------------------------------- the evaluation
-
-
 @dataclass
 class GenerationConfig:
     """How text is decoded; the names are transformers'."""
@@ -295,8 +284,6 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | mps
 
-
-# --------------------------------------------------------------------------------- former names
 
 # What settings were called in earlier versions: read from old checkpoints, and explained on the
 # command line. Where a setting held several values, each of them has a line.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import fnmatch
+import re
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -17,52 +17,41 @@ from tiny_audio.errors import ConfigError
 EXPERIMENTS = "experiments"  # chosen as +experiments=option
 BENCHMARKS = "data/eval"  # test sets, added as +data/eval=option
 
-_STEPS = "training data is streamed and counted in steps; set training.max_steps"
 _SECONDS = (
     "batches are counted in seconds of audio; set {0}.batch_seconds (cap: {0}.max_utterances)"
 )
-_LORA = "set training.learns=[projector,lora], and model.lora.r"
 
 # What transformers' Trainer has and Tiny Audio has not, or elsewhere: what to set instead, and why.
 # Names that differ little, and those of another section, need no line: the nearest is found.
 ADVICE = {
-    "*epochs": _STEPS,
-    "steps": _STEPS,
-    "*eval*batch_size": _SECONDS.format("evaluation"),
-    "*batch_size": _SECONDS.format("training"),
-    "fp16*": "fp16 is not offered, as its narrow range needs loss scaling; set "
-    "training.precision=bf16 or training.precision=fp32",
-    "bf16*": "set training.precision=bf16",
-    "tf32": "it is on where the GPU has it; set training.precision to auto, bf16 or fp32",
-    "mixed_precision": "set training.precision to auto, bf16 or fp32",
-    "optim*": "the optimizer is AdamW; set training.adam_beta1, training.adam_beta2 or "
-    "training.weight_decay",
-    "adam_epsilon": "it is torch's, 1e-8; set training.adam_beta1 or training.adam_beta2",
-    "lr_scheduler*": "the rate rises over training.warmup_steps, then falls along a cosine to "
+    r"\w*epochs|steps": "training data is streamed and counted in steps; set training.max_steps",
+    r"\w*eval\w*batch_size": _SECONDS.format("evaluation"),
+    r"\w*batch_size": _SECONDS.format("training"),
+    r"(fp|bf|tf)(16|32)\w*|mixed_precision": "set training.precision=bf16, or auto or fp32 "
+    "(fp16 is not offered: its narrow range needs loss scaling)",
+    r"optim\w*|adam_epsilon": "the optimizer is torch's AdamW; set training.adam_beta1, "
+    "training.adam_beta2 or training.weight_decay",
+    r"lr_scheduler\w*": "the rate rises over training.warmup_steps, then falls along a cosine to "
     "training.min_lr_rate of its peak; set these",
-    "warmup_ratio": "warmup is counted in steps; set training.warmup_steps",
-    "logging_dir": "logs are in the folder of the run; set output_dir",
-    "logging_strategy": "logging is counted in steps; set training.logging_steps",
-    "eval*_strategy": "evaluations are counted in steps; set training.eval_steps (0: none)",
-    "save_strategy": "saving is counted in steps; set training.save_steps (0: best and last only)",
-    "dataloader_num_workers": "set data.num_workers",
-    "load_best_model_at_end": "the best checkpoint is always kept, and used where a run's folder "
-    "is named; set training.metric_for_best_model",
-    "greater_is_better": "lower is better for both metrics; set training.metric_for_best_model",
-    "run_name": "a run is called as its folder; set output_dir",
-    "overwrite_output_dir": "a folder that holds a run is not overwritten; set another output_dir",
-    "push_to_hub": "training uploads nothing; afterwards run hf upload REPO CHECKPOINT",
-    "resume": "set training.resume_from_checkpoint=last",
-    "lora_r*": "set model.lora.r",
-    "lora": _LORA,
-    "use_lora": _LORA,
-    "use_peft": _LORA,
-    "attn": "set model.attn_implementation",
-    "*flash_att*": "set model.attn_implementation=flash_attention_2",
-    "freeze_*": "what training.learns does not name is frozen; set training.learns=[projector]",
-    "*wandb*": "set training.report_to=wandb",
-    "race": "run them one after another with data.cache_encoder=DIR: the encoder runs once for all",
-    "model_name*": "set model=NAME for one of the pairs, or model.encoder.id and model.decoder.id",
+    r"warmup_ratio": "warmup is counted in steps; set training.warmup_steps",
+    r"(logging|eval|evaluation|save)_strategy": "all are counted in steps; set "
+    "training.logging_steps, training.eval_steps or training.save_steps",
+    r"dataloader_num_workers": "set data.num_workers",
+    r"load_best_model_at_end|greater_is_better": "the best checkpoint, that of the lowest "
+    "training.metric_for_best_model, is always kept, and used where a run's folder is named",
+    r"logging_dir|run_name|overwrite_output_dir": "a run, its logs and its name are a new folder; "
+    "set output_dir",
+    r"push_to_hub": "training uploads nothing; afterwards run hf upload REPO CHECKPOINT",
+    r"resume": "set training.resume_from_checkpoint=last",
+    r"lora_r(ank)?": "set model.lora.r",
+    r"(use_)?(lora|peft)": "set training.learns=[projector,lora], and model.lora.r",
+    r"attn": "set model.attn_implementation",
+    r"\w*flash_att\w*": "set model.attn_implementation=flash_attention_2",
+    r"freeze_\w*": "what training.learns does not name is frozen; set training.learns=[projector]",
+    r"\w*wandb\w*": "set training.report_to=wandb",
+    r"race": "run one after another with data.cache_encoder=DIR: the encoder runs once for all",
+    r"model_name\w*": "set model=NAME for one of the pairs, or model.encoder.id and "
+    "model.decoder.id",
 }
 
 
@@ -107,7 +96,7 @@ def advice_on(key: str) -> str | None:
     if today:
         return f"set {', '.join(today)}"
     for known, tip in ADVICE.items():
-        if fnmatch.filter([name, name.rpartition(".")[2]], known):
+        if re.fullmatch(known, name.rpartition(".")[2]):
             return tip
     return None
 

@@ -43,7 +43,6 @@ AUTO = 0  # as a number of utterances: what memory allows
 MOST_UTTERANCES = {"cuda": 1024, "cpu": 256}  # more are no faster
 _SHARE = 0.5  # of the memory that is free, for one batch; the rest is for what is not counted
 _MARGIN = 0.2  # seconds after a cut that may decide where it lies: how loud it is around it
-_WINDOWS = 10  # of the longest spans are waited for before the first is cut off a stream
 
 
 @dataclass(frozen=True)
@@ -250,30 +249,24 @@ def read_pieces(
 
 
 def split_stream(
-    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float, windows: int = _WINDOWS
+    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float
 ) -> Iterator[np.ndarray]:
-    """The spans of ``split_long``, cut from blocks [S] that come one after the other.
-
-    `windows`: so many of the longest spans are waited for before the first is cut.
-    """
+    """The spans of ``split_long``, cut from blocks [S] that come one after the other."""
     reach = int((max_seconds + min_seconds + _MARGIN) * SAMPLE_RATE)
-    waiting: list[np.ndarray] = []
-    samples = 0
+    waiting = np.zeros(0, np.float32)
     for block in blocks:
-        waiting.append(block)
-        samples += len(block)
-        if samples < windows * reach:
+        waiting = np.concatenate([waiting, block])
+        if len(waiting) < reach:
             continue
-        whole, cut = np.concatenate(waiting), 0
-        for start, end in split_long(whole, max_seconds, min_seconds):
-            if start + reach > samples:  # what is still to come may move this cut
+        cut = 0
+        for start, end in split_long(waiting, max_seconds, min_seconds):
+            if start + reach > len(waiting):  # what is still to come may move this cut
                 break
-            yield whole[start:end]
+            yield waiting[start:end]
             cut = end
-        waiting, samples = [whole[cut:]], samples - cut
-    whole = np.concatenate([np.zeros(0, np.float32), *waiting])
-    for start, end in split_long(whole, max_seconds, min_seconds):
-        yield whole[start:end]
+        waiting = waiting[cut:]
+    for start, end in split_long(waiting, max_seconds, min_seconds):
+        yield waiting[start:end]
 
 
 def join_pieces(found: Sequence[tuple[Piece, Recognition]]) -> Recognition:

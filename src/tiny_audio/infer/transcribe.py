@@ -128,7 +128,7 @@ class Recogniser:
         """
         blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
         spans = prefetch(
-            split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS, windows=1),
+            split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS),
             cost=lambda span: len(span) / SAMPLE_RATE,
             budget=EvaluationConfig.batch_seconds,
         )

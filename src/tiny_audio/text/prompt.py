@@ -16,12 +16,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tiny_audio.config import DecoderConfig
 from tiny_audio.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-INSTRUCTION = "Transcribe: "
 
 # Spare tokens, best first: made for audio, then made for another modality or for infilling
 # (a text decoder never sees them), then the numbered reserves that model families ship.
@@ -57,7 +56,7 @@ class Prompt:
     def from_tokenizer(
         cls,
         tokenizer: PreTrainedTokenizerBase,
-        instruction: str = INSTRUCTION,
+        instruction: str = DecoderConfig.instruction,
         placeholder: str | None = None,
     ) -> Prompt:
         """Read prefix, suffix and end token off the tokenizer's own chat template.
@@ -148,15 +147,10 @@ def _choose_placeholder(tokenizer: PreTrainedTokenizerBase, wanted: str | None) 
             f"The tokenizer {name} has no spare token to stand for audio: name one of its special "
             "tokens with `placeholder`."
         )
-    if wanted not in added:
+    if wanted not in added or wanted in taken:
         raise ModelError(
-            f"The placeholder {wanted!r} is no special token of {name}: choose one of its spare "
-            f"ones, such as {', '.join(spare[:5])}."
-        )
-    if wanted in taken:
-        raise ModelError(
-            f"The placeholder {wanted!r} begins or ends texts in {name}: choose a token that "
-            "nothing else uses."
+            f"The placeholder {wanted!r} is no spare token of {name}: choose a special token that "
+            f"nothing else uses, such as {', '.join(spare[:5])}."
         )
     return wanted
 
