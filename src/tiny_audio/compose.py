@@ -60,7 +60,13 @@ def command_line(arguments: Sequence[str], program: str) -> list[Config]:
     something. Folders of runs are made. Raises ConfigError as ``compose`` does.
     """
     for argument in get_args_parser().parse_known_args(arguments)[1]:
-        raise hints.written_as_flag(argument)
+        if argument.startswith("-"):
+            raise hints.written_as_flag(argument)
+    # output_dir also names the folder that holds the jobs of --multirun.
+    folders = [item.partition("=")[2] for item in arguments if item.startswith("output_dir=")]
+    own = [f"hydra.sweep.dir={folder}" for folder in folders]
+    if os.environ.get("RANK", "0") != "0":  # of several processes only the first makes folders
+        own += ["hydra.run.dir=.", "hydra.output_subdir=null"]
     jobs: list[DictConfig] = []
 
     def job(settings: DictConfig) -> None:
@@ -69,7 +75,7 @@ def command_line(arguments: Sequence[str], program: str) -> list[Config]:
         jobs.append(settings)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, do not print them
-    typed, sys.argv = sys.argv, [program, *_folders(arguments), *arguments]
+    typed, sys.argv = sys.argv, [program, *own, *arguments]
     try:
         with _plain_errors():
             hydra.main(f"pkg://{CONF}", "config", version_base="1.3")(job)()
@@ -78,19 +84,6 @@ def command_line(arguments: Sequence[str], program: str) -> list[Config]:
         raise ConfigError(str(error)) from None
     finally:
         sys.argv = typed
-
-
-def _folders(arguments: Sequence[str]) -> Iterator[str]:
-    """Where Hydra puts its own files.
-
-    output_dir also names the folder that holds the jobs of --multirun. Of several processes
-    (torchrun, accelerate launch) only the first writes: the others' clocks give other names.
-    """
-    folders = [item.partition("=")[2] for item in arguments if item.startswith("output_dir=")]
-    if folders and {"--multirun", "-m"} & set(arguments):
-        yield f"hydra.sweep.dir={folders[-1]}"
-    if os.environ.get("RANK", "0") != "0":
-        yield from ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 def _typed(settings: DictConfig, overrides: Sequence[str]) -> Config:

@@ -59,10 +59,11 @@ def schema_keys(schema: type = Config, prefix: str = "", name: str = "NAME") -> 
     """Every dotted key, sections included; ``name`` stands where a mapping takes any name."""
     for key, kind in typing.get_type_hints(schema).items():
         yield prefix + key
-        if dataclasses.is_dataclass(kind):
-            yield from schema_keys(kind, f"{prefix}{key}.", name)
-        elif typing.get_origin(kind) is dict and dataclasses.is_dataclass(typing.get_args(kind)[1]):
-            yield from schema_keys(typing.get_args(kind)[1], f"{prefix}{key}.{name}.", name)
+        inner, place = kind, f"{prefix}{key}."
+        if typing.get_origin(kind) is dict:
+            inner, place = typing.get_args(kind)[1], f"{prefix}{key}.{name}."
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            yield from schema_keys(inner, place, name)
 
 
 def nearest_key(key: str) -> str | None:
