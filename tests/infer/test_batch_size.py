@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.infer.helpers import tones
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ModelError
-from tiny_audio.infer.recognise import AUTO, bytes_per_second, in_parts, largest_batch, recognise
+from tiny_audio.infer.recognise import bytes_per_second, in_parts, largest_batch, recognise
 from tiny_audio.infer.transcribe import Recogniser
 
 LENGTHS = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=20), max_size=6)
@@ -82,12 +82,6 @@ def test_recognition_goes_on_in_halves(
     long = [(0, np.zeros(7 * 16_000, np.float32))]
     with pytest.raises(ModelError, match="A single clip does not fit"):
         list(recognise(recogniser.model, long, **options))
-
-
-def test_automatic_size_gives_the_same_text(recogniser: Recogniser) -> None:
-    clips = tones([1.0, 3.0, 2.0])
-    alone = [recogniser.transcribe(clip).text for clip in clips]
-    assert [t.text for t in recogniser.transcribe(clips, max_utterances=AUTO)] == alone
 
 
 def test_the_estimate_is_not_below_what_is_held(recogniser: Recogniser) -> None:
