@@ -8,15 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 import tiny_audio
-from tiny_audio.config import GenerationConfig
-from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.infer.recognise import prompt_batch
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.generate import Growing, Preallocated
 
 
 @pytest.fixture(scope="module", params=[None, "int8"], ids=str)
@@ -49,28 +44,3 @@ def test_real_recordings_are_written_as_each_alone(nano: Recogniser, shared_data
     assert len(clips) > 5
     together = nano.transcribe(clips, batch_seconds=1000.0)
     assert [nano.transcribe(clip).text for clip in clips] == [t.text for t in together]
-
-
-def test_memory_in_place_and_memory_that_grows_write_the_same(
-    nano: Recogniser, spoken: list[np.ndarray]
-) -> None:
-    """A decoder whose attention takes no mask of ours keeps transformers' own cache."""
-    model = nano.model
-    clips = [Utterance(str(i), clip, "", "") for i, clip in enumerate(spoken[:8])]
-    batch = prompt_batch(model, clips)
-    with torch.no_grad():
-        prefill = model.prefill(batch)
-        walks = [greedy(kind(model.causal_lm, prefill), 12) for kind in (Growing, Preallocated)]
-        written = [h.token_ids for h in model.generate(batch, GenerationConfig())]
-    assert torch.equal(*walks)
-    for row, ids in zip(walks[0].tolist(), written, strict=True):
-        assert row[: len(ids)] == ids[: len(row)]
-
-
-def greedy(past: Growing, steps: int) -> torch.Tensor:
-    """The likeliest token at every step, [R, steps]."""
-    logits, chosen = past.first(), []
-    for _ in range(steps):
-        chosen.append(logits.argmax(dim=-1))
-        logits = past.next(chosen[-1])
-    return torch.stack(chosen, dim=1)
