@@ -1,4 +1,4 @@
-"""The one door: ``tiny-audio COMMAND``.
+"""The command line: ``tiny-audio COMMAND``.
 
 Every command imports what it needs when it runs, so that ``tiny-audio --help`` answers at once.
 Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in status 130.
@@ -98,8 +98,8 @@ def quickstart(
     """Train a small recogniser here and now: minutes, no GPU, no network."""
     from tiny_audio.quickstart import run as run_quickstart
 
-    done = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
-    raise typer.Exit(done.run.exit_code)
+    code = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -116,16 +116,14 @@ def doctor() -> None:
 )
 def train(context: typer.Context) -> None:
     """Train, set by key=value; train --help shows every setting."""
-    from tiny_audio.compose import entry
+    from tiny_audio.compose import command_line
 
-    typed, codes = list(sys.argv), [0]
-
-    def job(config: Config) -> None:
+    configs = command_line(context.args, f"{PROGRAM} train")
+    codes = [0]
+    if configs:  # else the command line only asked to be shown something
         from tiny_audio.train.build import train as run
 
-        codes.append(run(config, argv=typed).exit_code)
-
-    entry(context.args, job, f"{PROGRAM} train")
+        codes = [run(config, argv=sys.argv).exit_code for config in configs]
     raise typer.Exit(max(codes))
 
 
@@ -262,7 +260,12 @@ def debug_lora(folder: Folder) -> None:
 
 def main() -> None:
     """The console script."""
-    _hold_closed()
+    # A closed standard output or error must not become the next file that is opened.
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    if sys.stderr is None:  # or `print(file=None)` would write to standard output
+        sys.stderr = os.fdopen(2, "w")
     status = run(sys.argv[1:])
     hanging = any(thread.name == "prefetch" for thread in threading.enumerate())
     if hanging:  # in a read, for which Python's own end would wait
@@ -271,39 +274,25 @@ def main() -> None:
     sys.exit(status)
 
 
-def _hold_closed() -> None:
-    """Keep a closed standard output or error from becoming the next file that is opened."""
-    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-        if stream is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    if sys.stderr is None:  # or `print(file=None)` would write to standard output
-        sys.stderr = os.fdopen(2, "w")
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     try:
         status = _run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError as error:
-        return _output_lost(error)
-    return status
-
-
-def _output_lost(error: OSError) -> int:
-    """The status where standard output cannot be written; raises any other error again."""
-    if sys.stdout is None:
-        raise error
-    try:
-        print(flush=True)  # it fails again
-    except OSError as lost:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
-        if isinstance(lost, BrokenPipeError):  # the reader has left
-            return 141
-        print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
-        return 2
-    raise error
+        return status
+    except OSError:
+        if sys.stdout is None:
+            raise
+        try:
+            print(flush=True)  # fails again where standard output cannot be written
+        except OSError as lost:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+            if isinstance(lost, BrokenPipeError):  # the reader has left
+                return 141
+            print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
+            return 2
+        raise
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -8,38 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 import tiny_audio
-from tiny_audio.config import GenerationConfig
-from tiny_audio.data.records import Utterance
 from tiny_audio.data.synthetic import synthetic_utterances
-from tiny_audio.infer.recognise import prompt_batch
 from tiny_audio.infer.transcribe import Recogniser
-from tiny_audio.model.generate import Growing, Hypothesis, Preallocated
-from tiny_audio.model.speech import SpeechModel
-
-KINDS = [None, "int8"]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=str)
+@pytest.fixture(scope="module", params=[None, "int8"], ids=str)
 def nano(request: pytest.FixtureRequest) -> Recogniser:
     return tiny_audio.load("nano", device="cpu", quantise=request.param)
 
 
 @pytest.fixture(scope="module")
 def spoken() -> list[np.ndarray]:
-    return [u.waveform for u in islice(synthetic_utterances("test", seed=11), 64)]
+    return [u.waveform for u in islice(synthetic_utterances("test", seed=11), 24)]
 
 
-def test_64_ragged_clips_are_written_as_each_alone(
-    nano: Recogniser, spoken: list[np.ndarray]
-) -> None:
+def test_ragged_clips_are_written_as_each_alone(nano: Recogniser, spoken: list[np.ndarray]) -> None:
     """All of them are batched; every fourth is also decoded by itself."""
-    assert len({len(clip) for clip in spoken}) > 32
-    options = {"batch_seconds": 1000.0, "max_utterances": 64}
-    together = nano.transcribe(spoken, **options)
-    assert len({t.text for t in together}) > 48
+    assert len({len(clip) for clip in spoken}) > 12
+    together = nano.transcribe(spoken, batch_seconds=1000.0)
+    assert len({t.text for t in together}) > 18
     for one, other in zip(nano.transcribe(spoken, max_utterances=7), together, strict=True):
         assert one.text == other.text
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
@@ -51,41 +40,7 @@ def test_real_recordings_are_written_as_each_alone(nano: Recogniser, shared_data
     """The pair gets most of them wrong, with near ties at every turn: the hardest case."""
     folder = shared_data / "speech_test"
     clips = [soundfile.read(f, dtype="float32")[0] for f in sorted(folder.glob("*.flac"))]
-    clips = [clip for clip in clips if len(clip) < 8 * 16_000]
+    clips = sorted((clip for clip in clips if len(clip) < 8 * 16_000), key=len)[::2]
     assert len(clips) > 5
     together = nano.transcribe(clips, batch_seconds=1000.0)
     assert [nano.transcribe(clip).text for clip in clips] == [t.text for t in together]
-
-
-def test_memory_in_place_and_memory_that_grows_write_the_same(
-    nano: Recogniser, spoken: list[np.ndarray]
-) -> None:
-    """A decoder whose attention takes no mask of ours keeps transformers' own cache."""
-    model = nano.model
-    clips = [Utterance(str(i), clip, "", "") for i, clip in enumerate(spoken[:16])]
-    batch = prompt_batch(model, clips)
-    with torch.no_grad():
-        prefill = model.prefill(batch)
-        walks = [
-            greedy(kind(model.causal_lm, prefill), len(clips), 12)
-            for kind in (Growing, Preallocated)
-        ]
-    assert torch.equal(*walks)
-    written = [h.token_ids for h in decode(model, clips)]
-    for row, ids in zip(walks[0].tolist(), written, strict=True):
-        assert row[: len(ids)] == ids[: len(row)]
-
-
-def greedy(past: Growing, rows: int, steps: int) -> torch.Tensor:
-    """The likeliest token at every step, [R, steps]."""
-    logits, chosen = past.first(), []
-    for _ in range(steps):
-        chosen.append(logits.argmax(dim=-1))
-        logits = past.next(chosen[-1])
-    assert len(logits) == rows
-    return torch.stack(chosen, dim=1)
-
-
-@torch.no_grad()
-def decode(model: SpeechModel, clips: list[Utterance]) -> list[Hypothesis]:
-    return model.generate(prompt_batch(model, clips), GenerationConfig())

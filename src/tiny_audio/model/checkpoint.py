@@ -115,22 +115,18 @@ def _rename(stored: Any) -> None:
     """Give the settings of an earlier version's configuration today's names, in place."""
     if OmegaConf.select(stored, "model.attn_implementation") == "packed":  # is no more
         stored.model.attn_implementation = "sdpa"
-    for key in schema.REMOVED:
+    values = {
+        new: value
+        for old, new in schema.RENAMED.items()
+        if (value := OmegaConf.select(stored, old, default=schema.MISSING)) != schema.MISSING
+    }
+    for key in (*schema.RENAMED, *schema.REMOVED):
         path, _, name = key.rpartition(".")
         section = OmegaConf.select(stored, path)
         if OmegaConf.is_dict(section):
             section.pop(name, None)
-    for path, names in schema.RENAMED.items():
-        section = OmegaConf.select(stored, path)
-        for old, new in names.items():
-            if not OmegaConf.is_dict(section) or old not in section:
-                continue
-            if isinstance(new, str):
-                section[new] = section.pop(old)
-            elif OmegaConf.is_config(section[old]):  # else the name still is one, of a number
-                parts = section.pop(old)
-                for part, name in new.items():
-                    section[name] = OmegaConf.select(parts, part)
+    for key, value in values.items():
+        OmegaConf.update(stored, key, value)
 
 
 def load_checkpoint(
