@@ -129,10 +129,7 @@ def _rename(stored: Any) -> None:
 
 
 def load_checkpoint(
-    folder: Path | str,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | None = None,
+    folder: Path | str, *, device: str | torch.device = "auto", dtype: str | None = None
 ) -> SpeechModel:
     """Build the pair that a checkpoint belongs to and give it what was learned. ``dtype``: of the
     frozen weights; None is as in training. Raises CheckpointError where it is damaged or
@@ -266,7 +263,14 @@ def _write(
         save_adapter(model.decoder, folder / ADAPTER, base=config.model.decoder.id)
     if model.decoder_changed:
         parts.append("decoder")
-        write_tensors(_own_decoder_state(model.causal_lm), folder / DECODER)
+        lm = model.causal_lm
+        tied = _tied_names(lm)
+        own = {  # without adapters
+            key.replace(".base_layer.", "."): value
+            for key, value in lm.state_dict().items()
+            if ".lora_" not in key and key not in tied
+        }
+        write_tensors(own, folder / DECODER)
     model.tokenizer.save_pretrained(folder)
     mel = model.features
     extractor = WhisperFeatureExtractor(mel.n_mels, n_fft=mel.n_fft, hop_length=mel.hop)
@@ -275,16 +279,6 @@ def _write(
     info = {"format": FORMAT, "parts": parts, "identity": model.identity}
     info["metadata"] = dict(metadata)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
-
-
-def _own_decoder_state(lm: nn.Module) -> dict[str, Tensor]:
-    """The decoder's weights without adapters and without the second name of tied tensors."""
-    tied = _tied_names(lm)
-    return {
-        key.replace(".base_layer.", "."): value
-        for key, value in lm.state_dict().items()
-        if ".lora_" not in key and key not in tied
-    }
 
 
 def merge_command(folder: str, out: str, device: str = "auto") -> None:

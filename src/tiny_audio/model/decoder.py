@@ -110,10 +110,3 @@ def embedding_rms(lm: PreTrainedModel) -> float:
     rows = torch.split(table.detach(), 8192)  # a table of 151,936 rows never exists twice in fp32
     total = sum(part.float().square().sum().item() for part in rows)
     return float((total / table.numel()) ** 0.5)
-
-
-def end_ids(lm: PreTrainedModel, chat_end: int) -> list[int]:
-    """Every token that ends an answer: the chat template's first, then the decoder's own."""
-    own = getattr(lm.generation_config, "eos_token_id", None)
-    own = [own] if isinstance(own, int) else list(own or [])
-    return [chat_end, *sorted({*own} - {chat_end})]

@@ -19,7 +19,6 @@ from torch.nn.functional import gelu
 from transformers import (
     AttentionInterface,
     GlmAsrEncoderConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     WhisperConfig,
 )
@@ -177,9 +176,8 @@ def load_encoder(
         raise ModelError(f"{source}: has no file 'config.json'; it is no model") from None
     except ValueError as error:
         raise ModelError(f"{path}: is damaged ({error}); delete it and run again") from None
-    config = _encoder_config(raw, source, attn_implementation)
     with torch.device("meta"):
-        tower = _tower(config)
+        tower = _tower(raw, source, attn_implementation)
     marker = _MARKERS[raw["model_type"]]
     state = read_matching(find_tensors(source, revision, marker), marker, source)
     check_tensors(tower.state_dict(), state, f"{source}: the encoder", ModelError)
@@ -201,8 +199,11 @@ def random_encoder(
     seed: int,
 ) -> AudioEncoder:
     """Build an encoder with random weights, the same for the same seed; downloads nothing."""
-    config = _encoder_config(architecture, "model.encoder.architecture", attn_implementation)
-    return _wrap(random_module(lambda: _tower(config), seed, dtype, device), padding)
+    tower = random_module(
+        lambda: _tower(architecture, "model.encoder.architecture", attn_implementation),
+        *(seed, dtype, device),
+    )
+    return _wrap(tower, padding)
 
 
 def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
@@ -210,14 +211,8 @@ def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
     return encoder(tower, padding).requires_grad_(False).eval()
 
 
-def _tower(config: PreTrainedConfig) -> Any:
-    return WhisperEncoder(config) if config.model_type == "whisper" else GlmAsrEncoder(config)
-
-
-def _encoder_config(
-    raw: Mapping[str, Any], where: str, attn_implementation: str
-) -> PreTrainedConfig:
-    """The encoder's own configuration, wherever the checkpoint's config.json keeps it."""
+def _tower(raw: Mapping[str, Any], where: str, attn_implementation: str) -> Any:
+    """Build an encoder by its configuration, wherever a checkpoint's config.json keeps it."""
     values = dict(raw)
     kind = values.pop("model_type", "")
     if kind not in _MARKERS:
@@ -226,10 +221,10 @@ def _encoder_config(
         )
     if kind == "glmasr":
         values = values.get("audio_config", {})
-    make = WhisperConfig if kind == "whisper" else GlmAsrEncoderConfig
-    config: PreTrainedConfig = make(**values)
+    whisper = kind == "whisper"
+    config: Any = WhisperConfig(**values) if whisper else GlmAsrEncoderConfig(**values)
     config._attn_implementation = attn_implementation
-    return config
+    return WhisperEncoder(config) if whisper else GlmAsrEncoder(config)
 
 
 def _taking_key_mask(kind: str) -> Callable[..., Any]:

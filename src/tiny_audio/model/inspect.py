@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tiny_audio.errors import AudioError, CheckpointError
 from tiny_audio.model.build import skeleton
 from tiny_audio.model.checkpoint import BUNDLED, find_checkpoint, load_checkpoint, read_config
 from tiny_audio.model.decoder import embedding_rms, embedding_table
+from tiny_audio.model.lora import ADAPTER
 from tiny_audio.model.projectors import build_projector
 from tiny_audio.model.speech import SpeechModel
 
@@ -178,9 +179,10 @@ def lora_command(folder: str) -> None:
 def adapter_changes(model: nn.Module) -> dict[str, tuple[float, float]]:
     """Of each adapted layer the Frobenius norm of its change, and its share of the layer's own."""
     changes = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLinear):
-            norm = float(layer.get_delta_weight(layer.active_adapters[0]).norm())
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            layer: Any = module
+            norm = float(layer.get_delta_weight(ADAPTER).norm())
             own = float(layer.get_base_layer().weight.norm())
             changes[name.removeprefix("base_model.model.")] = norm, norm / own
     return changes

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
-from tiny_audio.model.decoder import end_ids
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Decoding, Hypothesis
 from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
@@ -38,14 +37,10 @@ class Loss(NamedTuple):
 
 
 class SpeechModel(nn.Module):
-    """A frozen encoder and a frozen decoder, joined by a projector that learns.
+    """A frozen encoder and a frozen decoder (or PEFT's wrapper of it), joined by a projector.
 
-    Args:
-        decoder: causal language model, or the same wrapped by PEFT.
-        tokenizer: the decoder's.
-        spec_augment: masks on the log-mel in training; None: none.
-        window_seconds: longer recordings are cut into spans of at most this; an encoder with
-            ``native`` padding is padded to it.
+    ``spec_augment`` masks the log-mel in training. Recordings longer than ``window_seconds`` are
+    cut into spans; an encoder with ``native`` padding is padded to it.
     """
 
     def __init__(
@@ -94,11 +89,7 @@ class SpeechModel(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self,
-        waveform: Tensor,
-        lengths: Tensor,
-        *,
-        mask: Callable[[Tensor, Tensor], Tensor] | None = None,
+        self, waveform: Tensor, lengths: Tensor, *, mask: Callable[..., Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient. ``mask``
         changes the log-mel [B, M, L] of clips with so many frames [B], in place of
@@ -195,5 +186,7 @@ class SpeechModel(nn.Module):
         lm, rate = self.causal_lm, options.tokens_per_second
         lengths = batch.waveform_lengths.tolist()
         caps = [max(options.min_tokens, math.ceil(n / 16_000 * rate)) for n in lengths]
-        ends = end_ids(lm, self.prompt.end_id)
+        own = getattr(lm.generation_config, "eos_token_id", None)
+        own = [own] if isinstance(own, int) else list(own or [])
+        ends = [self.prompt.end_id, *sorted({*own} - {self.prompt.end_id})]
         return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tiny_audio.errors import ConfigError
@@ -12,7 +12,7 @@ from tiny_audio.model.projectors.moe import Moe
 from tiny_audio.model.projectors.mosa import Mosa
 from tiny_audio.model.projectors.qformer import QFormer
 
-PROJECTORS: dict[str, type[Projector]] = {
+PROJECTORS: dict[str, Callable[..., Projector]] = {
     "mlp": Mlp,
     "mosa": Mosa,
     "moe": Moe,
