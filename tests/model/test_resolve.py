@@ -59,11 +59,6 @@ def test_an_unknown_name_is_one_clear_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_slip_is_answered_with_the_nearest_name() -> None:
-    with pytest.raises(ModelError, match="did you mean nano"):
-        find_checkpoint("nanno")
-
-
 def test_an_unknown_device_is_named() -> None:
     with pytest.raises(ConfigError, match="'gpu' is unknown"):
         pick_device("gpu")

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from tiny_audio import config as schema
-from tiny_audio.errors import CheckpointError, HubError, ModelError
+from tiny_audio.errors import CheckpointError, HubError, ModelError, first_line
 from tiny_audio.hub import is_hub_id, snapshot
 from tiny_audio.model.build import ASSETS, build_model, pick_device
 from tiny_audio.model.decoder import embedding_table
@@ -67,10 +67,8 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise CheckpointError(f"{folder}: is no checkpoint (it has no {INFO})")
     try:
         info = json.loads(path.read_text())
-        found, result = (
-            info["format"],
-            CheckpointInfo(info["identity"], info["metadata"], info["parts"]),
-        )
+        found = info["format"]
+        result = CheckpointInfo(info["identity"], info["metadata"], info["parts"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error!r})") from None
     if found != FORMAT:
@@ -92,8 +90,7 @@ def read_config(folder: Path) -> schema.Config:
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {CONFIG}") from None
     except (OmegaConfBaseException, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: does not fit this version: {first}") from None
+        raise CheckpointError(f"{path}: does not fit this version: {first_line(error)}") from None
     assert isinstance(config, schema.Config)
     return config
 
