@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.model.helpers import CPU, model_config, noise
+from tests.model.helpers import CPU, model_config, noise, with_lora
 from tiny_audio.config import Config
 from tiny_audio.errors import AudioError, CheckpointError
 from tiny_audio.model.build import build_model
@@ -23,7 +23,6 @@ from tiny_audio.model.inspect import (
     projector_command,
     run_projector,
 )
-from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -32,9 +31,7 @@ def build(kind: str, folder: Path | None = None, *, lora: bool = False) -> Speec
     config.projector.type = kind
     model = build_model(config, device=CPU)
     if lora:
-        model.decoder = add_lora(
-            model.decoder, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"]
-        )
+        with_lora(model, "q_proj")
     if folder is not None:
         save_checkpoint(model, folder, config=Config(model=config, output_dir="-"), metadata={})
     return model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.model.helpers import make_batch, model_config, noise, tiny_model
+from tests.model.helpers import make_batch, model_config, noise, tiny_model, with_lora
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError
 from tiny_audio.model.batch import IGNORE, label_positions
@@ -17,21 +17,14 @@ from tiny_audio.model.checkpoint import (
     read_info,
     save_checkpoint,
 )
-from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 
 
 @pytest.fixture
 def adapted(tmp_path: Path) -> tuple[SpeechModel, Path]:
     """A tiny model whose adapters do something, and its checkpoint."""
-    model = tiny_model()
     torch.manual_seed(0)
-    model.decoder = add_lora(
-        model.decoder, r=4, lora_alpha=16, lora_dropout=0.0, target_modules=["all-linear"]
-    )
-    for name, parameter in model.decoder.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    model = with_lora(tiny_model(), "all-linear", std=0.1, r=4)
     folder = tmp_path / "adapted"
     config = Config(model=model_config(), output_dir="unused")
     save_checkpoint(model.eval(), folder, config=config, metadata={"step": 7})

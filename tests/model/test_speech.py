@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -72,23 +66,11 @@ def test_audio_tokens_stand_where_the_prompt_keeps_places(model: SpeechModel) ->
     assert torch.equal(embeds[~batch.audio_mask], written[~batch.audio_mask])
 
 
-@given(st.integers(min_value=0, max_value=200_000))
-@settings(max_examples=30, deadline=None)
-def test_audio_tokens_of_ints_and_tensors_agree(samples: int) -> None:
-    model = _shared()
-    count = model.audio_tokens(samples)
-    assert count == model.audio_tokens(torch.tensor([samples]))[0] >= 0
-    frames = samples // 160
-    assert count == max(0, (((frames - 1) // 2 + 1) - 4) // 4 + 1)
-
-
-_MODELS: list[SpeechModel] = []
-
-
-def _shared() -> SpeechModel:
-    if not _MODELS:
-        _MODELS.append(tiny_model())
-    return _MODELS[0]
+def test_audio_tokens_of_ints_and_tensors_agree(model: SpeechModel) -> None:
+    lengths = [*range(0, 20_000, 79), 480_000]
+    expected = [max(0, (((n // 160 - 1) // 2 + 1) - 4) // 4 + 1) for n in lengths]
+    assert [model.audio_tokens(n) for n in lengths] == expected
+    assert model.audio_tokens(torch.tensor(lengths)).tolist() == expected
 
 
 def test_text_alone_equals_text_in_any_batch_and_order(model: SpeechModel) -> None:
@@ -103,23 +85,6 @@ def test_text_alone_equals_text_in_any_batch_and_order(model: SpeechModel) -> No
     order = [2, 0, 3, 1]
     shuffled = model.generate(make_batch(model, [clips[i] for i in order]), options)
     assert [h.text for h in shuffled] == [together[i].text for i in order]
-
-
-def test_greedy_equals_transformers_own_generate(model: SpeechModel) -> None:
-    batch, options = make_batch(model, noise(SECONDS)), GenerationConfig(min_tokens=30)
-    prefill = model.prefill(batch)
-    reference = model.causal_lm.generate(
-        inputs_embeds=prefill.inputs_embeds,
-        attention_mask=prefill.attention_mask,
-        max_new_tokens=30,
-        do_sample=False,
-        eos_token_id=model.prompt.end_id,
-        pad_token_id=model.prompt.end_id,
-    )
-    ours = model.generate(batch, options)
-    for row, hypothesis in zip(reference.tolist(), ours, strict=True):
-        stop = row.index(model.prompt.end_id) if model.prompt.end_id in row else len(row)
-        assert hypothesis.token_ids == row[:stop]
 
 
 def test_stream_yields_the_same_text(model: SpeechModel) -> None:
@@ -177,57 +142,8 @@ def test_a_decoder_that_caps_its_logits_is_noticed() -> None:
     assert head_is_plain(tiny_model().causal_lm)
 
 
-@pytest.mark.parametrize("kind", ["mpl", "type"])
-def test_an_unknown_projector_is_named(kind: str) -> None:
-    config = model_config()
-    config.projector.type = kind
-    with pytest.raises(ConfigError, match=f"model.projector.type is '{kind}'"):
-        tiny_model(projector=config.projector)
-
-
 def test_frozen_parts_stay_in_evaluation_mode(model: SpeechModel) -> None:
     model.train()
     assert model.projector.training
     assert not any(m.training for m in (*model.encoder.modules(), *model.decoder.modules()))
     model.eval()
-
-
-# One process a variant, so that the peak belongs to it alone.
-PEAK = """
-import resource, sys, torch
-from torch.nn.functional import cross_entropy
-T, V, W, N = 512, 151_936, 1024, 24
-head = torch.nn.Linear(W, V, bias=False).requires_grad_(False)
-hidden = torch.randn(4, T, W, requires_grad=True)
-labels = torch.full((4, T), -100); labels[:, -N:] = 7
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if sys.argv[1] == "full":
-    logits = head(hidden)[:, :-1].flatten(0, 1)
-    loss = cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100)
-else:
-    keep = labels[:, 1:] != -100
-    loss = cross_entropy(head(hidden[:, :-1][keep]), labels[:, 1:][keep])
-loss.backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, loss.item())
-"""
-
-
-@pytest.mark.slow
-def test_label_only_loss_needs_a_fraction_of_the_memory() -> None:
-    """T=512, V=151,936, batch of 4 with 24 label tokens each; prints both peaks."""
-    peaks = {}
-    for variant in ("full", "labels"):
-        run = subprocess.run(
-            [sys.executable, "-c", PEAK, variant],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        kilobytes, _ = run.stdout.split()
-        peaks[variant] = int(kilobytes) / 1e6
-    print(
-        f"peak memory over the model's own: full logits {peaks['full']:.2f} GB, "
-        f"label positions {peaks['labels']:.2f} GB"
-    )
-    assert peaks["labels"] < peaks["full"] / 5
