@@ -16,12 +16,17 @@ from safetensors.torch import load_file, save_file
 
 from tests.model.helpers import make_batch, model_config, noise, tiny_model, with_lora
 from tiny_audio.config import Config, GenerationConfig
-from tiny_audio.errors import CheckpointError
+from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
+from tiny_audio.model.batch import IGNORE, label_positions
+from tiny_audio.model.build import pick_device
 from tiny_audio.model.checkpoint import (
+    find_checkpoint,
     load_checkpoint,
     load_weights,
+    merge_command,
     read_config,
     read_info,
+    resolve_model,
     save_checkpoint,
 )
 from tiny_audio.model.speech import SpeechModel
@@ -39,8 +44,8 @@ def trained(seed: int = 1, **changes: object) -> SpeechModel:
     return model
 
 
-def save(model: SpeechModel, folder: Path, config: Config | None = None) -> Path:
-    config = config or Config(model=model_config(), output_dir="runs/x")
+def save(model: SpeechModel, folder: Path) -> Path:
+    config = Config(model=model_config(), output_dir="runs/x")
     save_checkpoint(model, folder, config=config, metadata={"step": 3})
     return folder
 
@@ -162,27 +167,15 @@ model:
   name: tiny
   encoder: {id: e}
   decoder: {id: d}
-  lora: {rank: 4, alpha: 16, dropout: 0.1, targets: [q_proj, v_proj]}
-  attention: eager
-data:
-  workers: 5
+  lora: {rank: 4, targets: [q_proj, v_proj]}
+data: {workers: 5}
 training:
   max_steps: 300
-  accumulation: 3
   lr: {projector: 0.0005, lora: 1e-4, decoder: 2.0e-06}
   weight_decay: {projector: 0.02, lora: 0.03, decoder: 0.04}
   betas: [0.8, 0.95]
-  min_lr_ratio: 0.02
-  compile: true
-  log_every: 11
-  eval_every: 60
-  save_every: 70
-  keep_checkpoints: 4
-  metric_for_best: loss
-  patience: 6
-  tracker: tensorboard
 evaluation:
-  generation: {beams: 2, sample: true}
+  generation: {beams: 2}
 """
 TODAY = """
 output_dir: x
@@ -190,13 +183,10 @@ model:
   name: tiny
   encoder: {id: e}
   decoder: {id: d}
-  lora: {r: 4, lora_alpha: 16, lora_dropout: 0.1, target_modules: [q_proj, v_proj]}
-  attn_implementation: eager
-data:
-  num_workers: 5
+  lora: {r: 4, target_modules: [q_proj, v_proj]}
+data: {num_workers: 5}
 training:
   max_steps: 300
-  gradient_accumulation_steps: 3
   learning_rate: 0.0005
   lora_learning_rate: 0.0001
   decoder_learning_rate: 0.000002
@@ -205,17 +195,8 @@ training:
   decoder_weight_decay: 0.04
   adam_beta1: 0.8
   adam_beta2: 0.95
-  min_lr_rate: 0.02
-  torch_compile: true
-  logging_steps: 11
-  eval_steps: 60
-  save_steps: 70
-  save_total_limit: 4
-  metric_for_best_model: loss
-  early_stopping_patience: 6
-  report_to: tensorboard
 evaluation:
-  generation: {num_beams: 2, do_sample: true}
+  generation: {num_beams: 2}
 """
 
 
@@ -258,6 +239,69 @@ def test_a_failed_write_leaves_the_old_one_and_no_litter(saved: Path) -> None:
         )
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
     assert texts(load_checkpoint(saved, device="cpu")) == before
+
+
+def test_a_run_stands_for_its_best_checkpoint_and_a_checkpoint_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "index.json").write_text('{"checkpoints": []}')
+    with pytest.raises(CheckpointError, match="not saved a checkpoint yet"):
+        find_checkpoint(str(tmp_path))
+    save(trained(), folder / "step-1")
+    save(trained(), folder / "step-2")
+    index = {"best": "step-1", "last": "step-2", "checkpoints": []}
+    (folder / "index.json").write_text(json.dumps(index))
+    assert find_checkpoint(str(tmp_path)) == folder / "step-1"
+    assert resolve_model(str(tmp_path), device="cpu").audio_tokens(16_000) == 12
+    assert find_checkpoint(str(folder / "step-2")) == folder / "step-2"
+    with pytest.raises(CheckpointError, match="neither a checkpoint"):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "someone/no-such-model"])
+def test_an_unknown_name_is_one_clear_line(name: str) -> None:
+    with pytest.raises((ModelError, HubError), match=name) as caught:
+        find_checkpoint(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_device_is_named() -> None:
+    with pytest.raises(ConfigError, match="'gpu' is unknown"):
+        pick_device("gpu")
+
+
+def logits(model: SpeechModel) -> torch.Tensor:
+    batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
+    with torch.no_grad():
+        prefill = model.prefill(batch)
+        places = label_positions(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
+        return model.label_logits(prefill, places)
+
+
+def test_merged_adapters_give_the_same_logits_and_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    plain = trained()
+    before = logits(plain)
+    model = with_lora(plain, "all-linear", std=0.1, r=4).eval()
+    assert (before - logits(model)).abs().max() > 1e-2  # the adapters do matter
+    save(model, tmp_path / "adapted")
+    merge_command(str(tmp_path / "adapted"), str(tmp_path / "merged"), "cpu")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Merged 14 adapters" in said  # 7 linear layers in each of 2 decoder layers
+    info = read_info(tmp_path / "merged")
+    assert info.parts == ["projector", "decoder"]
+    assert info.metadata == {"step": 3, "merged_from": "adapted"}
+    alone = load_checkpoint(tmp_path / "merged", device="cpu")
+    assert not any(".lora_" in name for name in alone.state_dict())
+    torch.testing.assert_close(logits(alone), logits(model), atol=1e-4, rtol=0)
+    assert texts(alone) == texts(model)
+    with pytest.raises(CheckpointError, match="exists"):
+        merge_command(str(tmp_path / "adapted"), str(tmp_path / "merged"), "cpu")
+    with pytest.raises(CheckpointError, match="no adapters to merge"):
+        merge_command(str(tmp_path / "merged"), str(tmp_path / "again"), "cpu")
+    assert not (tmp_path / "again").exists()
 
 
 SAVE_FOR_EVER = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,29 +20,17 @@ IDS = torch.arange(12)[None]
 BASE = "someone/tiny-qwen3"
 
 
-@pytest.fixture
-def decoder() -> Callable[..., Qwen3ForCausalLM]:
-    """Build the same tiny random Qwen3 each time; keyword arguments change its sizes."""
-
-    def build(dtype: torch.dtype = torch.float32, **sizes: int) -> Qwen3ForCausalLM:
-        torch.manual_seed(0)
-        values = {
-            "vocab_size": 50,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-        } | sizes
-        lm = Qwen3ForCausalLM(Qwen3Config(**values, tie_word_embeddings=True))
-        return lm.to(dtype).eval().requires_grad_(False)
-
-    return build
+def decoder(dtype: torch.dtype = torch.float32, **sizes: int) -> Qwen3ForCausalLM:
+    """The same tiny random Qwen3 each time; keyword arguments change its sizes."""
+    torch.manual_seed(0)
+    values = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    values |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, **sizes}
+    lm = Qwen3ForCausalLM(Qwen3Config(**values, tie_word_embeddings=True))
+    return lm.to(dtype).eval().requires_grad_(False)
 
 
 @pytest.fixture
-def trained(decoder) -> PeftModel:
+def trained() -> PeftModel:
     """A decoder whose adapters do something."""
     model = add_lora(decoder(), **LORA)
     for name, parameter in model.named_parameters():
@@ -63,7 +50,7 @@ def adapted(model: torch.nn.Module) -> set[str]:
     return {name.rsplit(".", 1)[1] for name in names}
 
 
-def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_head(decoder):
+def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_head():
     plain = logits(decoder())
     model = add_lora(decoder(), **LORA)
     assert torch.equal(logits(model), plain)
@@ -72,7 +59,7 @@ def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_hea
     assert adapted(model) == {"q_proj", "v_proj"}
 
 
-def test_only_adapters_learn(decoder):
+def test_only_adapters_learn():
     model = add_lora(decoder(), **LORA)
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
@@ -85,7 +72,7 @@ def test_only_adapters_learn(decoder):
         assert torch.equal(parameter, before[name]) != (".lora_" in name), name
 
 
-def test_adapters_are_fp32_on_a_half_precision_base(decoder):
+def test_adapters_are_fp32_on_a_half_precision_base():
     model = add_lora(decoder(torch.bfloat16), **LORA)
     dtypes = {(".lora_" in name, p.dtype) for name, p in model.named_parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
@@ -94,7 +81,7 @@ def test_adapters_are_fp32_on_a_half_precision_base(decoder):
         assert logits(model).isfinite().all()
 
 
-def test_peft_alone_loads_what_was_saved(trained, decoder, tmp_path):
+def test_peft_alone_loads_what_was_saved(trained, tmp_path):
     save_adapter(trained, tmp_path, base=BASE)
     assert {path.name for path in tmp_path.iterdir()} == {
         "adapter_config.json",
@@ -109,7 +96,7 @@ def test_peft_alone_loads_what_was_saved(trained, decoder, tmp_path):
     assert not torch.allclose(logits(decoder()), logits(trained), atol=1e-3)
 
 
-def test_saving_what_was_loaded_gives_equal_files_and_nothing_warns(trained, decoder, tmp_path):
+def test_saving_what_was_loaded_gives_equal_files_and_nothing_warns(trained, tmp_path):
     save_adapter(trained, tmp_path / "a", base=BASE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,7 +107,7 @@ def test_saving_what_was_loaded_gives_equal_files_and_nothing_warns(trained, dec
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, decoder, tmp_path, trainable):
+def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, tmp_path, trainable):
     save_adapter(trained, tmp_path, base=BASE)
     model = load_adapter(decoder(), tmp_path, trainable=trainable)
     assert torch.equal(logits(model), logits(trained))
@@ -129,7 +116,7 @@ def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, decoder, t
     assert not any(module.training for module in model.modules())
 
 
-def test_load_into_adapters_that_are_there(trained, decoder, tmp_path):
+def test_load_into_adapters_that_are_there(trained, tmp_path):
     save_adapter(trained, tmp_path, base=BASE)
     model = add_lora(decoder(), **LORA)
     assert load_adapter(model, tmp_path, trainable=True) is model
@@ -140,7 +127,7 @@ def test_load_into_adapters_that_are_there(trained, decoder, tmp_path):
             load_adapter(other, tmp_path, trainable=True)
 
 
-def test_damaged_adapters_are_errors_that_name_the_fault(trained, decoder, tmp_path):
+def test_damaged_adapters_are_errors_that_name_the_fault(trained, tmp_path):
     def load(match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
             load_adapter(decoder(), tmp_path, trainable=False)
@@ -154,18 +141,15 @@ def test_damaged_adapters_are_errors_that_name_the_fault(trained, decoder, tmp_p
     load(f"misses the tensor '{first}'")
     save_file(state | {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}, weights)
     load("unexpected tensor 'base_model.model.lm_head.lora_A.weight'")
-    save_file(state, weights)
     weights.write_bytes(weights.read_bytes()[:-100])
     load("damaged or cut short")
     weights.unlink()
     load("has no adapter_model.safetensors")
-    save_file(state, weights)
-    config = tmp_path / "adapter_config.json"
-    config.write_text(config.read_text()[:50])
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LO')
     load("adapter_config.json")
 
 
-def test_another_base_is_an_error(trained, decoder, tmp_path):
+def test_another_base_is_an_error(trained, tmp_path):
     save_adapter(trained, tmp_path, base=BASE)
     with pytest.raises(CheckpointError, match=r"this model has \[40, 4\]"):
         load_adapter(decoder(hidden_size=40), tmp_path, trainable=False)
@@ -173,7 +157,7 @@ def test_another_base_is_an_error(trained, decoder, tmp_path):
         load_adapter(decoder(num_hidden_layers=1), tmp_path, trainable=False)
 
 
-def test_impossible_settings_are_errors(decoder):
+def test_impossible_settings_are_errors():
     for change, match in (
         ({"target_modules": ["lm_head"]}, "output embedding"),
         ({"target_modules": ["no_such_proj"]}, "no_such_proj"),

@@ -15,12 +15,7 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.evaluate.wer import score
-from tiny_audio.model.quantise import (
-    Int8Embedding,
-    Int8Linear,
-    quantise,
-    weight_bytes,
-)
+from tiny_audio.model.quantise import Int8Embedding, Int8Linear, quantise, weight_bytes
 from tiny_audio.text.scoring import get_rule
 
 

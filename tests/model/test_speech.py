@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -10,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from tests.model.helpers import make_batch, model_config, noise, tiny_model
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.batch import IGNORE
+from tiny_audio.model.batch import IGNORE, Batch, label_positions
 from tiny_audio.model.speech import SpeechModel, head_is_plain
 
 SECONDS = [2.0, 1.1, 0.5]
@@ -49,11 +51,50 @@ def test_label_only_loss_equals_the_full_logit_loss(model: SpeechModel) -> None:
     assert torch.isclose(loss.total / loss.n_tokens, full, atol=1e-5)
 
 
-def test_loss_of_a_batch_is_the_sum_of_its_members(model: SpeechModel) -> None:
-    clips = noise(SECONDS)
-    whole = model.loss(make_batch(model, clips, TEXTS))
-    alone = [model.loss(make_batch(model, [c], [t])) for c, t in zip(clips, TEXTS, strict=True)]
-    assert torch.isclose(whole.ce_sum, sum(one.ce_sum for one in alone), rtol=1e-5)
+def gradient(model: SpeechModel, batches: list[Batch]) -> torch.Tensor:
+    model.projector.zero_grad()
+    for batch in batches:
+        model.loss(batch).total.backward()
+    return torch.cat([p.grad.flatten() for p in model.projector.parameters()])
+
+
+def test_label_positions_are_the_positions_before_the_labels() -> None:
+    labels = torch.full((2, 5), IGNORE)
+    labels[0, 3:], labels[1, 1] = 7, 9
+    assert label_positions(labels).tolist() == [2, 3, 5]
+    labels[1, 0] = 4  # nothing comes before it in its row
+    assert label_positions(labels).tolist() == [2, 3, 5]
+
+
+def test_rows_of_a_batch_are_that_batch(model: SpeechModel) -> None:
+    """Losses and gradients of the parts add up to those of the whole."""
+    batch = make_batch(model, noise(SECONDS), TEXTS)
+    parts = [batch.rows(0, 2), batch.rows(2, 3)]
+    assert parts[1].waveform.shape[1] == batch.waveform_lengths[2]
+    assert parts[0].input_ids.shape[1] < batch.input_ids.shape[1]
+    assert [p.ids for p in parts] == [batch.ids[:2], batch.ids[2:]]
+    gradients = [gradient(model, batches) for batches in (parts, [batch])]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_frames_that_are_there_take_the_place_of_the_encoder(model: SpeechModel) -> None:
+    batch = make_batch(model, noise(SECONDS), TEXTS)
+    frames, lengths = model.encode(batch.waveform, batch.waveform_lengths)
+    heard = replace(batch, waveform=batch.waveform * 0, frames=frames, frame_lengths=lengths)
+    assert torch.equal(model.loss(heard).total, model.loss(batch).total)
+    part = heard.rows(1, 2)
+    assert part.frames is not None
+    assert part.frames.shape[1] == lengths[1]
+
+
+def test_training_needs_no_padding_mask(model: SpeechModel) -> None:
+    """Padding is on the right, where causal attention never looks."""
+    batch = make_batch(model, noise(SECONDS), TEXTS)
+    with torch.no_grad():
+        prefill, places = model.prefill(batch), label_positions(batch.labels)
+        masked = model.label_logits(prefill, places)
+        unmasked = model.label_logits(prefill, places, masked=False)
+    torch.testing.assert_close(unmasked, masked, atol=1e-5, rtol=1e-5)
 
 
 def test_audio_tokens_stand_where_the_prompt_keeps_places(model: SpeechModel) -> None:
