@@ -104,7 +104,3 @@ def test_whisper_says_where_its_positions_end_and_glm_has_no_such_end() -> None:
 def test_unknown_padding_is_named() -> None:
     with pytest.raises(ConfigError, match="'snug' is unknown"):
         build(GLM, padding="snug")
-
-
-def test_nothing_in_an_encoder_learns() -> None:
-    assert not any(p.requires_grad for p in build(GLM).parameters())

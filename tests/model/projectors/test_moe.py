@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.moe import balance_loss, z_loss
 
 D, W = 12, 20
@@ -108,8 +107,3 @@ def test_a_batch_without_tokens_has_a_finite_loss(make):
     projector(torch.randn(2, 3, D), torch.tensor([3, 1]))
     assert projector.aux_loss.item() == 0
     assert all(math.isfinite(value) for value in projector.stats().values())
-
-
-def test_more_choices_than_experts_is_an_error(make):
-    with pytest.raises(ConfigError, match=r"top_k is 5"):
-        make("moe", top_k=5)
