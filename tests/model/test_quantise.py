@@ -1,4 +1,4 @@
-"""Fewer bits: weights close to the old ones, the same layers in the same places, text as good."""
+"""Fewer bits: weights close to the old ones, the same layers in the same places."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.model.quantise import Int8Embedding, Int8Linear, quantise, weight_bytes
 
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """Widened weights, and PyTorch's kernels where this CPU has them."""
-    return request.param
+# Widened weights, and PyTorch's kernels where this CPU has them.
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
+@DTYPES
 @pytest.mark.parametrize("rows", [1, 200])
 def test_outputs_are_close(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -30,6 +28,7 @@ def test_outputs_are_close(rows: int, dtype: torch.dtype) -> None:
     assert (out.float() - exact).norm() / exact.norm() < 0.01
 
 
+@DTYPES
 def test_weights_on_the_grid_are_kept(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     integers = torch.randint(-127, 128, (32, 64), generator=generator).to(dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import ModelConfig
@@ -37,14 +37,13 @@ def build_model(
     spec_augment: SpecAugment | None = None,
     seed: int = 0,
 ) -> SpeechModel:
-    """Load the frozen encoder and decoder of a pair and join them with a fresh projector. The
-    revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
-    checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
-    Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
+    """Load a frozen encoder and decoder and join them with a fresh projector, random by ``seed``.
+    Revisions in ``cfg`` become the commits that were loaded, so that a checkpoint always finds the
+    same ones. Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
     if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
-            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
-            f"{list(_ATTENTION)}"
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use "
+            + " or ".join(_ATTENTION)
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -53,29 +52,29 @@ def build_model(
         "dtype": pick_dtype(cfg.dtype, device),
         "device": device,
     }
-    hear, write = cfg.encoder, cfg.decoder
+    enc_cfg, dec_cfg = cfg.encoder, cfg.decoder
     if cfg.random_weights:
-        for name, part in (("encoder", hear), ("decoder", write)):
+        for name, part in (("encoder", enc_cfg), ("decoder", dec_cfg)):
             if "model_type" not in part.architecture:
                 raise ConfigError(
                     f"model.random_weights=true needs model.{name}.architecture with a model_type "
                     "and sizes; this pair has none"
                 )
         common["seed"] = _RANDOM_SEED
-        encoder = random_encoder(hear.architecture, padding=hear.padding, **common)
-        lm, tokenizer = random_decoder(write.architecture, **common)
+        encoder = random_encoder(enc_cfg.architecture, padding=enc_cfg.padding, **common)
+        lm, tokenizer = random_decoder(dec_cfg.architecture, **common)
     else:
-        for part in (hear, write):
+        for part in (enc_cfg, dec_cfg):
             folder = snapshot(_resolve(part.id), part.revision, files=SMALL_FILES)
             part.revision = commit_of(folder) or part.revision
         encoder = load_encoder(
-            _resolve(hear.id), revision=hear.revision, padding=hear.padding, **common
+            _resolve(enc_cfg.id), revision=enc_cfg.revision, padding=enc_cfg.padding, **common
         )
-        lm, tokenizer = load_decoder(_resolve(write.id), revision=write.revision, **common)
+        lm, tokenizer = load_decoder(_resolve(dec_cfg.id), revision=dec_cfg.revision, **common)
     n_mels = cfg.features.n_mels
     if encoder.n_mels != n_mels:
         raise ModelError(
-            f"model.features.n_mels is {n_mels}, but the encoder {hear.id} reads "
+            f"model.features.n_mels is {n_mels}, but the encoder {enc_cfg.id} reads "
             f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
         )
     kind = cfg.projector.type
@@ -91,29 +90,25 @@ def build_model(
         projector=projector,
         decoder=lm,
         tokenizer=tokenizer,
-        prompt=Prompt.from_tokenizer(tokenizer, write.instruction, placeholder=write.placeholder),
+        prompt=Prompt.from_tokenizer(
+            tokenizer, dec_cfg.instruction, placeholder=dec_cfg.placeholder
+        ),
         spec_augment=spec_augment,
-        window_seconds=hear.window_seconds,
+        window_seconds=enc_cfg.window_seconds,
     )
-    model.identity = _identity(cfg, encoder, lm)
-    return model.eval()
-
-
-def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
-    """What a projector belongs to: two models agree where all of these values agree."""
-    kind = cfg.projector.type
-    return {
+    model.identity = {
         "pair": cfg.name,
-        "encoder.id": cfg.encoder.id,
-        "encoder.padding": cfg.encoder.padding,
+        "encoder.id": enc_cfg.id,
+        "encoder.padding": enc_cfg.padding,
         "encoder.fingerprint": _fingerprint(encoder),
         "features": asdict(cfg.features),
-        "decoder.id": cfg.decoder.id,
-        "decoder.instruction": cfg.decoder.instruction,
+        "decoder.id": dec_cfg.id,
+        "decoder.instruction": dec_cfg.instruction,
         "decoder.fingerprint": _fingerprint(lm),
         "projector.type": kind,
-        "projector.sizes": asdict(getattr(cfg.projector, kind)),
+        "projector.sizes": options,
     }
+    return model.eval()
 
 
 def _fingerprint(module: nn.Module) -> str:
@@ -178,12 +173,12 @@ class Lengths:
 def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
     ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError."""
-    wanted_random, write = cfg.random_weights, cfg.decoder
+    wanted_random, dec_cfg = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
     prompt = model.prompt
     if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
-        source = str(tokenizer or _resolve(write.id))
-        folder = snapshot(source, write.revision, files=SMALL_FILES)
+        source = str(tokenizer or _resolve(dec_cfg.id))
+        folder = snapshot(source, dec_cfg.revision, files=SMALL_FILES)
         try:
             loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
@@ -192,7 +187,7 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
                 f"{first_line(error)} Set model.decoder.id to a folder that has it, or use --model "
                 "nano."
             ) from None
-        prompt = Prompt.from_tokenizer(loaded, write.instruction, placeholder=write.placeholder)
+        prompt = Prompt.from_tokenizer(loaded, dec_cfg.instruction, placeholder=dec_cfg.placeholder)
     context = getattr(model.causal_lm.config, "max_position_embeddings", None)
     return Lengths(cfg.name, model.audio_tokens, prompt, context)
 

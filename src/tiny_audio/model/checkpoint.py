@@ -221,10 +221,9 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     extra: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model's projector, adapters and, where changed, decoder to ``folder``. It appears
-    whole or not at all, in place of one that is there. ``metadata``: JSON values, such as step and
-    metrics. ``extra`` is called with the temporary folder to write further files. Raises
-    CheckpointError where the disk is full or cannot be written; nothing is left behind."""
+    """Write a model's projector, adapters and, where changed, decoder to ``folder``, whole or not
+    at all. ``metadata``: JSON values, such as step and metrics; ``extra`` writes further files to
+    the folder it gets. Raises CheckpointError where the disk is full or cannot be written."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = part.with_suffix(".old")
     try:

@@ -31,7 +31,6 @@ from tiny_audio.hub import SMALL_FILES, snapshot
 from tiny_audio.model.projectors.base import Length, length_mask
 from tiny_audio.model.weights import check_tensors, find_tensors, random_module, read_matching
 
-PADDINGS = ("tight", "native")
 _CACHED_FRAMES = 1_200  # mel frames (12 s) whose activations fit a core's cache: measured
 _KEY_MASK = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
 # model_type in the checkpoint's config.json -> what marks the encoder's tensors in their names
@@ -44,10 +43,8 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
-        if padding not in PADDINGS:
-            raise ConfigError(
-                f"model.encoder.padding: '{padding}' is unknown; use one of {list(PADDINGS)}"
-            )
+        if padding not in ("tight", "native"):
+            raise ConfigError(f"model.encoder.padding: '{padding}' is unknown; use tight or native")
         self.tower: Any = tower  # its parts differ by family
         self.padding = padding
         self.attn_implementation: str = tower.config._attn_implementation
@@ -103,9 +100,8 @@ class AudioEncoder(nn.Module):
 
 class GlmEncoder(AudioEncoder):
     """GLM-ASR's audio tower: rotary positions, no limit of length. In transformers 5.17 its layers
-    tell their attention that there is no mask, whatever they are given. Unknown keyword arguments
-    they pass on in every version, so the mask travels under a name of its own, to an attention
-    function of ours that hands it to transformers' own."""
+    drop the mask they are given but pass on unknown keywords, so the mask travels under a name of
+    its own, to an attention function of ours that hands it to transformers' own."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)

@@ -29,7 +29,6 @@ from tiny_audio.model.weights import check_tensors, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 ADAPTER = "default"  # PEFT's name for the only adapter
-_ALL = "all-linear"  # PEFT's word for every linear layer but the output embedding
 
 
 def add_lora(
@@ -64,7 +63,7 @@ def add_lora(
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=_ALL if _ALL in target_modules else list(target_modules),
+        target_modules="all-linear" if "all-linear" in target_modules else list(target_modules),
         bias="none",
     )
     try:
@@ -88,10 +87,10 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
 
 
 def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly. A plain decoder
-    gets them added; of one that has adapters of the same shape they replace the weights.
-    ``trainable``: whether they may learn on. Raises CheckpointError: a file is missing or damaged;
-    a tensor is missing, unexpected or of another shape; the decoder has different adapters."""
+    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly: a plain one gets
+    them added, in one that has adapters of the same shape they replace the weights. ``trainable``:
+    whether they may learn on. Raises CheckpointError: something is missing, damaged or
+    different."""
     if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
         raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:

@@ -62,7 +62,7 @@ class SpeechModel(nn.Module):
         self.window_seconds = window_seconds
         self.augment_generator: torch.Generator | None = None  # the RNG of spec_augment
         self.decoder_changed = False  # the decoder's own weights differ from its base
-        self.identity: dict[str, Any] = {}  # what it was built from, see build.py
+        self.identity: dict[str, Any] = {}  # another model's projector fits where this is equal
         self._head_is_plain = head_is_plain(self.causal_lm)
 
     @property
@@ -131,10 +131,9 @@ class SpeechModel(nn.Module):
         return Prefill(embeds, batch.attention_mask, positions)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the transcript and its end token, given the audio. The LM head runs on
-        the positions that have a label and on no other. The decoder gets no padding mask: padding
-        is on the right, where causal attention never looks, and without a mask the fastest
-        attention kernels apply."""
+        """Cross-entropy of the transcript and its end token, given the audio; the LM head runs on
+        label positions alone. The decoder gets no padding mask: padding is on the right, where
+        causal attention never looks, and without a mask the fastest attention kernels apply."""
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         positions = batch.label_positions
