@@ -96,19 +96,24 @@ def build_model(
         spec_augment=spec_augment,
         window_seconds=enc_cfg.window_seconds,
     )
-    model.identity = {
+    model.identity = _identity(cfg, encoder, lm)
+    return model.eval()
+
+
+def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
+    kind = cfg.projector.type
+    return {
         "pair": cfg.name,
-        "encoder.id": enc_cfg.id,
-        "encoder.padding": enc_cfg.padding,
+        "encoder.id": cfg.encoder.id,
+        "encoder.padding": cfg.encoder.padding,
         "encoder.fingerprint": _fingerprint(encoder),
         "features": asdict(cfg.features),
-        "decoder.id": dec_cfg.id,
-        "decoder.instruction": dec_cfg.instruction,
+        "decoder.id": cfg.decoder.id,
+        "decoder.instruction": cfg.decoder.instruction,
         "decoder.fingerprint": _fingerprint(lm),
         "projector.type": kind,
-        "projector.sizes": options,
+        "projector.sizes": asdict(getattr(cfg.projector, kind)),
     }
-    return model.eval()
 
 
 def _fingerprint(module: nn.Module) -> str:

@@ -119,8 +119,11 @@ class SpeechModel(nn.Module):
             tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
         else:
             tokens = self.projector(batch.frames, batch.frame_lengths)
-        # The n-th placeholder of a row takes the row's n-th audio token. No position is looked up
-        # on the host, so nothing waits for the device.
+        return self.splice(tokens, batch)
+
+    def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
+        """Put the n-th of a row's audio tokens [B, A, W] where its n-th placeholder is. No position
+        is looked up on the host, so nothing waits for the device."""
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
         nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
         spread = tokens.to(embeds.dtype).gather(
