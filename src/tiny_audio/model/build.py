@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.encoder import load_encoder, random_encoder
+from tiny_audio.model.encoder import AudioEncoder, load_encoder, random_encoder
 from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
@@ -47,6 +47,41 @@ def build_model(
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
+    encoder, lm, tokenizer = _load_bases(cfg, device)
+    n_mels = cfg.features.n_mels
+    if encoder.n_mels != n_mels:
+        raise ModelError(
+            f"model.features.n_mels is {n_mels}, but the encoder {cfg.encoder.id} reads "
+            f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
+        )
+    kind = cfg.projector.type
+    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
+    widths = encoder.width, embedding_table(lm).shape[1]
+    rms = embedding_rms(lm)
+    projector = random_module(  # it learns, so its weights keep full precision
+        lambda: build_projector(kind, *widths, rms, options), seed, torch.float32, device
+    )
+    dec_cfg = cfg.decoder
+    model = SpeechModel(
+        features=LogMel(n_mels, cfg.features.n_fft, cfg.features.hop).to(device),
+        encoder=encoder,
+        projector=projector,
+        decoder=lm,
+        tokenizer=tokenizer,
+        prompt=Prompt.from_tokenizer(
+            tokenizer, dec_cfg.instruction, placeholder=dec_cfg.placeholder
+        ),
+        spec_augment=spec_augment,
+        window_seconds=cfg.encoder.window_seconds,
+    )
+    model.identity = _identity(cfg, encoder, lm)
+    return model.eval()
+
+
+def _load_bases(
+    cfg: ModelConfig, device: torch.device
+) -> tuple[AudioEncoder, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen encoder, the frozen decoder and its tokenizer."""
     common: dict[str, Any] = {
         "attn_implementation": cfg.attn_implementation,
         "dtype": pick_dtype(cfg.dtype, device),
@@ -71,33 +106,7 @@ def build_model(
             _resolve(enc_cfg.id), revision=enc_cfg.revision, padding=enc_cfg.padding, **common
         )
         lm, tokenizer = load_decoder(_resolve(dec_cfg.id), revision=dec_cfg.revision, **common)
-    n_mels = cfg.features.n_mels
-    if encoder.n_mels != n_mels:
-        raise ModelError(
-            f"model.features.n_mels is {n_mels}, but the encoder {enc_cfg.id} reads "
-            f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
-        )
-    kind = cfg.projector.type
-    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
-    widths = encoder.width, embedding_table(lm).shape[1]
-    rms = embedding_rms(lm)
-    projector = random_module(  # it learns, so its weights keep full precision
-        lambda: build_projector(kind, *widths, rms, options), seed, torch.float32, device
-    )
-    model = SpeechModel(
-        features=LogMel(n_mels, cfg.features.n_fft, cfg.features.hop).to(device),
-        encoder=encoder,
-        projector=projector,
-        decoder=lm,
-        tokenizer=tokenizer,
-        prompt=Prompt.from_tokenizer(
-            tokenizer, dec_cfg.instruction, placeholder=dec_cfg.placeholder
-        ),
-        spec_augment=spec_augment,
-        window_seconds=enc_cfg.window_seconds,
-    )
-    model.identity = _identity(cfg, encoder, lm)
-    return model.eval()
+    return encoder, lm, tokenizer
 
 
 def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
