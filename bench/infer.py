@@ -25,7 +25,7 @@ from bench.plain import Plain
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
-from tiny_audio.model import encoder, generate
+from tiny_audio.model import encoder
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.quantise import KINDS, quantise
 from tiny_audio.model.speech import SpeechModel
@@ -97,16 +97,14 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     alone = few if cuda else [[u] for u in pool]
     yield Variant(f"plain: not padded{quiet}", alone, by_hand("longest"), exact=not cuda)
     yield Variant("ours: one at a time", few, ours)
-    yield Variant(f"+ batches of {size} as they come", mixed, ours, without=("pieces", "buffers"))
-    yield Variant("+ batches by length", sorted_, ours, without=("pieces", "buffers"))
+    yield Variant(f"+ batches of {size} as they come", mixed, ours, without=("pieces", "graphs"))
+    yield Variant("+ batches by length", sorted_, ours, without=("pieces", "graphs"))
     if cuda:
-        yield Variant("+ keys and values in place", sorted_, ours, without=("graphs",))
         yield Variant("+ CUDA graphs", sorted_, ours)
         for n in (256, 768):
             yield Variant(f"+ batches of {n}", by_length(pool, n), ours)
     else:
-        yield Variant("+ encoder in pieces", sorted_, ours, without=("buffers",))
-        yield Variant("+ keys and values in place", sorted_, ours)
+        yield Variant("+ encoder in pieces", sorted_, ours)
     for name, change in [] if cuda else CHANGES_ON_CPU:
         yield Variant(f"the same, {name}", sorted_, _changed(model, change), exact=False)
     for kind in KINDS:
@@ -143,7 +141,6 @@ def _changed(
 
 MEASURES: dict[str, tuple[object, str, object]] = {  # owner, attribute, its value without it
     "pieces": (encoder, "_CACHED_FRAMES", 10**9),  # on a CPU the encoder takes a batch in pieces
-    "buffers": (generate, "can_preallocate", lambda lm: False),
     "graphs": (OPTIONS, "cuda_graphs", False),
 }
 

@@ -72,3 +72,8 @@ class AudioError(SampleRejected):
 
 class LabelRejected(SampleRejected):
     """A transcript that teaches nothing. Reasons: ``empty_label``, ``marker_label``."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-import tiny_audio
 from tests.model.helpers import make_batch, noise, tiny_model
 from tiny_audio.config import GenerationConfig
-from tiny_audio.model.generate import (
-    ROOM,
-    Growing,
-    Hypothesis,
-    Preallocated,
-    Run,
-    can_preallocate,
-    start_decoding,
-)
-from tiny_audio.model.speech import Prefill, SpeechModel
+from tiny_audio.model.batch import Prefill
+from tiny_audio.model.generate import EAGER_STEPS, ROOM, Captured, Growing, Run, can_capture
+from tiny_audio.model.speech import SpeechModel
 
 SECONDS = [2.0, 1.1, 0.5, 3.3]
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
-def model(request: pytest.FixtureRequest) -> SpeechModel:
-    built = tiny_model(attn_implementation=request.param)
+@pytest.fixture(scope="module")
+def model() -> SpeechModel:
+    built = tiny_model()
     with torch.no_grad():
         for weight in built.projector.parameters():
             weight.mul_(3.0)
     return built
 
 
-def fixed(past: Preallocated) -> dict[str, int]:
-    """Where everything lies that a captured step reads and writes."""
-    tensors = {"tokens": past._tokens, "positions": past._positions, "slot": past._slot}
-    tensors["mask"] = past._mask
-    for number, layer in enumerate(past._layers):
-        tensors |= {f"keys {number}": layer.keys, f"values {number}": layer.values}
-    return {name: (tensor.data_ptr(), tensor.shape) for name, tensor in tensors.items()}
-
-
 class Recorded:
-    """What a CUDA graph is: the same work on the same past, its result always in one place."""
+    """What a CUDA graph is: the same work on the same tensors, its result always in one place."""
 
     def __init__(self) -> None:
         self.captures = self.replays = 0
@@ -54,15 +35,23 @@ class Recorded:
         self.captures += 1
         logits = run()
         past = run.__self__  # type: ignore[attr-defined]
-        before = fixed(past)
+        before = self.tensors(past)
 
         def replay() -> Tensor:
             self.replays += 1
-            assert fixed(past) == before
+            assert self.tensors(past) == before
             logits.copy_(run())
             return logits
 
         return replay
+
+    @staticmethod
+    def tensors(past: Captured) -> list[tuple[int, torch.Size]]:
+        """Where everything lies that a captured step reads and writes."""
+        read = [past._tokens, past._positions, past._mask]
+        for layer in past._layers:
+            read += [layer.keys, layer.values, layer.cumulative_length]
+        return [(tensor.data_ptr(), tensor.shape) for tensor in read]
 
 
 def prefill(model: SpeechModel) -> Prefill:
@@ -84,45 +73,37 @@ def walk(past: Growing, drop: dict[int, list[int]], steps: int) -> list[Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_every_cache_gives_the_same_logits(model: SpeechModel, captured: bool) -> None:
+def test_a_captured_step_gives_the_same_logits(model: SpeechModel) -> None:
     steps, drop = ROOM + 12, {9: [0, 2, 3], 30: [1, 2], 70: [0]}
-    start = prefill(model)
-    recorded = Recorded()
-    lm = model.causal_lm
-    ours = walk(Preallocated(lm, start, recorded if captured else None), drop, steps)
-    for mine, theirs in zip(ours, walk(Growing(lm, start), drop, steps), strict=True):
+    start, lm, recorded = prefill(model), model.causal_lm, Recorded()
+    assert can_capture(lm)
+    captured = walk(Captured(lm, start, recorded), drop, steps)
+    for mine, theirs in zip(captured, walk(Growing(lm, start), drop, steps), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    if captured:  # at the start, after each drop, and where the buffers grew
-        assert recorded.captures == 5
-        assert recorded.replays == steps - 5 * 3
+    assert recorded.captures == 5  # at the start, after each drop, and where the cache grew
+    assert recorded.replays == steps - 5 * EAGER_STEPS
 
 
 def test_text_is_transformers_own(model: SpeechModel) -> None:
-    """With rows that leave at different times, past the room of the first buffers."""
-    options = GenerationConfig(tokens_per_second=30.0, min_tokens=20)
-    batch = make_batch(model, noise(SECONDS))
-    ours = model.generate(batch, options)
+    """With rows that leave at different times."""
+    options = GenerationConfig(tokens_per_second=15.0, min_tokens=20)
+    ours = model.generate(make_batch(model, noise(SECONDS)), options)
     start = prefill(model)
     theirs = model.causal_lm.generate(
         inputs_embeds=start.inputs_embeds,
         attention_mask=start.attention_mask,
-        max_new_tokens=99,
+        max_new_tokens=50,
         do_sample=False,
         eos_token_id=model.prompt.end_id,
         pad_token_id=model.prompt.end_id,
     )
     for row, hypothesis in zip(theirs.tolist(), ours, strict=True):
         assert hypothesis.token_ids == row[: len(hypothesis.token_ids)]
-    assert {len(h.token_ids) for h in ours} >= {20, 60, 99}
+        assert hypothesis.finished == (model.prompt.end_id in row[: len(hypothesis.token_ids) + 1])
+    assert {len(h.token_ids) for h in ours} >= {20, 30, 50}
 
 
-def text(model: SpeechModel, write: Callable[[], list[Hypothesis]]) -> list[list[int]]:
-    with torch.no_grad():
-        return [hypothesis.token_ids for hypothesis in write()]
-
-
-def test_a_decoder_with_sliding_windows_keeps_transformers_cache() -> None:
+def test_a_decoder_with_sliding_windows_is_not_captured_and_padding_changes_nothing() -> None:
     model = tiny_model()
     config = Qwen3Config(
         **{
@@ -135,14 +116,9 @@ def test_a_decoder_with_sliding_windows_keeps_transformers_cache() -> None:
     )
     torch.manual_seed(0)
     model.decoder = AutoModelForCausalLM.from_config(config).eval()
-    assert not can_preallocate(model.causal_lm)
+    assert not can_capture(model.causal_lm)
     clips, options = noise(SECONDS), GenerationConfig(min_tokens=30)
-    together = text(model, lambda: model.generate(make_batch(model, clips), options))
+    together = model.generate(make_batch(model, clips), options)
     for clip, expected in zip(clips, together, strict=True):
-        alone = text(model, lambda clip=clip: model.generate(make_batch(model, [clip]), options))
-        assert alone == [expected]
-
-
-def test_the_bundled_decoder_is_preallocated() -> None:
-    lm = tiny_audio.load("nano", device="cpu").model
-    assert isinstance(start_decoding(lm.causal_lm, prefill(lm), graphs=True), Preallocated)
+        (alone,) = model.generate(make_batch(model, [clip]), options)
+        assert alone.token_ids == expected.token_ids

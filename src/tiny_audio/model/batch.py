@@ -1,6 +1,6 @@
 """What the collator hands to the model, and what the model hands to its decoder.
 
-Shapes: B utterances, S samples, E encoder frames, D encoder width, T tokens, W decoder width.
+B utterances, S samples, E encoder frames, D encoder width, T tokens, W decoder width.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 IGNORE = -100  # label of a position that is not learned; PyTorch's own convention
 
 
 @dataclass
 class Batch:
-    """Utterances side by side.
-
-    In training the tokens are padded on the right and ``labels`` is set; for generation they are
-    padded on the left and ``labels`` is None. Where ``frames`` is set, the encoder has run already
-    (or was read from a cache) and the waveform is not looked at again.
-    """
+    """Utterances side by side. In training the tokens are padded on the right and ``labels`` is
+    set; for generation they are padded on the left and ``labels`` is None. Where ``frames`` is set,
+    the waveform is not looked at again."""
 
     waveform: Tensor  # [B, S] float32, 16 kHz, zeros on the right
     waveform_lengths: Tensor  # [B] samples
@@ -51,15 +49,12 @@ class Batch:
         return self.waveform.numel() / 16_000
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on ``device``; copies from pinned memory do not block.
-
-        A waveform that nobody will look at stays where it is.
-        """
+        """The batch on ``device``; a waveform that nobody will look at stays where it is."""
         moved = self._map(lambda x: x.to(device, non_blocking=True))
         return moved if self.frames is None else replace(moved, waveform=self.waveform)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
+        """The batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
         return self._map(lambda x: x.pin_memory())
 
     def rows(self, first: int, last: int) -> Batch:
@@ -67,25 +62,23 @@ class Batch:
         part = slice(first, last)
         lengths = self.waveform_lengths[part]
         width = int(self.attention_mask[part].sum(dim=1).max())
-        labels = None if self.labels is None else self.labels[part, :width]
-        frames, frame_lengths = self.frames, self.frame_lengths
-        if frames is not None and frame_lengths is not None:
-            frame_lengths = frame_lengths[part]
-            frames = frames[part, : int(frame_lengths.max())]
-        return Batch(
+        rows = replace(
+            self,
             waveform=self.waveform[part, : int(lengths.max())],
             waveform_lengths=lengths,
             input_ids=self.input_ids[part, :width],
             attention_mask=self.attention_mask[part, :width],
             audio_mask=self.audio_mask[part, :width],
-            labels=labels,
-            label_positions=None if labels is None else label_positions(labels),
-            frames=frames,
-            frame_lengths=frame_lengths,
-            epoch=self.epoch,
             ids=self.ids[part],
             texts=self.texts[part],
         )
+        if self.labels is not None:
+            rows.labels = self.labels[part, :width]
+            rows.label_positions = label_positions(rows.labels)
+        if self.frames is not None and self.frame_lengths is not None:
+            rows.frame_lengths = self.frame_lengths[part]
+            rows.frames = self.frames[part, : int(rows.frame_lengths.max())]
+        return rows
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -102,11 +95,8 @@ class Prefill(NamedTuple):
 
 
 def label_positions(labels: Tensor) -> Tensor:
-    """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row.
-
-    Position t predicts token t + 1. Found on the host, where the batch is made: on the device it
-    would make the host wait in the middle of every step.
-    """
-    shifted = torch.full_like(labels, IGNORE)
-    shifted[:, :-1] = labels[:, 1:]
+    """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row. Position
+    t predicts token t + 1. Found on the host, where the batch is made: on the device it would make
+    the host wait in the middle of every step."""
+    shifted = pad(labels[:, 1:], (0, 1), value=IGNORE)
     return (shifted.flatten() != IGNORE).nonzero().squeeze(1)

@@ -1,7 +1,4 @@
-"""From a configuration to a model: the one place where settings become modules.
-
-Also what data must know of a model without its weights: see ``lengths_of``.
-"""
+"""From a configuration to a model: the one place where settings become modules."""
 
 from __future__ import annotations
 
@@ -9,25 +6,22 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tiny_audio.audio.features import LogMel
+from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import ModelConfig
-from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, load_encoder, random_encoder
-from tiny_audio.model.projectors import PROJECTORS, Projector, build_projector
+from tiny_audio.model.encoder import AudioEncoder, load_encoder, random_encoder
+from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
 from tiny_audio.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from tiny_audio.audio.features import SpecAugment
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
@@ -43,37 +37,31 @@ def build_model(
     spec_augment: SpecAugment | None = None,
     seed: int = 0,
 ) -> SpeechModel:
-    """Load the frozen encoder and decoder of a pair and join them with a fresh projector.
-
-    The revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
-    checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
-
-    Raises:
-        HubError: a part cannot be fetched.
-        ModelError: a part cannot be loaded or does not fit.
-        ConfigError: a setting has no such value.
-    """
+    """Load a frozen encoder and decoder and join them with a fresh projector, random by ``seed``.
+    Revisions in ``cfg`` become the commits that were loaded, so that a checkpoint always finds the
+    same ones. Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
     if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
-            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
-            f"{list(_ATTENTION)}"
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use "
+            + " or ".join(_ATTENTION)
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
-    dtype = pick_dtype(cfg.dtype, device)
-    if not cfg.random_weights:
-        for part in (cfg.encoder, cfg.decoder):
-            folder = snapshot(resolve_id(part.id), part.revision, files=SMALL_FILES)
-            part.revision = commit_of(folder) or part.revision
-    encoder = _encoder(cfg, dtype, device)
-    lm, tokenizer = _decoder(cfg, dtype, device)
+    encoder, lm, tokenizer = _load_bases(cfg, device)
     n_mels = cfg.features.n_mels
-    if isinstance(encoder, AudioEncoder) and encoder.n_mels != n_mels:
+    if encoder.n_mels != n_mels:
         raise ModelError(
             f"model.features.n_mels is {n_mels}, but the encoder {cfg.encoder.id} reads "
             f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
         )
-    projector = _projector(cfg, encoder.width, lm, device, seed)
+    kind = cfg.projector.type
+    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
+    widths = encoder.width, embedding_table(lm).shape[1]
+    rms = embedding_rms(lm)
+    projector = random_module(  # it learns, so its weights keep full precision
+        lambda: build_projector(kind, *widths, rms, options), seed, torch.float32, device
+    )
+    dec_cfg = cfg.decoder
     model = SpeechModel(
         features=LogMel(n_mels, cfg.features.n_fft, cfg.features.hop).to(device),
         encoder=encoder,
@@ -81,21 +69,47 @@ def build_model(
         decoder=lm,
         tokenizer=tokenizer,
         prompt=Prompt.from_tokenizer(
-            tokenizer, cfg.decoder.instruction, placeholder=cfg.decoder.placeholder
+            tokenizer, dec_cfg.instruction, placeholder=dec_cfg.placeholder
         ),
         spec_augment=spec_augment,
         window_seconds=cfg.encoder.window_seconds,
     )
-    model.identity = identity(cfg, encoder, lm)
+    model.identity = _identity(cfg, encoder, lm)
     return model.eval()
 
 
-def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
-    """What a projector belongs to: two models agree where all of these values agree.
+def _load_bases(
+    cfg: ModelConfig, device: torch.device
+) -> tuple[AudioEncoder, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen encoder, the frozen decoder and its tokenizer."""
+    common: dict[str, Any] = {
+        "attn_implementation": cfg.attn_implementation,
+        "dtype": pick_dtype(cfg.dtype, device),
+        "device": device,
+    }
+    enc_cfg, dec_cfg = cfg.encoder, cfg.decoder
+    if cfg.random_weights:
+        for name, part in (("encoder", enc_cfg), ("decoder", dec_cfg)):
+            if "model_type" not in part.architecture:
+                raise ConfigError(
+                    f"model.random_weights=true needs model.{name}.architecture with a model_type "
+                    "and sizes; this pair has none"
+                )
+        common["seed"] = _RANDOM_SEED
+        encoder = random_encoder(enc_cfg.architecture, padding=enc_cfg.padding, **common)
+        lm, tokenizer = random_decoder(dec_cfg.architecture, **common)
+    else:
+        for part in (enc_cfg, dec_cfg):
+            folder = snapshot(_resolve(part.id), part.revision, files=SMALL_FILES)
+            part.revision = commit_of(folder) or part.revision
+        encoder = load_encoder(
+            _resolve(enc_cfg.id), revision=enc_cfg.revision, padding=enc_cfg.padding, **common
+        )
+        lm, tokenizer = load_decoder(_resolve(dec_cfg.id), revision=dec_cfg.revision, **common)
+    return encoder, lm, tokenizer
 
-    The fingerprints are hashes of some frozen weights, rounded to bf16 so that they are the same
-    in every compute dtype.
-    """
+
+def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
     kind = cfg.projector.type
     return {
         "pair": cfg.name,
@@ -111,64 +125,9 @@ def identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[
     }
 
 
-def resolve_id(name: str) -> str:
-    """Turn an id under the package's assets into a folder; leave other ids as they are."""
-    if not name.startswith(_BUNDLED):
-        return name
-    folder = ASSETS / name.removeprefix(_BUNDLED)
-    if not folder.is_dir():
-        raise ModelError(f"{name}: this installation lacks {folder}; install tiny-audio again")
-    return str(folder)
-
-
-def _encoder(
-    cfg: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> AudioEncoder | PlainEncoder:
-    part = cfg.encoder
-    kwargs: dict[str, Any] = {"padding": part.padding} | _common(cfg, dtype, device)
-    if cfg.random_weights:
-        _need_architecture("encoder", part.architecture)
-        return random_encoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
-    return load_encoder(resolve_id(part.id), revision=part.revision, **kwargs)
-
-
-def _decoder(
-    cfg: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    part, kwargs = cfg.decoder, _common(cfg, dtype, device)
-    if cfg.random_weights:
-        _need_architecture("decoder", part.architecture)
-        return random_decoder(part.architecture, seed=_RANDOM_SEED, **kwargs)
-    return load_decoder(resolve_id(part.id), revision=part.revision, **kwargs)
-
-
-def _common(cfg: ModelConfig, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    return {"attn_implementation": cfg.attn_implementation, "dtype": dtype, "device": device}
-
-
-def _need_architecture(part: str, architecture: dict[str, Any]) -> None:
-    if "model_type" not in architecture:
-        raise ConfigError(
-            f"model.random_weights=true needs model.{part}.architecture with a model_type and "
-            "sizes; this pair has none"
-        )
-
-
-def _projector(
-    cfg: ModelConfig, width: int, lm: PreTrainedModel, device: torch.device, seed: int
-) -> Projector:
-    """The projector in fp32: it learns, so its weights keep full precision."""
-    kind = cfg.projector.type
-    options = asdict(getattr(cfg.projector, kind)) if kind in PROJECTORS else {}
-    rms = embedding_rms(lm)
-    wide = embedding_table(lm).shape[1]
-    return random_module(
-        lambda: build_projector(kind, width, wide, rms, options), seed, torch.float32, device
-    )
-
-
 def _fingerprint(module: nn.Module) -> str:
-    """Hash of the first 4,096 values of the first, middle and last weight, as bf16."""
+    """Hash of the first 4,096 values of the first, middle and last weight, rounded to bf16 so that
+    it is the same in every compute dtype."""
     weights = [p for p in module.parameters() if p.dim() > 1]
     if weights[0].is_meta:
         return "none"  # a model without numbers
@@ -179,12 +138,18 @@ def _fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` prefers CUDA, then MPS, then CPU.
+def _resolve(name: str) -> str:
+    """Turn an id under the package's assets into a folder; leave other ids as they are."""
+    if not name.startswith(_BUNDLED):
+        return name
+    folder = ASSETS / name.removeprefix(_BUNDLED)
+    if not folder.is_dir():
+        raise ModelError(f"{name}: this installation lacks {folder}; install tiny-audio again")
+    return str(folder)
 
-    Raises:
-        ConfigError: the name is unknown or the machine has no such device.
-    """
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` prefers CUDA, then MPS, then CPU. Raises ConfigError."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((kind for kind, there in here.items() if there), "cpu"))
@@ -198,7 +163,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the format of the frozen weights; ``auto`` is bf16 on CUDA and fp32 elsewhere."""
+    """The format of the frozen weights; ``auto`` is bf16 on CUDA and fp32 elsewhere."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in _DTYPES:
@@ -221,38 +186,29 @@ class Lengths:
 
 def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
-
-    ``tokenizer``: a folder that holds it, as a checkpoint does.
-
-    Raises:
-        HubError, ModelError: the tokenizer cannot be had.
-    """
-    wanted_random = cfg.random_weights
+    ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError."""
+    wanted_random, dec_cfg = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
     prompt = model.prompt
     if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
-        source = str(tokenizer or resolve_id(cfg.decoder.id))
-        folder = snapshot(source, cfg.decoder.revision, files=SMALL_FILES)
+        source = str(tokenizer or _resolve(dec_cfg.id))
+        folder = snapshot(source, dec_cfg.revision, files=SMALL_FILES)
         try:
             loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
-            first = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"{source}: its tokenizer cannot be loaded, so there are no label tokens to count: "
-                f"{first} Set model.decoder.id to a folder that has it, or use --model nano."
+                f"{first_line(error)} Set model.decoder.id to a folder that has it, or use --model "
+                "nano."
             ) from None
-        prompt = Prompt.from_tokenizer(
-            loaded, cfg.decoder.instruction, placeholder=cfg.decoder.placeholder
-        )
+        prompt = Prompt.from_tokenizer(loaded, dec_cfg.instruction, placeholder=dec_cfg.placeholder)
     context = getattr(model.causal_lm.config, "max_position_embeddings", None)
     return Lengths(cfg.name, model.audio_tokens, prompt, context)
 
 
 def skeleton(cfg: ModelConfig) -> SpeechModel:
-    """The architecture alone, as large as the real one but without a number in it.
-
-    Pairs that are on this machine anyway are built whole.
-    """
+    """The architecture alone, as large as the real one but without a number in it. Pairs that are
+    on this machine anyway are built whole."""
     if cfg.encoder.id.startswith(_BUNDLED) or (cfg.random_weights and cfg.name == "tiny"):
         return build_model(cfg, device=torch.device("cpu"))
     cfg.random_weights = True

@@ -1,7 +1,4 @@
-"""The frozen language model that writes: any transformers causal LM with a chat template.
-
-Shapes: V vocabulary, W decoder width.
-"""
+"""The frozen language model that writes: any transformers causal LM with a chat template."""
 
 from __future__ import annotations
 
@@ -22,11 +19,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from tiny_audio.errors import ModelError
+from tiny_audio.errors import ModelError, first_line
 from tiny_audio.hub import MODEL_FILES, snapshot
 from tiny_audio.model.weights import random_module
 
-_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>"]
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -45,12 +41,8 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal LM and its tokenizer, frozen, in the compute dtype.
-
-    Raises:
-        HubError: it cannot be fetched.
-        ModelError: not a causal LM, or damaged.
-    """
+    """Load a causal LM and its tokenizer, frozen, in the compute dtype. Raises HubError where it
+    cannot be fetched, ModelError where it is no causal LM or damaged."""
     hf_logging.disable_progress_bar()  # of reading files; that of downloading stays
     folder = snapshot(source, revision, files=MODEL_FILES)
     try:
@@ -59,10 +51,9 @@ def load_decoder(
             folder, dtype=dtype, attn_implementation=attn_implementation
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{source}: cannot be loaded as a decoder from {folder}: {first}; if a file is "
-            "damaged, delete the folder and run again"
+            f"{source}: cannot be loaded as a decoder from {folder}: {first_line(error)}; if a "
+            "file is damaged, delete the folder and run again"
         ) from None
     return lm.to(device).requires_grad_(False).eval(), tokenizer
 
@@ -76,11 +67,9 @@ def random_decoder(
     seed: int,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Build a decoder with random weights and a byte-level tokenizer; downloads nothing."""
-    values = dict(architecture)
     tokenizer = byte_tokenizer()
-    values.setdefault("eos_token_id", tokenizer.eos_token_id)
-    values.setdefault("bos_token_id", None)
-    values.setdefault("pad_token_id", None)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": None}
+    values = ids | dict(architecture)
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     options = {"dtype": dtype, "attn_implementation": attn_implementation}
     lm: Any = random_module(
@@ -90,8 +79,7 @@ def random_decoder(
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that needs no file: one token a byte (ids 0 to 255), and Qwen's special tokens
-    (256 to 259) and chat format. It goes with random weights."""
+    """One token a byte (ids 0 to 255), Qwen's special tokens (256 to 259) and chat format."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,7 +88,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=core,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=_SPECIAL_TOKENS,
+        extra_special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>"],
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = _CHAT_TEMPLATE
@@ -108,27 +96,16 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def embedding_table(lm: PreTrainedModel) -> Tensor:
-    """The decoder's input embeddings [V, W]."""
+    """The decoder's input embeddings [vocabulary, W]."""
     layer: Any = lm.get_input_embeddings()
     return cast(Tensor, layer.weight)
 
 
 def embedding_rms(lm: PreTrainedModel) -> float:
-    """Root mean square over all entries of the decoder's embedding table.
-
-    A projector whose output is much quieter or louder than this is unlike anything that the
-    decoder has read. Qwen3-0.6B's rows are near 0.03.
-    """
+    """Root mean square over all entries of the decoder's embedding table (0.03 for Qwen3-0.6B)."""
     table = embedding_table(lm)
     if table.is_meta:
         return 1.0  # a model without numbers
     rows = torch.split(table.detach(), 8192)  # a table of 151,936 rows never exists twice in fp32
     total = sum(part.float().square().sum().item() for part in rows)
     return float((total / table.numel()) ** 0.5)
-
-
-def end_ids(lm: PreTrainedModel, chat_end: int) -> list[int]:
-    """Every token that ends an answer: the chat template's first, then the decoder's own."""
-    own = lm.generation_config.eos_token_id if lm.generation_config is not None else None
-    own = [own] if isinstance(own, int) else list(own or [])
-    return [chat_end, *sorted({*own} - {chat_end})]

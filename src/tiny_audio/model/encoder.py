@@ -1,51 +1,36 @@
-"""The frozen audio encoder: log-mel frames in, one vector for every two frames out.
-
-GLM-ASR's audio tower and Whisper's encoder share their shape: two convolutions (the second halves
-the frame rate), then transformer layers, then a norm. They differ in how position is told:
-rotary embeddings in every layer against a table added once. Any other audio encoder of
-transformers is a ``PlainEncoder``.
+"""The frozen audio encoder, GLM-ASR's or Whisper's: log-mel frames in, one vector for two out.
 
 Both were trained on clips zero-padded to 30 s. ``tight`` computes on the clip alone: what lies
 beyond it is zeroed before, between and after the convolutions and hidden from attention by a key
 padding mask, so that a clip gives the same frames alone and in any batch. ``native`` repeats what
-the checkpoints saw in training: the whole window, no mask.
-
-Shapes: B utterances, S samples, M mel bands, L mel frames, E encoder frames, D encoder width.
+the checkpoints saw in training: the whole window, no mask. Shapes: B utterances, M mel bands,
+L mel frames, E encoder frames, D encoder width.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AttentionInterface,
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
     GlmAsrEncoderConfig,
-    PreTrainedConfig,
     PreTrainedModel,
+    WhisperConfig,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder, eager_attention_forward
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.hub import MODEL_FILES, SMALL_FILES, snapshot
+from tiny_audio.hub import SMALL_FILES, snapshot
 from tiny_audio.model.projectors.base import Length, length_mask
 from tiny_audio.model.weights import check_tensors, find_tensors, random_module, read_matching
 
-PADDINGS = ("tight", "native")
 _CACHED_FRAMES = 1_200  # mel frames (12 s) whose activations fit a core's cache: measured
 _KEY_MASK = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
 # model_type in the checkpoint's config.json -> what marks the encoder's tensors in their names
@@ -53,22 +38,13 @@ _MARKERS = {"glmasr": "audio_tower", "glmasr_encoder": "", "whisper": "encoder"}
 
 
 class AudioEncoder(nn.Module):
-    """Base of the two-convolution encoders; subclasses run the layers.
-
-    Args:
-        tower: transformers' ``GlmAsrEncoder`` or ``WhisperEncoder``.
-        padding: ``tight`` or ``native``, see the module's text.
-    """
-
-    mask_name = "attention_mask"  # the keyword by which layers take a key padding mask
-    max_frames: int | None = None  # the most that the encoder has positions for
+    """Base of the two-convolution encoders; subclasses run the layers. ``tower``: transformers'
+    ``GlmAsrEncoder`` or ``WhisperEncoder``; ``padding``: see the module's text."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
-        if padding not in PADDINGS:
-            raise ConfigError(
-                f"model.encoder.padding: '{padding}' is unknown; use one of {list(PADDINGS)}"
-            )
+        if padding not in ("tight", "native"):
+            raise ConfigError(f"model.encoder.padding: '{padding}' is unknown; use tight or native")
         self.tower: Any = tower  # its parts differ by family
         self.padding = padding
         self.attn_implementation: str = tower.config._attn_implementation
@@ -88,30 +64,23 @@ class AudioEncoder(nn.Module):
         return (length - 1) // 2 + 1
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode log-mel frames [B, M, L] of clips with so many frames [B].
-
-        Returns:
-            frames [B, E, D] in the encoder's dtype, zero beyond each clip, and their lengths [B].
-        """
+        """Encode log-mel frames [B, M, L] of clips with so many frames [B]. Returns frames [B, E,
+        D] in the encoder's dtype, zero beyond each clip, and their lengths [B]."""
         out_lengths = self.out_len(lengths)
         mel = mel.to(self.tower.conv1.weight.dtype)
         tight = self.padding == "tight"
         mel_mask = length_mask(lengths, mel.shape[-1]).unsqueeze(1)  # [B, 1, L]
         x = gelu(self.tower.conv1(mel * mel_mask if tight else mel))
         x = gelu(self.tower.conv2(x * mel_mask if tight else x)).transpose(1, 2)  # [B, E, D]
-        if self.max_frames is not None and x.shape[1] > self.max_frames:
-            raise ModelError(
-                f"encoder: a clip gives {x.shape[1]} frames, but this encoder has positions for "
-                f"{self.max_frames}; split it or set data.max_seconds lower"
-            )
         mask = length_mask(out_lengths, x.shape[1])  # [B, E]
-        positions = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
-        kwargs = {self.mask_name: self._attention_mask(mask, x.dtype)} if tight else {}
-        x = self._layers(x * mask.unsqueeze(-1) if tight else x, positions, kwargs)
+        if tight:
+            x = self._layers(x * mask.unsqueeze(-1), self._attention_mask(mask, x.dtype))
+        else:
+            x = self._layers(x, None)
         return x * mask.unsqueeze(-1), out_lengths
 
-    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """Frames [B, E, D] at ``positions`` [1, E] through the layers."""
+    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Frames [B, E, D] through the layers, with an attention mask."""
         raise NotImplementedError
 
     def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,123 +99,41 @@ class AudioEncoder(nn.Module):
 
 
 class GlmEncoder(AudioEncoder):
-    """GLM-ASR's audio tower: rotary positions, no limit of length.
-
-    In transformers 5.17 its layers tell their attention that there is no mask, whatever they are
-    given. Unknown keyword arguments they pass on in every version, so the mask travels under
-    a name of its own, to an attention function of ours that hands it to transformers' own.
-    """
-
-    mask_name = "key_mask"
+    """GLM-ASR's audio tower: rotary positions, no limit of length. In transformers 5.17 its layers
+    drop the mask they are given but pass on unknown keywords, so the mask travels under a name of
+    its own, to an attention function of ours that hands it to transformers' own."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)
         tower.config._attn_implementation = _KEY_MASK + self.attn_implementation
 
-    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        positions = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
         rotary = self.tower.rotary_emb(x, position_ids=positions)
         for layer in self.tower.layers:
-            x = layer(x, position_embeddings=rotary, **kwargs)
+            x = layer(x, position_embeddings=rotary, key_mask=mask)
         return cast(Tensor, self.tower.norm(x))
 
 
 class WhisperStyleEncoder(AudioEncoder):
     """Whisper's encoder: a table of 1,500 positions, 30 s."""
 
-    def __init__(self, tower: PreTrainedModel, padding: str) -> None:
-        super().__init__(tower, padding)
-        self.max_frames = int(self.tower.embed_positions.num_embeddings)
-
-    def _layers(self, x: Tensor, positions: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        x = x + self.tower.embed_positions.weight[positions]
+    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        positions = self.tower.embed_positions.weight
+        if x.shape[1] > len(positions):
+            raise ModelError(
+                f"encoder: a clip gives {x.shape[1]} frames, but this encoder has positions for "
+                f"{len(positions)}; split it or set data.max_seconds lower"
+            )
+        x = x + positions[: x.shape[1]]
         for layer in self.tower.layers:
-            x = layer(x, **{"attention_mask": None, **kwargs})
+            x = layer(x, attention_mask=mask)
         return cast(Tensor, self.tower.layer_norm(x))
 
 
-class PlainEncoder(nn.Module):
-    """Any other audio encoder of transformers (wav2vec2, HuBERT, WavLM), fed with waveforms.
-
-    Clips go through it one at a time, so that padding cannot change an answer; that is slow.
-
-    Args:
-        tower: its output is one sequence of frames.
-        extractor: its feature extractor, 16 kHz.
-    """
-
-    padding = "native"
-
-    def __init__(self, tower: PreTrainedModel, extractor: Any) -> None:
-        super().__init__()
-        if getattr(extractor, "sampling_rate", 16_000) != 16_000:
-            raise ModelError(f"encoder: reads {extractor.sampling_rate} Hz audio, not 16000 Hz")
-        self.tower: Any = tower
-        self.extractor = extractor
-        with torch.device("meta"):
-            self._shapes = [type(tower)(tower.config).eval()]  # in a list: no part of this module
-        self._frames = lru_cache(maxsize=65_536)(self._count_frames)
-
-    @classmethod
-    def load(
-        cls, folder: Path, source: str, *, dtype: torch.dtype, device: torch.device
-    ) -> PlainEncoder:
-        """Load the checkpoint in a folder. Raises ModelError where transformers cannot."""
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            extractor = AutoFeatureExtractor.from_pretrained(folder)
-            model = AutoModel.from_pretrained(folder, config=config, dtype=dtype)
-        except (OSError, ValueError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ModelError(f"{source}: is not an audio encoder that loads: {first}") from None
-        tower = model.get_encoder() if config.is_encoder_decoder else model
-        return cls(tower.to(device), extractor).requires_grad_(False).eval()
-
-    @property
-    def width(self) -> int:
-        """D, the size of one encoder frame."""
-        return int(self.tower.config.hidden_size)
-
-    def out_len(self, samples: int | Tensor) -> Any:
-        """Encoder frames of a clip of so many samples, read off the encoder's own shapes."""
-        if isinstance(samples, Tensor):
-            counts = [self._frames(int(n)) for n in samples.flatten().tolist()]
-            return torch.tensor(counts, device=samples.device).reshape(samples.shape)
-        return self._frames(int(samples))
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode waveforms [B, S] to frames [B, E, D], zero beyond each clip, and lengths [B]."""
-        frames = []
-        for clip, length in zip(waveform, lengths.tolist(), strict=True):
-            inputs = self._features(clip[:length].float().cpu().numpy())
-            placed = {
-                key: value.to(
-                    waveform.device, self.tower.dtype if value.is_floating_point() else None
-                )
-                for key, value in inputs.items()
-            }
-            frames.append(self.tower(**placed).last_hidden_state[0])
-        counts = torch.tensor([len(f) for f in frames], device=waveform.device)
-        return pad_sequence(frames, batch_first=True), counts
-
-    def _features(self, clip: np.ndarray) -> dict[str, Tensor]:
-        return dict(self.extractor(clip, sampling_rate=16_000, return_tensors="pt"))
-
-    @torch.no_grad()
-    def _count_frames(self, samples: int) -> int:
-        """Run shapes alone, on the meta device: no arithmetic is done."""
-        inputs = self._features(np.zeros(samples, dtype=np.float32))
-        try:
-            out = self._shapes[0](**{key: value.to("meta") for key, value in inputs.items()})
-            return int(out.last_hidden_state.shape[1])
-        except (RuntimeError, ValueError):
-            return 0  # shorter than the encoder's first window
-
-
 def encode_batch(encoder: AudioEncoder, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """``encoder(mel, lengths)``, computed on a CPU in pieces that stay in its cache.
-
-    Each piece is cut to its own longest clip, so that less padding is computed, too.
-    """
+    """``encoder(mel, lengths)``, computed on a CPU in pieces that stay in its cache. Each piece is
+    cut to its own longest clip, so that less padding is computed, too."""
     if mel.device.type != "cpu" or mel.shape[-1] * len(mel) <= _CACHED_FRAMES:
         return cast(tuple[Tensor, Tensor], encoder(mel, lengths))
     sizes = (len(mel), encoder.out_len(mel.shape[-1]), encoder.width)
@@ -274,24 +161,21 @@ def load_encoder(
     attn_implementation: str,
     dtype: torch.dtype,
     device: torch.device,
-) -> AudioEncoder | PlainEncoder:
-    """Load the frozen encoder of a hub id or folder; other parts of it are never read.
-
-    Raises:
-        HubError: it cannot be fetched.
-        ModelError: not a checkpoint, tensors missing or of another shape.
-    """
-    folder = snapshot(source, revision, files=SMALL_FILES)
-    raw = _read_config(folder, source)
-    kind = raw.get("model_type", "")
-    if kind not in _MARKERS:
-        folder = snapshot(source, revision, files=MODEL_FILES)
-        return PlainEncoder.load(folder, source, dtype=dtype, device=device)
-    config = _encoder_config(raw)
-    config._attn_implementation = attn_implementation
+) -> AudioEncoder:
+    """Load the frozen encoder of a hub id or folder; other parts of it are never read. Raises
+    HubError: it cannot be fetched; ModelError: not such a checkpoint, tensors missing or of another
+    shape."""
+    path = snapshot(source, revision, files=SMALL_FILES) / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{source}: has no file 'config.json'; it is no model") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: is damaged ({error}); delete it and run again") from None
     with torch.device("meta"):
-        tower: Any = _tower_class(kind)(config)
-    state = read_matching(find_tensors(source, revision, _MARKERS[kind]), _MARKERS[kind], source)
+        tower = _tower(raw, source, attn_implementation)
+    marker = _MARKERS[raw["model_type"]]
+    state = read_matching(find_tensors(source, revision, marker), marker, source)
     check_tensors(tower.state_dict(), state, f"{source}: the encoder", ModelError)
     if hasattr(tower, "rotary_emb"):  # computed, not stored: made again off the meta device
         tower.rotary_emb = type(tower.rotary_emb)(tower.config)
@@ -311,10 +195,11 @@ def random_encoder(
     seed: int,
 ) -> AudioEncoder:
     """Build an encoder with random weights, the same for the same seed; downloads nothing."""
-    config = _encoder_config(dict(architecture))
-    config._attn_implementation = attn_implementation
-    make = _tower_class(config.model_type)
-    return _wrap(random_module(lambda: make(config), seed, dtype, device), padding)
+    tower = random_module(
+        lambda: _tower(architecture, "model.encoder.architecture", attn_implementation),
+        *(seed, dtype, device),
+    )
+    return _wrap(tower, padding)
 
 
 def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
@@ -322,52 +207,34 @@ def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
     return encoder(tower, padding).requires_grad_(False).eval()
 
 
-def _tower_class(kind: str) -> type[PreTrainedModel]:
+def _tower(raw: Mapping[str, Any], where: str, attn_implementation: str) -> Any:
+    """Build an encoder by its configuration, wherever a checkpoint's config.json keeps it."""
+    values = dict(raw)
+    kind = values.pop("model_type", "")
     if kind not in _MARKERS:
         raise ModelError(
-            f"model.encoder.architecture: model_type '{kind}' is not glmasr or whisper"
+            f"{where}: model_type '{kind}' is not glmasr or whisper; use such an encoder"
         )
-    return WhisperEncoder if kind == "whisper" else GlmAsrEncoder
-
-
-def _encoder_config(raw: dict[str, Any]) -> PreTrainedConfig:
-    """The encoder's own configuration, wherever the checkpoint's config.json keeps it."""
-    kind = raw.get("model_type", "")
-    values = {key: value for key, value in raw.items() if key != "model_type"}
     if kind == "glmasr":
-        return GlmAsrEncoderConfig(**raw.get("audio_config", {}))
-    return (
-        GlmAsrEncoderConfig(**values)
-        if kind == "glmasr_encoder"
-        else AutoConfig.for_model(kind, **values)
-    )
-
-
-def _read_config(folder: Path, source: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ModelError(f"{source}: has no file 'config.json'; it is no model") from None
-    except ValueError as error:
-        raise ModelError(f"{path}: is damaged ({error}); delete it and run again") from None
+        values = values.get("audio_config", {})
+    whisper = kind == "whisper"
+    config: Any = WhisperConfig(**values) if whisper else GlmAsrEncoderConfig(**values)
+    config._attn_implementation = attn_implementation
+    return WhisperEncoder(config) if whisper else GlmAsrEncoder(config)
 
 
 def _taking_key_mask(kind: str) -> Callable[..., Any]:
     """transformers' attention function of that kind, with its mask under another name."""
 
     def attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        *args: Any,
         attention_mask: Tensor | None = None,
         key_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         function = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
         mask = attention_mask if key_mask is None else key_mask
-        return function(module, query, key, value, attention_mask=mask, **kwargs)
+        return function(*args, attention_mask=mask, **kwargs)
 
     return attend
 

@@ -2,38 +2,32 @@
 
 A row's text depends on its own audio alone: rows stop at their own end token or at a cap in
 proportion to their own length, and rows that are done leave the batch.
-
-Keys and values are kept by ``Preallocated`` in buffers that are made once and written in place.
-``Growing`` is transformers' own cache, which is copied for every token; it serves decoders with
-layers of other kinds (sliding windows, recurrences) and attention kernels that take no such mask.
-
-Shapes: B utterances, R rows that are held, H key-value heads, C positions of the buffers, K width
-of a head, V vocabulary.
+Shapes: B utterances, R rows that are held, C positions of a fixed cache, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NamedTuple, cast
+from itertools import count
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from tiny_audio.config import GenerationConfig
-from tiny_audio.errors import ConfigError
+from tiny_audio.errors import ConfigError, first_line
 from tiny_audio.model.batch import Prefill
 
 Run = Callable[[], Tensor]
 
 logger = logging.getLogger(__name__)
 
-ROOM = 64  # new tokens that buffers have positions for before they are made anew
+ROOM = 64  # new tokens that a fixed cache has positions for before it grows
 EAGER_STEPS = 3  # of one shape before it is captured: capturing costs about as much
 
 
@@ -47,114 +41,109 @@ class Hypothesis:
     finished: bool  # False where the cap on new tokens cut it off
 
 
-class TextDecoder(NamedTuple):
-    """A language model, its tokenizer, and the ids that end an answer, that of padding first."""
+@dataclass(frozen=True)
+class Decoding:
+    """A left-padded batch of B utterances, who decodes it and how far."""
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    end_ids: Sequence[int]
+    end_ids: Sequence[int]  # of tokens that end an answer, that of padding first
+    prefill: Prefill
+    caps: Sequence[int]  # the most new tokens of each row
+    options: GenerationConfig
 
-    def hypothesis(self, ids: list[int], logprobs: Sequence[float] = ()) -> Hypothesis:
+    def __post_init__(self) -> None:
+        options = self.options
+        if options.num_beams < 1:
+            raise ConfigError(f"num_beams: must be 1 or more, not {options.num_beams}")
+        if options.do_sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
+            raise ConfigError(
+                "sampling needs temperature > 0 and 0 < top_p <= 1, not "
+                f"{options.temperature} and {options.top_p}"
+            )
+
+    def generate(self) -> list[Hypothesis]:
+        """Decode into B hypotheses, in order."""
+        if self.options.num_beams > 1:
+            return self._beam_search()
+        tokens: list[list[int]] = [[] for _ in self.caps]
+        logprobs: list[list[float]] = [[] for _ in self.caps]
+        for step in self._steps():
+            for row, token, logprob in step:
+                tokens[row].append(token)
+                logprobs[row].append(logprob)
+        return [self._hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
+
+    def stream(self) -> Iterator[str]:
+        """Decode a batch of one and yield its text in pieces; joined they are ``generate``'s."""
+        if self.options.num_beams > 1:
+            raise ConfigError("streaming cannot look back, so it has no beams; use num_beams=1")
+        ids: list[int] = []
+        shown = ""
+        for step in self._steps():
+            ids += [token for _, token, _ in step]
+            text = self._hypothesis(ids).text
+            # A character of several bytes is a replacement mark until its last byte is there.
+            if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        if rest := self._hypothesis(ids).text[len(shown) :]:
+            yield rest
+
+    def _hypothesis(self, ids: list[int], logprobs: Sequence[float] = ()) -> Hypothesis:
         """Cut at the first end token and turn ids into text."""
         stop = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
         mean = sum(logprobs) / len(logprobs) if logprobs else None
         return Hypothesis(text, ids[:stop], mean, stop < len(ids))
 
+    def _steps(self) -> Iterator[list[tuple[int, int, float]]]:
+        """Decode token by token; yields row, token and log-probability of each row not yet done.
+        A row is done at its end token or cap and is dropped once that pays."""
+        past = self._start()
+        rows: list[int | None] = list(range(len(self.caps)))  # of each that is held; None: done
+        logits = past.first()
+        for length in count(1):
+            chosen, logprobs = _choose(logits.float(), self.options)  # [R], [R]
+            ids, scores = chosen.tolist(), logprobs.tolist()
+            held = zip(rows, ids, scores, strict=True)
+            yield [(row, token, score) for row, token, score in held if row is not None]
+            for i, row in enumerate(rows):
+                if row is not None and (ids[i] in self.end_ids or length >= self.caps[row]):
+                    rows[i] = None
+            live = [i for i, row in enumerate(rows) if row is not None]
+            if not live:
+                return
+            if len(live) < len(rows) and len(live) <= past.worth_keeping * len(rows):
+                keep = torch.tensor(live, device=chosen.device)
+                past.keep(keep)
+                rows, chosen = [rows[i] for i in live], chosen[keep]
+            logits = past.next(chosen)
 
-class _Step(NamedTuple):
-    """One decoded token for each row that was still active."""
+    def _start(self) -> Growing:
+        """The fastest way to decode; on CUDA a captured step, where that works."""
+        cuda = self.prefill.inputs_embeds.is_cuda and not torch.is_autocast_enabled("cuda")
+        if cuda and self.options.cuda_graphs and can_capture(self.lm):
+            return Captured(self.lm, self.prefill, capture_cuda)
+        return Growing(self.lm, self.prefill)
 
-    rows: list[int]
-    tokens: list[int]
-    held: list[int]  # their places among the R rows that are held
-    logprobs: Tensor  # [R] of all that are held; they stay on the device until the end
-
-
-def generate(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> list[Hypothesis]:
-    """Decode a left-padded batch of B utterances of so many seconds into B hypotheses, in order."""
-    _check(options)
-    if options.num_beams > 1:
-        return _beam_search(decoder, prefill, seconds, options)
-    tokens: list[list[int]] = [[] for _ in seconds]
-    logprobs: list[list[float]] = [[] for _ in seconds]
-    steps = list(_decode(decoder, prefill, seconds, options))
-    scores = iter(torch.cat([step.logprobs for step in steps]).tolist())
-    for step in steps:
-        of_held = list(islice(scores, len(step.logprobs)))
-        for row, token, held in zip(step.rows, step.tokens, step.held, strict=True):
-            tokens[row].append(token)
-            logprobs[row].append(of_held[held])
-    return [decoder.hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
-
-
-def stream(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> Iterator[str]:
-    """Decode a batch of one and yield its text in pieces; joined they are ``generate``'s text."""
-    _check(options)
-    if options.num_beams > 1:
-        raise ConfigError("streaming cannot look back, so it has no beams; use num_beams=1")
-    ids: list[int] = []
-    shown = ""
-    for step in _decode(decoder, prefill, seconds, options):
-        ids += step.tokens
-        text = decoder.hypothesis(ids).text
-        # A character of several bytes is a replacement mark until its last byte is there.
-        if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text
-    if rest := decoder.hypothesis(ids).text[len(shown) :]:
-        yield rest
-
-
-def _check(options: GenerationConfig) -> None:
-    if options.num_beams < 1:
-        raise ConfigError(f"num_beams: must be 1 or more, not {options.num_beams}")
-    if options.do_sample and not (options.temperature > 0 and 0 < options.top_p <= 1):
-        raise ConfigError(
-            f"sampling needs temperature > 0 and 0 < top_p <= 1, not {options.temperature} and "
-            f"{options.top_p}"
+    def _beam_search(self) -> list[Hypothesis]:
+        lm: Any = self.lm
+        options, sample = self.options, self.options.do_sample
+        out = lm.generate(
+            inputs_embeds=self.prefill.inputs_embeds,
+            attention_mask=self.prefill.attention_mask,
+            max_new_tokens=max(self.caps),
+            num_beams=options.num_beams,
+            do_sample=sample,
+            temperature=options.temperature if sample else None,
+            top_p=options.top_p if sample else None,
+            top_k=None,
+            eos_token_id=list(self.end_ids),
+            pad_token_id=self.end_ids[0],
         )
-
-
-def _caps(seconds: Sequence[float], options: GenerationConfig) -> list[int]:
-    """The most new tokens of each row: in proportion to its audio, never below min_tokens."""
-    return [max(options.min_tokens, math.ceil(s * options.tokens_per_second)) for s in seconds]
-
-
-def _decode(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> Iterator[_Step]:
-    """Decode token by token; rows leave at their end token or cap.
-
-    A row that is done is dropped once that pays; until then it is decoded on and nobody looks.
-    """
-    past = start_decoding(decoder.lm, prefill, graphs=options.cuda_graphs)
-    caps = _caps(seconds, options)
-    rows: list[int | None] = list(range(len(caps)))  # of each row that is held; None: done
-    logits = past.first()
-    count = 0
-    while True:
-        chosen, logprobs = _choose(logits.float(), options)  # [R], [R]
-        count += 1
-        ids = chosen.tolist()
-        active = [(held, row) for held, row in enumerate(rows) if row is not None]
-        held = [held for held, _ in active]
-        yield _Step([row for _, row in active], [ids[i] for i in held], held, logprobs)
-        for i, row in active:
-            if ids[i] in decoder.end_ids or count >= caps[row]:
-                rows[i] = None
-        live = [i for i, row in enumerate(rows) if row is not None]
-        if not live:
-            return
-        if len(live) < len(rows) and past.worth(len(live), len(rows)):
-            keep = torch.tensor(live, device=chosen.device)
-            past.keep(keep)
-            rows, chosen = [rows[i] for i in live], chosen[keep]
-        logits = past.next(chosen)
+        capped = zip(out.tolist(), self.caps, strict=True)
+        return [self._hypothesis(ids[:cap]) for ids, cap in capped]
 
 
 def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
@@ -170,47 +159,17 @@ def _choose(logits: Tensor, options: GenerationConfig) -> tuple[Tensor, Tensor]:
     return ids, logits.log_softmax(dim=-1).gather(1, ids.unsqueeze(1)).squeeze(1)
 
 
-def _beam_search(
-    decoder: TextDecoder, prefill: Prefill, seconds: Sequence[float], options: GenerationConfig
-) -> list[Hypothesis]:
-    caps = _caps(seconds, options)
-    lm: Any = decoder.lm
-    out = lm.generate(
-        inputs_embeds=prefill.inputs_embeds,
-        attention_mask=prefill.attention_mask,
-        max_new_tokens=max(caps),
-        num_beams=options.num_beams,
-        do_sample=options.do_sample,
-        temperature=options.temperature if options.do_sample else None,
-        top_p=options.top_p if options.do_sample else None,
-        top_k=None,
-        eos_token_id=list(decoder.end_ids),
-        pad_token_id=decoder.end_ids[0],
-    )
-    return [decoder.hypothesis(ids[:cap]) for ids, cap in zip(out.tolist(), caps, strict=True)]
-
-
-def start_decoding(lm: PreTrainedModel, prefill: Prefill, *, graphs: bool) -> Growing:
-    """The fastest cache that the decoder can use; ``graphs``: on CUDA, replay a captured step."""
-    if not can_preallocate(lm):
-        return Growing(lm, prefill)
-    cuda = prefill.inputs_embeds.is_cuda
-    replay = cuda and graphs and not torch.is_autocast_enabled("cuda")
-    return Preallocated(lm, prefill, capture=capture_cuda if replay else None)
-
-
-def can_preallocate(lm: PreTrainedModel) -> bool:
+def can_capture(lm: PreTrainedModel) -> bool:
     """Whether every layer attends to all that came before, through a kernel that takes a mask."""
     layers = DynamicCache(config=lm.config).layers
-    return (
-        lm.config._attn_implementation in ("sdpa", "eager")
-        and len(layers) > 0
-        and all(type(layer) is DynamicLayer for layer in layers)
-    )
+    plain = len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+    return plain and lm.config._attn_implementation == "sdpa"
 
 
 class Growing:
-    """Decode one token for every row that is held, with transformers' own cache."""
+    """Decode one token for every row that is held; keys and values are appended for each."""
+
+    worth_keeping = 1.0  # rows are dropped where at most this share of them is left
 
     def __init__(self, lm: PreTrainedModel, prefill: Prefill) -> None:
         self._lm, self._prefill = lm, prefill
@@ -227,20 +186,14 @@ class Growing:
         return self._logits(mask, inputs_embeds=embeds, position_ids=positions, logits_to_keep=last)
 
     def next(self, tokens: Tensor) -> Tensor:
-        """Read one token [R] for each row; logits [R, V] of the one after it.
-
-        They are valid until the next call.
-        """
+        """Read one token [R] for each row; logits [R, V] of the one after it, valid until the
+        next call."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         logits = self._logits(
             self._mask, input_ids=tokens.unsqueeze(1), position_ids=self._positions
         )
         self._positions = self._positions + 1
         return logits
-
-    def worth(self, live: int, held: int) -> bool:
-        """Whether dropping the rows that are done saves more than it costs."""
-        return live < held
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, in this order (ascending)."""
@@ -253,126 +206,61 @@ class Growing:
         return cast(Tensor, out.logits[:, -1])
 
 
-class Preallocated(Growing):
-    """The same with buffers that are written in place; ``can_preallocate`` must hold.
+class Captured(Growing):
+    """The same in a cache of fixed size, so that a whole step can be captured and replayed. All its
+    positions are read, those not yet filled are masked. ``capture`` runs a function of fixed inputs
+    once and returns one that replays it."""
 
-    ``capture`` makes of a function of fixed inputs one that replays it: shapes are fixed then, all
-    positions are read, and those not yet filled are masked. None: only those filled are read.
-    """
+    worth_keeping = 0.5  # a new shape has to be captured anew
 
     def __init__(
-        self, lm: PreTrainedModel, prefill: Prefill, capture: Callable[[Run], Run] | None = None
+        self, lm: PreTrainedModel, prefill: Prefill, capture: Callable[[Run], Run]
     ) -> None:
         super().__init__(lm, prefill)
         self._capture = capture
-        rows, self._length = self._mask.shape
-        self._layers = [Buffers(capture is not None) for _ in self._cache.layers]
-        self._cache = Cache(layers=list(self._layers))
-        self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=self._mask.device)
-        self._slot = torch.full((1,), self._length, device=self._mask.device)  # of that token
-        self._mask = _widened(self._mask.bool()[:, None, None])  # [R, 1, 1, C]
-        self._replay: Run | None = None
-        self._steps = 0  # of the present shape
+        self._length = self._mask.shape[1]
+        self._cache = StaticCache(lm.config, max_cache_len=self._length + ROOM)
+        self._layers: list[Any] = list(self._cache.layers)
+        self._mask = pad(self._mask.bool(), (0, ROOM))[:, None, None]  # [R, 1, 1, C]
+        self._tokens = torch.zeros_like(self._positions)
+        self._replay: Run = self._run
+        self._count = 0  # steps of this shape
 
     def next(self, tokens: Tensor) -> Tensor:
         if self._length == self._mask.shape[-1]:
-            self._mask = _widened(self._mask)
-            self._replay, self._steps = None, 0
-        for layer in self._layers:
-            layer.prepare(self._length, self._mask.shape[-1], self._slot)
+            self._grow()
         self._tokens.copy_(tokens.unsqueeze(1))
         self._mask[..., self._length] = True
-        if self._capture is not None and self._steps == EAGER_STEPS:
+        if self._count == EAGER_STEPS:
             self._replay = self._capture(self._run)
-        self._steps += 1
-        logits = self._run() if self._replay is None else self._replay()
+            for layer in self._layers:
+                layer.cumulative_length.sub_(1)  # that run is made again
+        self._count += 1
+        logits = self._replay()
         self._length += 1
-        self._positions += 1
-        self._slot += 1
+        self._positions.add_(1)
         return logits
-
-    def worth(self, live: int, held: int) -> bool:
-        # A new shape has to be captured anew; without that, only the copy counts.
-        return live <= held // 2 if self._capture else 8 * live <= 7 * held
 
     def keep(self, rows: Tensor) -> None:
         for layer in self._layers:
-            layer.keep(rows, self._length)
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         self._tokens, self._positions = self._tokens[rows], self._positions[rows]
         self._mask = self._mask[rows]
-        self._replay, self._steps = None, 0
+        self._new_shape()
+
+    def _grow(self) -> None:
+        for layer in self._layers:
+            layer.keys = pad(layer.keys, (0, 0, 0, ROOM))
+            layer.values = pad(layer.values, (0, 0, 0, ROOM))
+            layer.max_cache_len += ROOM
+        self._mask = pad(self._mask, (0, ROOM))
+        self._new_shape()
+
+    def _new_shape(self) -> None:
+        self._replay, self._count = self._run, 0
 
     def _run(self) -> Tensor:
-        mask = self._mask if self._capture else self._mask[..., : self._length + 1]
-        if self._lm.config._attn_implementation == "eager":  # adds its mask
-            hidden = torch.finfo(self._lm.dtype).min
-            mask = torch.zeros_like(mask, dtype=self._lm.dtype).masked_fill(~mask, hidden)
-        return self._logits(mask, input_ids=self._tokens, position_ids=self._positions)
-
-
-class Buffers(CacheLayerMixin):
-    """One layer's keys and values [R, H, C, K], of which the first positions are filled.
-
-    ``fixed``: the step's shapes stay; all of it is read.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, fixed: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._fixed = fixed
-        self._length = 0
-        self._slot: Tensor | None = None
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = _widened(key_states, 2), _widened(value_states, 2)
-        self._length = key_states.shape[2]
-        self.is_initialized = True
-
-    def prepare(self, length: int, positions: int, slot: Tensor) -> None:
-        """Before a step: how many positions are filled, and how many there must be."""
-        if self.keys.shape[2] < positions:
-            self.keys, self.values = _widened(self.keys, 2), _widened(self.values, 2)
-        self._length, self._slot = length, slot
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:  # the prompt
-            self.lazy_initialization(key_states, value_states)
-            return key_states, value_states
-        if self._fixed:
-            assert self._slot is not None
-            self.keys.index_copy_(2, self._slot, key_states)
-            self.values.index_copy_(2, self._slot, value_states)
-            return self.keys, self.values
-        end = self._length + 1
-        self.keys[:, :, self._length : end] = key_states
-        self.values[:, :, self._length : end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def keep(self, rows: Tensor, length: int) -> None:
-        """Move the rows to the front and look at no others."""
-        for buffer in (self.keys, self.values):
-            buffer[: len(rows), :, :length] = buffer[rows, :, :length]
-        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._length + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-def _widened(old: Tensor, dim: int = -1) -> Tensor:
-    """With ROOM more zeros along ``dim``: what is masked must be finite."""
-    sizes = list(old.shape)
-    sizes[dim] = ROOM
-    return torch.cat([old, old.new_zeros(sizes)], dim=dim)
+        return self._logits(self._mask, input_ids=self._tokens, position_ids=self._positions)
 
 
 def capture_cuda(run: Run) -> Run:
@@ -390,7 +278,7 @@ def capture_cuda(run: Run) -> Run:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        logger.warning("No CUDA graph for decoding: %s", str(error).strip().splitlines()[0])
+        logger.warning("No CUDA graph for decoding: %s", first_line(error))
         return run
 
     def replay() -> Tensor:

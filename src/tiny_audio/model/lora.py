@@ -1,8 +1,7 @@
 """Low-rank adapters on the frozen decoder (LoRA, Hu et al., arXiv 2106.09685), through PEFT.
 
-Beside each chosen linear layer W an adapter adds ``scale * B @ A`` with A [r, in], B [out, r] and
-scale = alpha / r. B starts at zero, so that a fresh adapter changes nothing. Adapters are fp32,
-the base keeps its compute dtype and stays frozen.
+A linear layer W gets ``lora_alpha / r * B @ A`` added, A [r, in] and B [out, r] in fp32. B starts
+at zero, so that a fresh adapter changes nothing. The base keeps its dtype and stays frozen.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -24,17 +21,14 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import Linear as LoraLinear
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.model.weights import check_tensors, read_tensors
+from tiny_audio.errors import CheckpointError, ConfigError, first_line
+from tiny_audio.model.weights import check_tensors, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 ADAPTER = "default"  # PEFT's name for the only adapter
-_ALL = "all-linear"  # PEFT's word for every linear layer but the output embedding
 
 
 def add_lora(
@@ -46,194 +40,91 @@ def add_lora(
     target_modules: Sequence[str],
 ) -> PeftModel:
     """Put fresh adapters of rank ``r`` into a decoder, in place; they alone require gradients.
-
     ``target_modules`` are names (or their ends) of linear layers; ``all-linear``: every one except
-    the output embedding.
-
-    Raises:
-        ConfigError: a value that cannot be, no layer of that name, or the output embedding.
-    """
+    the output embedding. Raises ConfigError: a value that cannot be, no layer of that name, or the
+    output embedding."""
     if r < 1 or lora_alpha <= 0 or not 0 <= lora_dropout < 1 or not target_modules:
         raise ConfigError(
             f"model.lora: r={r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, "
             f"target_modules={list(target_modules)}: r and lora_alpha must be above 0, "
             "lora_dropout from 0 to below 1, target_modules not empty"
         )
-    if _ALL in target_modules and len(target_modules) > 1:
-        raise ConfigError(
-            f"model.lora.target_modules: {_ALL} is everything; name nothing beside it"
-        )
-    _refuse_output_embedding(decoder, target_modules)
+    # The loss calls the output embedding on label positions only, and it may be tied.
+    head = decoder.get_output_embeddings()
+    name = next((n for n, module in decoder.named_modules() if module is head), "")
+    for target in target_modules:
+        if f".{name}".endswith(f".{target}"):
+            raise ConfigError(
+                f"model.lora.target_modules: {target} is the output embedding, which stays as it "
+                "is; leave it out"
+            )
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=_ALL if _ALL in target_modules else list(target_modules),
+        target_modules="all-linear" if "all-linear" in target_modules else list(target_modules),
         bias="none",
     )
     try:
-        return _only_adapters_learn(_wrap(decoder, config), learns=True)
+        return _wrap(decoder, config)
     except ValueError as error:
-        raise ConfigError(f"model.lora.target_modules: {_first_line(error)}") from None
+        raise ConfigError(f"model.lora.target_modules: {first_line(error)}") from None
 
 
-def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
-    """Write the adapters as PEFT does, so that PEFT alone can load them onto the base.
-
-    ``base`` is the hub id of the base to note; None: what transformers loaded it from.
-    """
+def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
+    """Write the adapters as PEFT does, so that PEFT alone can load them onto ``base``, a hub id."""
     folder.mkdir(parents=True, exist_ok=True)
     # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    live = _config(model)
-    config = copy(live)
+    write_tensors(state, folder / WEIGHTS)
+    config = copy(cast(LoraConfig, model.peft_config[ADAPTER]))
     config.inference_mode = True
-    config.base_model_name_or_path = base or live.base_model_name_or_path or None
-    if not isinstance(live.target_modules, str):  # a set: in its order every file would differ
-        config.target_modules = sorted(live.target_modules or [])
+    config.base_model_name_or_path = base
+    if not isinstance(config.target_modules, str):  # a set: in its order every file would differ
+        config.target_modules = sorted(config.target_modules or [])
     config.save_pretrained(str(folder))
 
 
 def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly.
-
-    A plain decoder gets them added; of one that has adapters of the same shape they replace the
-    weights. ``trainable``: whether they may learn on.
-
-    Raises:
-        CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of
-            another shape; the decoder has different adapters.
-    """
-    config, state = _read(folder)
-    if isinstance(decoder, PeftModel):
-        _compare(_config(decoder), config, folder)
-        _check(decoder, state, folder)
-        model = decoder
-    else:
-        config.inference_mode = not trainable
-        try:
-            model = _wrap(cast(PreTrainedModel, decoder), config)
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: is for another base: {_first_line(error)}") from None
-        try:
-            _check(model, state, folder)
-        except CheckpointError:
-            model.unload()  # leave the decoder as it was
-            raise
-    set_peft_model_state_dict(model, state)
-    model.train(decoder.training)
-    return _only_adapters_learn(model, learns=trainable)
-
-
-@dataclass(frozen=True)
-class AdapterRow:
-    """One adapter: how much it changes its layer, and in how many directions."""
-
-    module: str
-    rank: int
-    norm: float  # Frobenius norm of scale * B @ A
-    relative_norm: float  # the same over the norm of the layer's own weight
-    effective_rank: float  # exp of the entropy of the singular values' shares; 0 for a zero adapter
-    is_zero: bool
-
-
-@torch.no_grad()
-def lora_report(model: nn.Module) -> list[AdapterRow]:
-    """Measure every adapter in a model, in the order of its layers; empty where there is none.
-
-    The effective rank is that of Roy and Vetterli (2007): 1 where the update is a single
-    direction, r where all r directions weigh the same. The product [out, in] is never formed:
-    its singular values are those of the small product of the two factors' triangles.
-    """
-    rows = []
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLinear) or ADAPTER not in module.lora_A:
-            continue
-        a = cast(Tensor, module.lora_A[ADAPTER].weight).float()  # [r, in]
-        b = cast(Tensor, module.lora_B[ADAPTER].weight).float()  # [out, r]
-        core = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
-        singular = torch.linalg.svdvals(core) * module.scaling[ADAPTER]
-        norm = float(singular.norm())
-        own = float(cast(Tensor, module.get_base_layer().weight).float().norm())
-        shares = singular / singular.sum().clamp(min=1e-30)
-        entropy = -(shares * shares.clamp(min=1e-30).log()).sum()
-        rows.append(
-            AdapterRow(
-                module=name.removeprefix("base_model.model."),
-                rank=len(a),
-                norm=norm,
-                relative_norm=norm / own if own else float("inf"),
-                effective_rank=float(entropy.exp()) if norm else 0.0,
-                is_zero=norm == 0,
-            )
-        )
-    return rows
-
-
-def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """PEFT's own call, keeping the base's name that an adapter was saved with."""
-    base, config.base_model_name_or_path = config.base_model_name_or_path, None
-    with warnings.catch_warnings():  # PEFT asks transformers 5 by a name that it deprecates
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        model = cast(PeftModel, get_peft_model(decoder, config))
-    config.base_model_name_or_path = base or config.base_model_name_or_path
-    return model
-
-
-def _refuse_output_embedding(decoder: PreTrainedModel, targets: Sequence[str]) -> None:
-    """The loss calls the output embedding on label positions only, and it may be tied."""
-    head = decoder.get_output_embeddings()
-    name = next((n for n, module in decoder.named_modules() if module is head), None)
-    for target in targets:
-        if name is not None and (name == target or name.endswith(f".{target}")):
-            raise ConfigError(
-                f"model.lora.target_modules: {target} is the output embedding, which stays as it "
-                "is; leave it out"
-            )
-
-
-def _only_adapters_learn(model: PeftModel, *, learns: bool) -> PeftModel:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learns and ".lora_" in name)
-    return model
-
-
-def _read(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly: a plain one gets
+    them added, in one that has adapters of the same shape they replace the weights. ``trainable``:
+    whether they may learn on. Raises CheckpointError: something is missing, damaged or
+    different."""
     if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
         raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: is damaged ({_first_line(error)})") from None
+        raise CheckpointError(f"{folder / CONFIG}: is damaged ({first_line(error)})") from None
     if not isinstance(config, LoraConfig):
         raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
-    return config, read_tensors(folder / WEIGHTS)
-
-
-def _config(model: PeftModel) -> LoraConfig:
-    return cast(LoraConfig, model.peft_config[ADAPTER])
-
-
-def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
-    def plain(value: Any) -> Any:
-        return sorted(value) if isinstance(value, (set, list, tuple)) else value
-
-    for field in ("r", "lora_alpha", "target_modules"):
-        here, there = (plain(getattr(config, field)) for config in (mine, theirs))
-        if here != there:
-            raise CheckpointError(
-                f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
-                "model.lora as it was in training"
-            )
-
-
-def _check(model: PeftModel, state: dict[str, Tensor], folder: Path) -> None:
+    state = read_tensors(folder / WEIGHTS)
+    if isinstance(decoder, PeftModel):
+        model = decoder
+        for field in ("r", "lora_alpha", "target_modules"):
+            here, there = getattr(model.peft_config[ADAPTER], field), getattr(config, field)
+            same = here == there if isinstance(here, (int, str)) else set(here) == set(there)
+            if not same:
+                raise CheckpointError(
+                    f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
+                    "model.lora as it was in training"
+                )
+    else:
+        config.inference_mode = not trainable
+        try:
+            model = _wrap(cast(PreTrainedModel, decoder), config)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: is for another base: {first_line(error)}") from None
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
+    set_peft_model_state_dict(model, state)
+    model.train(decoder.training)
+    return model
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    config.base_model_name_or_path = None  # or PEFT warns where the base has another name
+    with warnings.catch_warnings():  # PEFT asks transformers 5 by a name that it deprecates
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return cast(PeftModel, get_peft_model(decoder, config))

@@ -1,10 +1,9 @@
 """Cross-entropy of a few positions over a large vocabulary, without its logits in memory.
 
 With Qwen3's 151,936 tokens, logits and their gradient are the largest tensors of a training step.
-The head is frozen, so all that its backward pass needs is the gradient of the hidden states, and
-that is known once a piece of the logits is: they are made piece by piece and forgotten.
-
-Shapes: B utterances, T tokens, N positions among the B * T, W decoder width, V vocabulary.
+The head is frozen, so its backward pass needs only the gradient of the hidden states, which is
+known once a piece of the logits is: they are made piece by piece and forgotten.
+Shapes: N label positions, W decoder width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,40 +15,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from tiny_audio.model.batch import Prefill
 from tiny_audio.model.decoder import embedding_table
 
-_PIECE_BYTES = {"cpu": 2**27}  # of one piece of logits in fp32, by device
-_PIECE_BYTES_ELSEWHERE = 2**30
-
-
-def decoder_inputs(prefill: Prefill, masked: bool) -> dict[str, Any]:
-    """Keyword arguments of the decoder; ``masked=False`` leaves out mask and positions, for rows
-    that are padded on the right."""
-    inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
-    if masked:
-        inputs |= {"attention_mask": prefill.attention_mask, "position_ids": prefill.position_ids}
-    return inputs
-
-
-def hidden_at(lm: PreTrainedModel, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
-    """The decoder's last hidden states [N, W] at ``positions`` [N] among the B * T."""
-    hidden = lm.base_model(**decoder_inputs(prefill, masked)).last_hidden_state  # [B, T, W]
-    return cast(Tensor, hidden.flatten(0, 1).index_select(0, positions))
+_PIECE_BYTES = {"cpu": 2**27, "cuda": 2**30}  # of one piece of logits in fp32, by device
 
 
 def summed_cross_entropy(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
-    """Cross-entropy of ``head(hidden)`` against ids [N], summed over positions, in fp32.
-
-    A plain frozen matrix without bias goes piece by piece; another head is called as a whole.
-    """
+    """Cross-entropy of ``head(hidden)`` against ids [N], summed over positions, in fp32. A plain
+    frozen matrix without bias goes piece by piece; another head is called as a whole."""
     frozen_matrix = type(head) is nn.Linear and not head.weight.requires_grad
     if not frozen_matrix or getattr(head, "bias", None) is not None:
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
     weight = head.weight
-    limit = _PIECE_BYTES.get(hidden.device.type, _PIECE_BYTES_ELSEWHERE)
-    pieces: Any = _Pieces.apply
+    limit = _PIECE_BYTES.get(hidden.device.type, _PIECE_BYTES["cuda"])
     rows = max(1, limit // (4 * len(weight)))
+    pieces: Any = _Pieces.apply
     return cast(Tensor, pieces(hidden.to(weight.dtype), weight, targets, rows))
 
 
@@ -82,11 +62,9 @@ class _Pieces(torch.autograd.Function):
 
 @torch.no_grad()
 def head_is_plain(lm: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the last hidden state and nothing more.
-
-    Some families scale or cap their logits (Gemma 2, Granite); for those the loss must go
-    through the whole model. Checked by running both on four tokens.
-    """
+    """Whether logits are the output embedding of the last hidden state and nothing more. Some
+    families scale or cap their logits (Gemma 2, Granite); for those the loss must go through the
+    whole model. Checked by running both on four tokens."""
     device = embedding_table(lm).device
     if device.type == "meta":
         return True  # a model without numbers

@@ -1,13 +1,10 @@
 """Weights in 8 bits, for transcription: less memory, and less to read for every token.
 
-Weight-only, one scale for each output (absmax): what flows between the layers stays as it is. The
-decoder's embedding table, where it is its head as well, is stored once. A quantised model does not
-learn and is not saved.
-
-The layers compute in the dtype of the weights that they replace. In float32 the weights are widened
-as they are used, which saves memory, not time, and a clip gets the same text alone and in a batch.
-In bfloat16 on a CPU that multiplies it they go through PyTorch's own kernel, which saves time too;
-but how its sums round depends on the batch, so that now and then a near tie falls the other way.
+Weight-only, one scale for each output (absmax), computed in the dtype of the weights that are
+replaced. In float32 weights are widened as they are used, which saves memory, not time, and a clip
+gets the same text alone and in a batch. In bfloat16 on a CPU that multiplies it PyTorch's own
+kernel saves time too; how its sums round depends on the batch, so now and then a near tie falls
+the other way. A quantised model does not learn and is not saved.
 """
 
 from __future__ import annotations
@@ -76,13 +73,8 @@ class Int8Embedding(nn.Module):
 @torch.no_grad()
 def quantise(model: SpeechModel, kind: str | None) -> SpeechModel:
     """Replace the linear layers of encoder and decoder, in place; projector and adapters stay.
-
-    ``kind``: ``int8``, or None, which changes nothing.
-
-    Raises:
-        ConfigError: there is no such kind.
-        ModelError: something in the model learns.
-    """
+    ``kind``: ``int8``, or None, which changes nothing. Raises ConfigError for another, ModelError
+    where the model is in training."""
     if kind is None:
         return model
     if kind not in KINDS:

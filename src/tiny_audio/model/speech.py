@@ -2,37 +2,29 @@
 
     waveform ─► log-mel ─► encoder (frozen) ─► projector (learns) ─► decoder (frozen) ─► text
 
-``prefill`` makes the decoder's input embeddings: the chat prompt with the projector's audio tokens
-at the positions that the prompt keeps for them. Loss, generation and streaming all start there.
-
 Shapes: B utterances, S samples, L mel frames, E encoder frames, A audio tokens, T tokens,
 D encoder width, W decoder width, N label positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tiny_audio.audio.features import LogMel
+from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
-from tiny_audio.model.decoder import end_ids
-from tiny_audio.model.encoder import AudioEncoder, PlainEncoder, encode_batch
-from tiny_audio.model.generate import Hypothesis, TextDecoder, generate, stream
-from tiny_audio.model.loss import decoder_inputs, head_is_plain, hidden_at, summed_cross_entropy
+from tiny_audio.model.encoder import AudioEncoder, encode_batch
+from tiny_audio.model.generate import Decoding, Hypothesis
+from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
 from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from tiny_audio.audio.features import SpecAugment
-
-Mask = Callable[[Tensor, Tensor], Tensor]
 
 
 class Loss(NamedTuple):
@@ -45,21 +37,17 @@ class Loss(NamedTuple):
 
 
 class SpeechModel(nn.Module):
-    """A frozen encoder and a frozen decoder, joined by a projector that learns.
+    """A frozen encoder and a frozen decoder (or PEFT's wrapper of it), joined by a projector.
 
-    Args:
-        decoder: causal language model, or the same wrapped by PEFT.
-        tokenizer: the decoder's.
-        spec_augment: masks on the log-mel in training; None: none.
-        window_seconds: longer recordings are cut into spans of at most this; an encoder with
-            ``native`` padding is padded to it.
+    ``spec_augment`` masks the log-mel in training. Recordings longer than ``window_seconds`` are
+    cut into spans; an encoder with ``native`` padding is padded to it.
     """
 
     def __init__(
         self,
         *,
         features: LogMel,
-        encoder: AudioEncoder | PlainEncoder,
+        encoder: AudioEncoder,
         projector: Projector,
         decoder: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -68,20 +56,14 @@ class SpeechModel(nn.Module):
         window_seconds: float = 30.0,
     ) -> None:
         super().__init__()
-        self.features = features
-        self.encoder = encoder
-        self.projector = projector
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.prompt = prompt
+        self.features, self.encoder, self.projector = features, encoder, projector
+        self.decoder, self.tokenizer, self.prompt = decoder, tokenizer, prompt
         self.spec_augment = spec_augment
         self.window_seconds = window_seconds
         self.augment_generator: torch.Generator | None = None  # the RNG of spec_augment
         self.decoder_changed = False  # the decoder's own weights differ from its base
-        self.identity: dict[str, Any] = {}  # what it was built from, see build.py
+        self.identity: dict[str, Any] = {}  # another model's projector fits where this is equal
         self._head_is_plain = head_is_plain(self.causal_lm)
-
-    # -------------------------------------------------------------------------- parts and sizes
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -96,11 +78,7 @@ class SpeechModel(nn.Module):
 
     def audio_tokens(self, samples: Length) -> Length:
         """Audio tokens A that a clip of so many samples gives; 0 where it is too short."""
-        if isinstance(self.encoder, PlainEncoder):
-            frames: Length = self.encoder.out_len(samples)
-        else:
-            frames = self.encoder.out_len(self.features.out_len(samples))
-        return self.projector.out_len(frames)
+        return self.projector.out_len(self.encoder.out_len(self.features.out_len(samples)))
 
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training; frozen parts stay in evaluation mode, so their dropout stays off."""
@@ -109,19 +87,13 @@ class SpeechModel(nn.Module):
         self.decoder.train(mode and any(p.requires_grad for p in self.decoder.parameters()))
         return self
 
-    # ---------------------------------------------------------------------- from sound to tokens
-
     @torch.no_grad()
     def encode(
-        self, waveform: Tensor, lengths: Tensor, *, mask: Mask | None = None
+        self, waveform: Tensor, lengths: Tensor, *, mask: Callable[..., Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient.
-
-        ``mask`` changes the log-mel [B, M, L] of clips with so many frames [B], in place of
-        ``spec_augment``, which is for training alone.
-        """
-        if isinstance(self.encoder, PlainEncoder):
-            return cast(tuple[Tensor, Tensor], self.encoder(waveform, lengths))
+        """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient. ``mask``
+        changes the log-mel [B, M, L] of clips with so many frames [B], in place of
+        ``spec_augment``, which is for training alone."""
         if self.encoder.padding == "native":
             window = int(self.window_seconds * 16_000)
             mel = self.features.native(waveform, lengths, window)
@@ -150,11 +122,8 @@ class SpeechModel(nn.Module):
         return self.splice(tokens, batch)
 
     def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
-        """Put audio tokens [B, A, W] where ``batch.audio_mask`` [B, T] is True.
-
-        The n-th such position of a row takes the row's n-th audio token. No position is looked up
-        on the host, so nothing waits for the device.
-        """
+        """Put the n-th of a row's audio tokens [B, A, W] where its n-th placeholder is. No position
+        is looked up on the host, so nothing waits for the device."""
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
         nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
         spread = tokens.to(embeds.dtype).gather(
@@ -164,58 +133,62 @@ class SpeechModel(nn.Module):
         positions = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         return Prefill(embeds, batch.attention_mask, positions)
 
-    # ----------------------------------------------------------------------- learning and writing
-
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the transcript and its end token, given the audio.
-
-        The LM head runs on the positions that have a label and on no other: with Qwen3's 151,936
-        tokens the logits of a whole batch would be the largest tensor of the step. The decoder gets
-        no padding mask: padding is on the right, where causal attention never looks, and without
-        a mask the fastest attention kernels apply.
-        """
+        """Cross-entropy of the transcript and its end token, given the audio; the LM head runs on
+        label positions alone. The decoder gets no padding mask: padding is on the right, where
+        causal attention never looks, and without a mask the fastest attention kernels apply."""
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         positions = batch.label_positions
         positions = label_positions(batch.labels) if positions is None else positions
         targets = batch.labels.flatten().index_select(0, positions + 1)  # [N]
-        prefill, lm = self.prefill(batch), self.causal_lm
+        found = self._at(self.prefill(batch), positions, masked=False)
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, positions, masked=False)
-            ce_sum = summed_cross_entropy(hidden, lm.get_output_embeddings(), targets)
+            head = self.causal_lm.get_output_embeddings()
+            ce_sum = summed_cross_entropy(found, head, targets)
         else:
-            logits = self.label_logits(prefill, positions, masked=False)
-            ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
+            ce_sum = cross_entropy(found.float(), targets, reduction="sum")
         n_tokens = ce_sum.new_tensor(len(positions), dtype=torch.long)
         aux = self.projector.aux_loss
         aux = ce_sum.new_zeros(()) if aux is None else aux
         return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
 
     def label_logits(self, prefill: Prefill, positions: Tensor, *, masked: bool = True) -> Tensor:
-        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked``: see `decoder_inputs`."""
-        lm = self.causal_lm
+        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked=False`` leaves out mask and
+        positions, for rows that are padded on the right."""
+        found = self._at(prefill, positions, masked)
+        return self.causal_lm.get_output_embeddings()(found) if self._head_is_plain else found
+
+    def _at(self, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
+        """Last hidden states [N, W] or, where the head is not plain, logits [N, V]."""
+        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
+        if masked:
+            inputs["attention_mask"] = prefill.attention_mask
+            inputs["position_ids"] = prefill.position_ids
         if self._head_is_plain:
-            hidden = hidden_at(lm, prefill, positions, masked)
-            return cast(Tensor, lm.get_output_embeddings()(hidden))
-        logits = lm(**decoder_inputs(prefill, masked)).logits
-        return cast(Tensor, logits.flatten(0, 1).index_select(0, positions))
+            states = self.causal_lm.base_model(**inputs).last_hidden_state  # [B, T, W]
+        else:
+            states = self.causal_lm(**inputs).logits  # [B, T, V]
+        return cast(Tensor, states.flatten(0, 1).index_select(0, positions))
 
     @torch.no_grad()
     def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
         """Transcribe a left-padded batch; one hypothesis for each row, in order."""
-        return generate(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
+        return self._decoding(batch, options).generate()
 
     @torch.no_grad()
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
         """Transcribe a batch of one, yielding the text piece by piece as it is decoded."""
         if len(batch) != 1:
             raise ValueError(f"streaming decodes one utterance at a time, not {len(batch)}")
-        yield from stream(self._text_decoder(), self.prefill(batch), _seconds(batch), options)
+        yield from self._decoding(batch, options).stream()
 
-    def _text_decoder(self) -> TextDecoder:
-        lm = self.causal_lm
-        return TextDecoder(lm, self.tokenizer, end_ids(lm, self.prompt.end_id))
-
-
-def _seconds(batch: Batch) -> list[float]:
-    return [length / 16_000 for length in batch.waveform_lengths.tolist()]
+    def _decoding(self, batch: Batch, options: GenerationConfig) -> Decoding:
+        """New tokens are capped in proportion to each row's audio, never below min_tokens."""
+        lm, rate = self.causal_lm, options.tokens_per_second
+        lengths = batch.waveform_lengths.tolist()
+        caps = [max(options.min_tokens, math.ceil(n / 16_000 * rate)) for n in lengths]
+        own = getattr(lm.generation_config, "eos_token_id", None)
+        own = [own] if isinstance(own, int) else list(own or [])
+        ends = [self.prompt.end_id, *sorted({*own} - {self.prompt.end_id})]
+        return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options)

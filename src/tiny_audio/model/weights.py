@@ -1,9 +1,8 @@
 """Weights of frozen parts: the wanted tensors of a safetensors checkpoint, or random ones.
 
 GLM-ASR ships its audio tower (1.3 GB) in the same file as a language model (3 GB) that we never
-use. A safetensors file starts with a table of what lies where, so only the wanted tensors are
-downloaded, in blocks, into one file of the hub's assets cache. Format:
-https://huggingface.co/docs/safetensors (8 bytes of length, JSON header, then the data).
+use. A safetensors file starts with a table of what lies where (8 bytes of length, JSON, then data),
+so only the wanted tensors are downloaded, in blocks, into one file of the hub's assets cache.
 """
 
 from __future__ import annotations
@@ -12,45 +11,39 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import huggingface_hub.utils
 import torch
+from huggingface_hub import cached_assets_path, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.modeling_utils import local_torch_dtype
 
 from tiny_audio.errors import CheckpointError, ModelError, TinyAudioError
 from tiny_audio.hub import SMALL_FILES, commit_of, fail, has_weights, snapshot, weight_names
-
-Module = TypeVar("Module", bound=nn.Module)
 
 _BLOCK = 16 << 20  # bytes of one request
 _CONNECTIONS = 8
 _SILENCE_SECONDS = 20.0  # of a server, after which a request is made again
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own
 
+client: Any = huggingface_hub.utils
 Range = tuple[str, int, int]  # URL, first byte, byte after the last
 
 
 def random_module(
-    make: Callable[[], Module], seed: int, dtype: torch.dtype, device: torch.device
-) -> Module:
+    make: Callable[[], Any], seed: int, dtype: torch.dtype, device: torch.device
+) -> Any:
     """Call ``make`` under a seed, in the wanted number format; the global RNG is left as it was.
-
-    Made on the CPU whatever the device, so that every device gets the same weights, and in the
-    wanted format from the start, so that a large model never exists twice in fp32. On the meta
-    device the module has shapes and no numbers.
-    """
-    before = torch.get_default_dtype()
+    Made on the CPU (unless on the meta device), so that every device gets the same weights, and in
+    the wanted format from the start, so that a large model never exists twice in fp32."""
     on = device if device.type == "meta" else torch.device("cpu")
-    with torch.random.fork_rng(devices=[]), on:
+    with torch.random.fork_rng(devices=[]), on, local_torch_dtype(dtype):
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            module = make()
-        finally:
-            torch.set_default_dtype(before)
-    return module.to(device)
+        return make().to(device)
 
 
 def check_tensors(
@@ -83,15 +76,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: is damaged or cut short ({error})") from None
 
 
+def write_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors of any device to a file."""
+    values = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(values, path, metadata={"format": "pt"})
+
+
 def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, Tensor]:
-    """Read the tensors whose name has ``marker`` as a path component, wherever it is nested.
-
-    They come on the CPU in the dtype of the file, by the name that remains after ``audio_tower.``
-    (for example); an empty marker means every tensor. ``source`` is for messages.
-
-    Raises:
-        ModelError: no such tensor, or a file that is not safetensors.
-    """
+    """Read the tensors whose name has ``marker`` as a path component, by the name that remains
+    after it; an empty marker means every tensor. Raises ModelError: no such tensor in ``source``,
+    or a file that is not safetensors."""
     found: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -109,22 +103,17 @@ def read_matching(files: Iterable[Path], marker: str, source: str) -> dict[str, 
 
 
 def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
-    """Safetensors files with all tensors under ``marker``, fetched where need be.
-
-    Raises:
-        HubError: the tensors are not on this disk and cannot be fetched.
-        ModelError: a folder without its weights, or something else in their place.
-    """
+    """Safetensors files with all tensors under ``marker``, fetched where need be. Raises HubError:
+    the tensors are not on this disk and cannot be fetched; ModelError: a folder without its
+    weights, or something else in their place."""
     folder = snapshot(source, revision, files=SMALL_FILES)
-    names, there = weight_names(folder), has_weights(folder)
-    commit = commit_of(folder)
-    if there:
+    names = weight_names(folder)
+    if has_weights(folder):
         return [folder / name for name in names]
+    commit = commit_of(folder)
     if commit is None:
         missing = next(name for name in names if not (folder / name).is_file())
         raise ModelError(f"{source}: has no file '{missing}'")
-    from huggingface_hub import cached_assets_path
-
     target = cached_assets_path("tiny_audio", source, commit) / f"{marker or 'model'}.safetensors"
     if not target.is_file():
         try:
@@ -136,18 +125,11 @@ def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
 
 def _after(key: str, marker: str) -> str:
     """What remains of a tensor's name after ``marker.``; empty where it is not there."""
-    if not marker:
-        return key
-    _head, found, tail = f".{key}".partition(f".{marker}.")
-    return tail if found else ""
+    return f".{key}".partition(f".{marker}.")[2] if marker else key
 
 
 def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Path) -> None:
     """Download the tensors under ``marker`` into one file, or the rest where a part is there."""
-    import huggingface_hub.utils
-
-    client: Any = huggingface_hub.utils
-
     with client.WeakFileLock(target.with_suffix(".lock")):
         if target.is_file():  # by another process, in the meantime
             return
@@ -158,13 +140,12 @@ def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Pat
                 file.truncate(0)
                 file.write(header)
             done = file.tell() - len(header)
-            blocks = list(_blocks(ranges, done))
-            total = done + sum(stop - start for _url, start, stop in blocks)
+            total = sum(stop - start for _url, start, stop in ranges)
             title = f"{repo_id} ({marker})"
             with client.tqdm(
                 desc=title, total=total, initial=done, unit="B", unit_scale=True
             ) as bar:
-                for data in pool.map(_read, blocks):
+                for data in pool.map(_read, _blocks(ranges, done)):
                     file.write(data)
                     bar.update(len(data))
         part.replace(target)
@@ -172,8 +153,6 @@ def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Pat
 
 def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[bytes, list[Range]]:
     """The head of a safetensors file of the wanted tensors, and where their data lies, in order."""
-    from huggingface_hub import hf_hub_url
-
     table: dict[str, Any] = {}
     ranges: list[Range] = []
     place = 0
@@ -210,10 +189,6 @@ def _blocks(ranges: list[Range], done: int) -> Iterator[Range]:
 
 def _read(block: Range) -> bytes:
     """Bytes of a file on the hub; waits and asks again where the hub is busy or the line breaks."""
-    import huggingface_hub.utils
-    from huggingface_hub.errors import HfHubHTTPError
-
-    client: Any = huggingface_hub.utils
     url, start, stop = block
     response = client.http_backoff(
         "GET",

@@ -30,7 +30,6 @@ from tiny_audio.config import Config, EncoderConfig
 from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
-from tiny_audio.model.encoder import PlainEncoder
 from tiny_audio.model.encoder_cache import FrameStore, audio_key
 from tiny_audio.model.speech import SpeechModel
 
@@ -216,10 +215,8 @@ def weights_hash(module: nn.Module) -> str:
 
 def bytes_per_hour(model: SpeechModel) -> float:
     """Size of the frames of an hour of speech, one variant, read off clips of ten seconds."""
-    samples, encoder = 10 * 16_000, model.encoder
-    plain = isinstance(encoder, PlainEncoder)
-    frames = encoder.out_len(samples if plain else model.features.out_len(samples))
-    return 360.0 * float(frames) * encoder.width * 2
+    frames = model.encoder.out_len(model.features.out_len(10 * 16_000))
+    return 360.0 * frames * model.encoder.width * 2
 
 
 def hours_of(sources: Sequence[Source]) -> float | None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import asdict
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model.projectors.conftest import RMS, D, W
 from torch import Tensor
 
-from tiny_audio.config import ProjectorConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors import PROJECTORS, build_projector
-from tiny_audio.model.projectors.base import stack_frames, stacked_len
-
-D, W, RMS = 12, 20, 0.03
 
 
 def noise(*lengths: int, padding: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -41,9 +37,8 @@ def count_tokens(kind: str, n: int) -> int:
     return tokens
 
 
-@settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=5))
-def test_out_len_of_ints_equals_out_len_of_tensors_and_a_count(lengths, make):
+def test_out_len_of_ints_equals_out_len_of_tensors_and_a_count(make):
+    lengths = [*range(31), 2999, 3000]
     for kind in PROJECTORS:
         projector = make(kind)
         expected = [count_tokens(kind, n) for n in lengths]
@@ -51,8 +46,8 @@ def test_out_len_of_ints_equals_out_len_of_tensors_and_a_count(lengths, make):
         assert projector.out_len(torch.tensor(lengths)).tolist() == expected
 
 
-@settings(max_examples=12, deadline=None)
-@given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=4), extra=st.integers(0, 40))
+@settings(max_examples=8, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=2, max_size=4), extra=st.integers(0, 40))
 def test_a_clip_does_not_depend_on_its_batch(lengths, extra, make):
     """NaN and huge values in the padding, and more padding, change nothing."""
     frames, sizes = noise(*lengths, padding=float("nan"))
@@ -70,13 +65,6 @@ def test_a_clip_does_not_depend_on_its_batch(lengths, extra, make):
                 assert (together[i, len(alone) :] == 0).all()
 
 
-def test_padding_of_nan_leaves_gradients_finite(kind, make):
-    projector = make(kind).train()
-    frames, lengths = noise(30, 7, 2, padding=float("nan"))
-    projector(frames, lengths).square().sum().backward()
-    assert all(p.grad.isfinite().all() for p in projector.parameters())
-
-
 def test_a_clip_too_short_has_no_rows_and_a_batch_of_them_is_empty(kind, make):
     projector = make(kind)
     frames, lengths = noise(9, 0)
@@ -88,12 +76,6 @@ def test_a_clip_too_short_has_no_rows_and_a_batch_of_them_is_empty(kind, make):
     all_short = projector(frames[:, :9], torch.zeros(2, dtype=torch.long))
     assert all_short.isfinite().all()
     assert (all_short == 0).all()
-
-
-def test_fewer_frames_than_a_stride_give_nothing(make):
-    for kind in ("mlp", "mosa", "moe"):
-        frames, lengths = noise(3, 2)
-        assert make(kind)(frames, lengths).shape == (2, 0, W)
 
 
 def test_tokens_start_at_the_scale_of_the_embeddings(kind, make):
@@ -108,11 +90,12 @@ def test_tokens_start_at_the_scale_of_the_embeddings(kind, make):
 
 def test_gradients_reach_every_parameter(kind, make):
     projector = make(kind).train()
-    tokens = projector(*noise(120, 80))
+    tokens = projector(*noise(120, 80, padding=float("nan")))
     loss = (tokens * torch.randn(W)).sum()
     if projector.aux_loss is not None:
         loss = loss + projector.aux_loss
     loss.backward()
+    assert all(p.grad.isfinite().all() for p in projector.parameters())
     silent = [n for n, p in projector.named_parameters() if p.grad is None or not p.grad.any()]
     # A bias on attention keys shifts every score of a query alike: softmax cannot see it.
     assert [n for n in silent if not n.endswith("key.bias")] == []
@@ -139,12 +122,6 @@ def test_any_mix_of_dtypes_gives_the_dtype_of_the_frames(
         assert all(p.grad.dtype == torch.float32 for p in projector.parameters())
 
 
-def test_float64_stays_float64(kind, make):
-    projector = make(kind).double().eval()
-    frames, lengths = noise(23, 11)
-    assert projector(frames.double(), lengths).dtype == torch.float64
-
-
 def test_compiles_and_gives_the_same(kind, make):
     """In one graph, except for the mixture of experts, whose dispatch depends on the data."""
     changes = {"qformer": {"layers": 1}, "moe": {"jitter": 0.0}}.get(kind, {})
@@ -169,46 +146,12 @@ def test_can_be_copied_and_pickled_after_a_training_step(kind, make):
         assert torch.equal(twin.eval()(*batch), projector.eval()(*batch))
 
 
-def test_statistics_exist_only_after_a_forward(kind, make):
-    projector = make(kind)
-    assert projector.stats() == {}
-    projector(*noise(23, 11))
-    assert projector.stats()
-    assert all(isinstance(value, float) for value in projector.stats().values())
-
-
-def test_the_weights_alone_are_the_state(kind, make):
-    projector = make(kind)
-    projector(*noise(23, 11))
-    assert set(projector.state_dict()) == {name for name, _ in projector.named_parameters()}
-
-
-def test_stacking_equals_plain_slices():
-    frames, lengths = noise(11, 6, padding=float("nan"))
-    stacked = stack_frames(frames, lengths, 4)
-    assert stacked.shape == (2, 2, 4 * D)
-    assert torch.equal(stacked[0, 1], torch.cat(list(frames[0, 4:8])))
-    assert torch.equal(stacked[1, 0], torch.cat(list(frames[1, 0:4])))
-    assert torch.equal(stacked[1, 1, : 2 * D], torch.cat(list(frames[1, 4:6])))
-    assert (stacked[1, 1, 2 * D :] == 0).all()
-    assert [stacked_len(n, 4) for n in (0, 3, 4, 7, 8)] == [0, 0, 1, 1, 2]
-
-
-def test_settings_and_constructors_have_the_same_names():
-    sections = asdict(ProjectorConfig())
-    sections.pop("type")
-    assert set(sections) == set(PROJECTORS)
-    for kind, options in sections.items():
-        with torch.device("meta"):
-            build_projector(kind, 1280, 1024, 0.03, options)
-
-
-def test_wrong_settings_name_themselves():
+def test_wrong_settings_name_themselves(make):
+    with pytest.raises(ConfigError, match="multiple of heads"):
+        make("qformer", heads=3)
+    with pytest.raises(ConfigError, match=r"top_k is 5"):
+        make("moe", top_k=5)
+    with pytest.raises(ConfigError, match=r"mlp\.stride is 0"):
+        make("mlp", stride=0)
     with pytest.raises(ConfigError, match=r"'conv'.*mlp, mosa, moe, qformer"):
         build_projector("conv", D, W, RMS, {})
-    with pytest.raises(ConfigError, match=r"mlp\.depth is unknown"):
-        build_projector("mlp", D, W, RMS, {"stride": 4, "hidden": 8, "depth": 2})
-    with pytest.raises(ConfigError, match=r"mlp\.hidden is missing"):
-        build_projector("mlp", D, W, RMS, {"stride": 4})
-    with pytest.raises(ConfigError, match=r"mlp\.stride is 0"):
-        build_projector("mlp", D, W, RMS, {"stride": 0, "hidden": 8})

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from tiny_audio.errors import ConfigError
-from tiny_audio.model.projectors.qformer import mean_cosine
 
 D, W, K, Q, H, HEADS = 12, 20, 5, 2, 16, 2
 
@@ -68,44 +64,8 @@ def test_equals_window_after_window(make):
         assert (row[len(expected) :] == 0).all()
 
 
-def test_default_gives_ten_tokens_a_second(make):
-    projector = make("qformer", window=15, queries=3)
-    assert projector.out_len(50 * 60) == 10 * 60  # a minute at 50 frames a second
-    assert projector.out_len(1) == 3
-
-
 def test_no_dropout_and_cross_attention_everywhere(make):
     projector = make("qformer", layers=3).train()
     batch = torch.randn(1, 17, D), torch.tensor([17])
     assert torch.equal(projector(*batch), projector(*batch))
     assert all(layer.has_cross_attention for layer in projector.qformer.encoder.layer)
-
-
-def test_queries_start_standard_normal(make):
-    queries = make("qformer", queries=64, hidden=128).queries
-    assert abs(queries.mean().item()) < 0.05
-    assert abs(queries.std().item() - 1) < 0.05
-
-
-def test_similarity_sees_collapsed_queries(make):
-    projector = make("qformer")
-    batch = torch.randn(2, 17, D), torch.tensor([17, 3])
-    projector(*batch)
-    assert projector.stats()["query_similarity"] < 0.9
-    with torch.no_grad():
-        projector.queries[1] = projector.queries[0]
-    projector(*batch)
-    assert projector.stats()["query_similarity"] == pytest.approx(1, abs=1e-5)
-    assert projector.stats()["token_similarity"] == pytest.approx(1, abs=1e-5)
-
-
-def test_mean_cosine_equals_the_loop_over_pairs():
-    x = torch.randn(5, 7)
-    pairs = [F.cosine_similarity(x[i], x[j], dim=0) for i in range(5) for j in range(5) if i != j]
-    assert mean_cosine(x).item() == pytest.approx(sum(pairs).item() / 20, abs=1e-6)
-    assert mean_cosine(x[:1]).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_heads_must_divide_the_width(make):
-    with pytest.raises(ConfigError, match="multiple of heads"):
-        make("qformer", heads=3)

@@ -1,12 +1,10 @@
 """What every projector shares: the contract, frame stacking, lengths, masks and output scale.
 
-Shapes: B utterances, E encoder frames, A audio tokens, D encoder width, W decoder width,
-M real audio tokens of a batch, N experts.
+Shapes: B utterances, E encoder frames, A audio tokens, D encoder width, W decoder width.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
@@ -18,8 +16,6 @@ from tiny_audio.errors import ConfigError
 
 Length = TypeVar("Length", int, Tensor)  # one length, or a tensor of them
 
-NORM_EPS = 1e-6  # as in Qwen3's own RMSNorm
-SCALE_DRIFT = 10.0  # tokens so many times louder or quieter than embeddings deserve a warning
 DEAD_BELOW = 0.05  # of an even share: an expert that gets less learns next to nothing
 
 
@@ -34,22 +30,13 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def stack_frames(frames: Tensor, lengths: Tensor, stride: int) -> Tensor:
-    """Join each ``stride`` neighbouring frames into one: [B, E, D] -> [B, A, stride * D].
-
-    Frames beyond a clip's length count as zero, whatever they hold; frames left over at the end
-    that do not fill a group are dropped.
-    """
+    """Join each ``stride`` neighbouring frames into one: [B, E, D] -> [B, A, stride * D]. Frames
+    beyond a clip's length count as zero, whatever they hold; frames left over at the end that do
+    not fill a group are dropped."""
     batch, n_frames, width = frames.shape
     frames = frames.masked_fill(~length_mask(lengths, n_frames)[..., None], 0.0)
     groups = stacked_len(n_frames, stride)
     return frames[:, : groups * stride].reshape(batch, groups, stride * width)
-
-
-def require_positive(owner: str, **values: int) -> None:
-    """Raise ConfigError for the first of the named sizes that is below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"model.projector.{owner}.{name} is {value}; it must be at least 1.")
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -61,7 +48,7 @@ class RMSNorm(nn.RMSNorm):
     """RMSNorm that computes in float32 at least and returns its input's dtype."""
 
     def __init__(self, width: int, gain: float = 1.0) -> None:
-        super().__init__(width, eps=NORM_EPS)
+        super().__init__(width, eps=1e-6)  # as in Qwen3
         nn.init.constant_(self.weight, gain)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,20 +62,23 @@ class Projector(nn.Module, ABC):
     """Turns encoder frames [B, E, D] into audio tokens [B, A, W] in the decoder's space.
 
     Every projector is padding-invariant (a clip's tokens do not depend on its batch), starts at
-    the RMS of the decoder's embedding rows, ``output_rms``, and works with frames of any float
-    dtype: outside autocast the computation runs in the dtype of the weights, and the result has the
-    dtype of the frames. A batch member too short for one token has only zero rows.
+    the RMS of the decoder's embedding rows, and works with frames of any float dtype: outside
+    autocast the computation runs in the dtype of the weights, and the result has the dtype of the
+    frames. A batch member too short for one token has only zero rows.
     """
 
     stride: int  # frames joined into one token
 
-    def __init__(self, d_encoder: int, d_decoder: int, output_rms: float) -> None:
+    def __init__(self, d_encoder: int, d_decoder: int, **sizes: int) -> None:
+        """``sizes`` must be 1 or more, else ConfigError."""
         super().__init__()
-        self.d_encoder = d_encoder
-        self.d_decoder = d_decoder
-        self.output_rms = output_rms
+        for name, size in sizes.items():
+            if size < 1:
+                setting = f"model.projector.{type(self).__name__.lower()}.{name}"
+                raise ConfigError(f"{setting} is {size}; it must be at least 1.")
+        self.d_encoder, self.d_decoder = d_encoder, d_decoder
+        self.aux_loss: Tensor | None = None  # weighted, of the last forward in training
         self._measured: dict[str, Tensor] = {}  # of the last forward, detached
-        self._aux_loss: Tensor | None = None
 
     def out_len(self, n: Length) -> Length:
         """Audio tokens that ``n`` frames give."""
@@ -96,30 +86,17 @@ class Projector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Project frames [B, E, D] with lengths [B] to tokens [B, out_len(E), W].
-
-        Positions from ``out_len(lengths)`` on are exactly zero.
-        """
-
-    @property
-    def aux_loss(self) -> Tensor | None:
-        """Weighted sum of the auxiliary losses of the last training forward, or None."""
-        return self._aux_loss
+        """Project frames [B, E, D] with lengths [B] to tokens [B, out_len(E), W]. Positions from
+        ``out_len(lengths)`` on are exactly zero."""
 
     def stats(self) -> dict[str, float]:
-        """Numbers about the last forward; reading them waits for the device, once.
-
-        A measure with one value for each expert is spread out as ``share_0``, ``share_1``, ...
-        """
-        if not self._measured:
-            return {}
-        names = [
-            f"{name}_{i}" if value.dim() else name
-            for name, value in self._measured.items()
-            for i in range(value.numel())
-        ]
-        values = torch.cat([v.detach().float().reshape(-1) for v in self._measured.values()])
-        return dict(zip(names, values.tolist(), strict=True))
+        """Numbers about the last forward: ``output_rms``, and where there are experts the share of
+        the work that each gets, ``share_0``, ``share_1``, ... Reading them waits for the device."""
+        return {
+            f"{name}_{i}" if measured.dim() else name: value
+            for name, measured in self._measured.items()
+            for i, value in enumerate(measured.float().reshape(-1).tolist())
+        }
 
     def _compute_dtype(self, frames: Tensor, weight: Tensor) -> Tensor:
         """Bring frames to the weights' dtype, unless autocast chooses the dtype."""
@@ -134,31 +111,6 @@ class Projector(nn.Module, ABC):
         self._measured["output_rms"] = (squares / count).sqrt()
         return tokens.to(dtype)
 
-    def _measure_router(self, probabilities: Tensor, shares: Tensor, n_tokens: Tensor) -> None:
-        """Note one batch's routing: who gets the frames, and how decidedly.
-
-        ``share`` [N]; ``dead_experts``; ``router_entropy``: mean entropy of one token's softmax in
-        nats, and ``router_entropy_ratio``, its part of ln N; ``share_entropy_ratio``: entropy of
-        the shares as part of ln N, 1 where the load is even and 0 where one expert has it all.
-
-        Args:
-            probabilities: [M, N] router softmax; rows that are no real token are all zero.
-            shares: [N] share of the work that each expert got; sums to 1.
-            n_tokens: number of real tokens (at least 1).
-        """
-        n = shares.numel()
-        most = math.log(n) if n > 1 else 1.0
-        per_token = -(probabilities * probabilities.clamp(min=1e-20).log()).sum(-1)
-        entropy = per_token.sum() / n_tokens
-        share_entropy = -(shares * shares.clamp(min=1e-20).log()).sum()
-        self._measured |= {
-            "share": shares,
-            "dead_experts": (shares < DEAD_BELOW / n).sum(),
-            "router_entropy": entropy,
-            "router_entropy_ratio": entropy / most,
-            "share_entropy_ratio": share_entropy / most,
-        }
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last forward behind: its graph can be neither copied nor pickled."""
-        return {**self.__dict__, "_aux_loss": None, "_measured": {}}
+        return {**self.__dict__, "aux_loss": None, "_measured": {}}

@@ -5,25 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_audio.model.projectors.base import Projector, RMSNorm, require_positive, stack_frames
+from tiny_audio.model.projectors.base import Projector, RMSNorm, stack_frames
 
 
 class Mlp(Projector):
-    """Frame stacking, Linear, RMSNorm, GELU (exact), Linear, RMSNorm; no biases.
-
-    The last norm's gain starts at ``output_rms``: a freshly initialised second Linear alone
-    would start about 30 times too quiet beside the decoder's embeddings.
-
-    Args:
-        stride: frames stacked into one token.
-        hidden: width between the two linear layers.
-    """
+    """Frame stacking, Linear, RMSNorm, GELU (exact), Linear, RMSNorm; no biases. The last norm's
+    gain starts at ``output_rms``: a freshly initialised second Linear alone would start about 30
+    times too quiet beside the decoder's embeddings."""
 
     def __init__(
         self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int, hidden: int
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
-        require_positive("mlp", stride=stride, hidden=hidden)
+        super().__init__(d_encoder, d_decoder, stride=stride, hidden=hidden)
         self.stride = stride
         self.linear_1 = nn.Linear(stride * d_encoder, hidden, bias=False)
         self.norm = RMSNorm(hidden)

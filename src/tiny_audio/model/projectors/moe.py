@@ -1,10 +1,9 @@
 """Mixture of experts: a shared expert for every frame, and a few routed ones for each.
 
-Sources. Sparse routing, the load-balance loss and router jitter: Switch Transformers (Fedus et
-al., arXiv 2101.03961, equations 4 to 6); the router z-loss: ST-MoE (Zoph et al., arXiv
-2202.08906, equation 5); a shared expert beside routed ones: DeepSeekMoE (arXiv 2401.06066).
-
-N routed experts, k of them for each token, M real audio tokens of a batch, I stride * D.
+Sparse routing, load-balance loss and router jitter are from Switch Transformers (arXiv 2101.03961,
+equations 4 to 6), the router z-loss from ST-MoE (arXiv 2202.08906, equation 5), the shared expert
+from DeepSeekMoE (arXiv 2401.06066). N routed experts, k of them for each token, M real audio tokens
+of a batch, I stride * D.
 """
 
 from __future__ import annotations
@@ -14,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.projectors.base import (
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-    stack_frames,
-    wide,
-)
+from tiny_audio.model.projectors.base import Projector, RMSNorm, length_mask, stack_frames, wide
 
 
 def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
@@ -29,11 +21,8 @@ def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
 
     f_i is expert i's fraction of the M * k assignments that were really made, P_i its mean
     probability. Both are needed: a router can be even in the mean and yet always pick the same
-    experts. Gradient flows through P only.
-
-    Args:
-        probabilities: [M, N] router softmax over real tokens.
-        chosen: [M, k] experts that were picked.
+    experts. Gradient flows through P only. ``probabilities``: [M, N] router softmax over real
+    tokens; ``chosen``: [M, k] experts that were picked.
     """
     n = probabilities.shape[1]
     counts = torch.bincount(chosen.flatten(), minlength=n)
@@ -48,7 +37,7 @@ def z_loss(logits: Tensor) -> Tensor:
 
 
 class Expert(nn.Module):
-    """Linear, GELU, Linear; no biases: [M, I] -> [M, W]."""
+    """Linear, GELU, Linear; no biases."""
 
     def __init__(self, d_in: int, hidden: int, d_out: int) -> None:
         super().__init__()
@@ -62,19 +51,9 @@ class Expert(nn.Module):
 
 
 class Moe(Projector):
-    """Frame stacking, shared expert plus top-k routed experts, RMSNorm.
-
-    Only real audio tokens are routed; each expert computes its own tokens and no others.
-
-    Args:
-        stride: frames stacked into one token.
-        experts: N, routed experts beside the shared one.
-        top_k: routed experts for each token; their probabilities are renormalised to sum to 1.
-        hidden: width inside one expert.
-        balance_weight: weight of the load-balance loss.
-        z_weight: weight of the router z-loss.
-        jitter: in training the router's input is multiplied by U(1 - jitter, 1 + jitter).
-    """
+    """Frame stacking, shared expert plus top-k routed experts, RMSNorm. Only real audio tokens are
+    routed, and each expert computes its own alone. The weights of a token's experts sum to 1. In
+    training the router's input is multiplied by U(1 - jitter, 1 + jitter)."""
 
     def __init__(
         self,
@@ -90,8 +69,8 @@ class Moe(Projector):
         z_weight: float,
         jitter: float,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
-        require_positive("moe", stride=stride, experts=experts, top_k=top_k, hidden=hidden)
+        sizes = {"stride": stride, "experts": experts, "top_k": top_k, "hidden": hidden}
+        super().__init__(d_encoder, d_decoder, **sizes)
         if top_k > experts:
             raise ConfigError(
                 f"model.projector.moe.top_k is {top_k}, more than the {experts} experts there are."
@@ -116,11 +95,9 @@ class Moe(Projector):
         return self._finish(tokens, lengths, frames.dtype)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick experts for x [M, I]: weights [M, k] that sum to 1, and expert numbers [M, k].
-
-        The router runs in float32 whatever the rest runs in: its softmax decides, and half
-        precision would let rounding decide.
-        """
+        """Pick experts for x [M, I]: weights [M, k] that sum to 1, and expert numbers [M, k]. The
+        router runs in float32 whatever the rest runs in: its softmax decides, and half precision
+        would let rounding decide."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(wide(x.dtype))
             if self.training and self.jitter > 0:
@@ -129,19 +106,19 @@ class Moe(Projector):
             probabilities = logits.softmax(-1)
             top, chosen = probabilities.topk(self.top_k, dim=-1)
             balance, z = balance_loss(probabilities, chosen), z_loss(logits)
-        self._aux_loss = (
-            self.balance_weight * balance + self.z_weight * z if self.training else None
-        )
-        self._measure(probabilities.detach(), chosen)
-        self._measured |= {"balance_loss": balance.detach(), "z_loss": z.detach()}
+        self.aux_loss = self.balance_weight * balance + self.z_weight * z if self.training else None
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
+        self._measured = {
+            "share": counts / counts.sum().clamp(min=1),
+            "balance_loss": balance.detach(),
+            "z_loss": z.detach(),
+        }
         return top / top.sum(-1, keepdim=True), chosen
 
     def _dispatch(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Shared expert plus the weighted chosen ones: [M, I] -> [M, W].
-
-        Assignments are sorted by expert, so that each expert sees one contiguous slice. An
-        expert with an empty slice still takes part, and its gradient is zero rather than absent.
-        """
+        """Shared expert plus the weighted chosen ones: [M, I] -> [M, W]. Assignments are sorted by
+        expert, so that each expert sees one contiguous slice. An expert with an empty slice still
+        takes part, and its gradient is zero rather than absent."""
         order = chosen.flatten().argsort(stable=True)  # [M * k] assignments, by expert
         rows = order // self.top_k  # the token of each
         counts = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
@@ -150,10 +127,3 @@ class Moe(Projector):
         routed = routed * weights.flatten()[order][:, None]
         shared: Tensor = self.shared(x)
         return shared.index_add(0, rows, routed.to(shared.dtype))
-
-    def _measure(self, probabilities: Tensor, chosen: Tensor) -> None:
-        """Note who got how many assignments; every assignment is carried out, none is dropped."""
-        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
-        shares = counts / counts.sum().clamp(min=1)
-        n_tokens = torch.tensor(max(len(probabilities), 1), device=probabilities.device)
-        self._measure_router(probabilities, shares, n_tokens)

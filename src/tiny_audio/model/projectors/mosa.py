@@ -1,12 +1,8 @@
-"""Mixture of Simple Adapters: several small perceptrons, all at work, blended frame by frame.
+"""Mixture of Simple Adapters (arXiv 2508.18998): small perceptrons, all at work, blended by frame.
 
-After "MOSA: Mixture of Simple Adapters Outperforms Monolithic Approaches in LLM-based
-Multilingual ASR", arXiv 2508.18998: ``y = sum_i w_i E_i(x)`` with ``w = softmax(G(x))``; every
-adapter contributes to every token, and there is no auxiliary loss. The blend is dense, so it
-needs no dispatch: scaling the hidden units of adapter i by ``w_i`` before the second layer
-gives the same sum, and both layers are one matrix product over all adapters.
-
-N adapters, H width inside one adapter.
+``y = sum_i w_i E_i(x)`` with ``w = softmax(G(x))``; there is no auxiliary loss. The blend is dense,
+so scaling the hidden units of adapter i by ``w_i`` before the second layer gives the same sum, and
+both layers are one matrix product over all adapters. N adapters, H width inside one adapter.
 """
 
 from __future__ import annotations
@@ -17,25 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_audio.model.projectors.base import (
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-    stack_frames,
-    wide,
-)
+from tiny_audio.model.projectors.base import Projector, RMSNorm, length_mask, stack_frames, wide
 
 
 class Mosa(Projector):
     """Frame stacking, N two-layer adapters (Linear, GELU, Linear) blended by a router, RMSNorm.
-
-    Args:
-        stride: frames stacked into one token.
-        adapters: N; the paper's Base has 4, its Large 8.
-        hidden: width inside one adapter.
-        router_hidden: width inside the router (Linear, GELU, Linear, softmax).
-    """
+    ``hidden`` is the width inside one adapter, ``router_hidden`` inside the router (Linear, GELU,
+    Linear, softmax)."""
 
     def __init__(
         self,
@@ -48,10 +32,8 @@ class Mosa(Projector):
         hidden: int,
         router_hidden: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
-        require_positive(
-            "mosa", stride=stride, adapters=adapters, hidden=hidden, router_hidden=router_hidden
-        )
+        sizes = {"stride": stride, "adapters": adapters, "hidden": hidden}
+        super().__init__(d_encoder, d_decoder, **sizes, router_hidden=router_hidden)
         self.stride = stride
         d_in = stride * d_encoder
         self.router = nn.Sequential(
@@ -76,18 +58,10 @@ class Mosa(Projector):
         x = stack_frames(x, lengths, self.stride)  # [B, A, stride * D]
         logits = self.router(x)  # [B, A, N]
         blend = logits.softmax(-1, dtype=wide(logits.dtype))
-        self._measure(blend.detach(), lengths)
-
+        real = length_mask(self.out_len(lengths), x.shape[1])[..., None]
+        self._measured["share"] = (blend.detach() * real).sum((0, 1)) / real.sum().clamp(min=1)
         h = F.gelu(F.linear(x, self.weight_1.flatten(0, 1), self.bias_1.flatten()))
         h = h.reshape(*blend.shape, self.bias_1.shape[1])  # [B, A, N, H]
         h = (h * blend[..., None].to(h.dtype)).flatten(-2)  # [B, A, N * H]
         y = h @ self.weight_2.flatten(0, 1) + blend.to(h.dtype) @ self.bias_2
         return self._finish(self.norm(y), lengths, frames.dtype)
-
-    def _measure(self, blend: Tensor, lengths: Tensor) -> None:
-        """Note who had how much weight on the real tokens: blend [B, A, N]."""
-        real = length_mask(self.out_len(lengths), blend.shape[1])
-        n_tokens = real.sum().clamp(min=1)
-        blend = blend * real[..., None]
-        shares = blend.sum((0, 1)) / n_tokens
-        self._measure_router(blend.flatten(0, 1), shares, n_tokens)

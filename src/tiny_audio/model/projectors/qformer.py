@@ -1,15 +1,10 @@
 """Q-Former: a few learned queries read each window of frames by cross-attention.
 
-BLIP-2's Querying Transformer (Li et al., arXiv 2301.12597), as transformers implements it, over
-windows of encoder frames as in SALMONN (arXiv 2310.13289). The queries pass a LayerNorm, then
-each layer has self-attention among the queries of one window, cross-attention to its frames, and
-a feed-forward block. No window sees another: context comes from the encoder.
-
-One thing is added. BLIP-2's image features carry their places; the frames of an encoder with
-rotary attention do not, and without them the queries learn which sounds a window holds but not
-their order. So each place in a window has a learned vector, zero at the start.
-
-R windows, Q queries a window, K frames a window, H the Q-Former's width.
+BLIP-2's Querying Transformer (arXiv 2301.12597), as transformers implements it, over windows of
+encoder frames as in SALMONN (arXiv 2310.13289). No window sees another. One thing is added: frames
+of an encoder with rotary attention do not carry their places, and without them the queries learn
+which sounds a window holds but not their order, so each place in a window has a learned vector,
+zero at the start. R windows, Q queries a window, K frames a window, H the Q-Former's width.
 """
 
 from __future__ import annotations
@@ -20,29 +15,13 @@ from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.projectors.base import (
-    Length,
-    Projector,
-    RMSNorm,
-    length_mask,
-    require_positive,
-)
+from tiny_audio.model.projectors.base import Length, Projector, RMSNorm, length_mask
 
 
 class QFormer(Projector):
-    """Windows of frames, learned queries, Q-Former, Linear, RMSNorm.
-
-    A clip of n frames has ceil(n / window) windows. The last may be short: its missing frames
-    are masked as keys, and it yields all its queries like any other.
-
-    Args:
-        window: K, frames a window.
-        queries: Q, learned queries, hence audio tokens, a window.
-        layers: Q-Former layers, each with cross-attention.
-        heads: attention heads.
-        hidden: H, width of the Q-Former.
-        intermediate: width of its feed-forward blocks.
-    """
+    """Windows of frames, learned queries, Q-Former, Linear, RMSNorm. A clip of n frames has ceil(n
+    / window) windows; what the last lacks is masked as keys, and it yields all its queries.
+    ``window`` is K, ``queries`` Q, ``hidden`` H."""
 
     def __init__(
         self,
@@ -57,10 +36,8 @@ class QFormer(Projector):
         hidden: int,
         intermediate: int,
     ) -> None:
-        super().__init__(d_encoder, d_decoder, output_rms)
-        require_positive(
-            "qformer", window=window, queries=queries, layers=layers, heads=heads, hidden=hidden
-        )
+        sizes = {"window": window, "queries": queries, "layers": layers, "heads": heads}
+        super().__init__(d_encoder, d_decoder, **sizes, hidden=hidden)
         if hidden % heads:
             raise ConfigError(
                 f"model.projector.qformer.hidden is {hidden}; it must be a multiple of heads "
@@ -108,19 +85,4 @@ class QFormer(Projector):
             query_embeds=queries, encoder_hidden_states=windows, encoder_attention_mask=keys
         ).last_hidden_state
         y = self.norm(self.linear(y))  # [R, Q, W]
-        self._measure(y.detach(), lengths)
         return self._finish(y.reshape(len(frames), -1, self.d_decoder), lengths, frames.dtype)
-
-    def _measure(self, y: Tensor, lengths: Tensor) -> None:
-        """Note how alike the queries, and the tokens of one window [R, Q, W], have become."""
-        real = length_mask(-(-lengths // self.window), len(y) // len(lengths)).flatten()
-        alike = mean_cosine(y)  # [R]
-        self._measured["query_similarity"] = mean_cosine(self.queries.detach())
-        self._measured["token_similarity"] = (alike * real).sum() / real.sum().clamp(min=1)
-
-
-def mean_cosine(vectors: Tensor) -> Tensor:
-    """Mean cosine over all pairs of different rows: [..., Q, H] -> [...]; 0 for a single row."""
-    q = vectors.shape[-2]
-    unit = F.normalize(vectors.float(), dim=-1)
-    return (unit.sum(-2).square().sum(-1) - q) / max(q * (q - 1), 1)
