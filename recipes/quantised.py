@@ -36,7 +36,7 @@ def sets(data: Path, sentences: int) -> list[list[Utterance]]:
     real = read_samples(open_set(manifest), limit=None, num_workers=0, ahead_seconds=60.0)
     return [
         list(synthetic_utterances("test", SEED, count=sentences)),
-        [one.item for one in real if isinstance(one.item, Utterance)],
+        [item for item, _ in real if isinstance(item, Utterance)],
     ]
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import fnmatch
-import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tiny_audio import hints
-from tiny_audio.compose import compose, entry
+from tiny_audio.compose import command_line, compose
 from tiny_audio.config import RENAMED, Config, SourceConfig
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import ConfigError
+
+KEYS = list(hints.schema_keys())
 
 
 @pytest.fixture
@@ -26,31 +24,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def complaint(*overrides: str) -> str:
-    """The one line that an impossible setting gives."""
-    with pytest.raises(ConfigError) as caught:
-        compose(overrides)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def runs(*arguments: str) -> list[Config]:
     """The configurations that the command would run with."""
-    seen: list[Config] = []
-    entry(arguments, seen.append, "tiny-audio train")
-    return seen
+    return command_line(arguments, "tiny-audio train")
 
 
-def test_the_result_is_typed_all_the_way_down() -> None:
+def test_the_result_is_typed_and_a_source_can_be_added() -> None:
     config = compose(
-        ["model=tiny", "data=manifest", "data.path=a.jsonl", "training.lora_learning_rate=1e-3"]
+        [
+            *("model=tiny", "data=manifest", "data.path=a.jsonl", "+data.train={more: {path: b}}"),
+            "training.lora_learning_rate=1e-3",
+        ]
     )
     assert isinstance(config, Config)
-    source = config.data.train["main"]
-    assert isinstance(source, SourceConfig)
-    assert (source.path, source.kind) == ("a.jsonl", "manifest")
+    main, more = config.data.train.values()
+    assert isinstance(main, SourceConfig)
+    assert isinstance(more, SourceConfig)
+    assert (main.path, main.kind, more.path) == ("a.jsonl", "manifest", "b")
     assert config.training.lora_learning_rate == 1e-3
-    assert config.model.name == "tiny"
     assert config.model.encoder.architecture["num_hidden_layers"] == 2
 
 
@@ -84,22 +75,18 @@ def test_each_stage_learns_its_row_of_the_table() -> None:
         assert (config.model.projector.type, training.learns, training.requires_init) == row
 
 
-def test_a_source_can_be_added() -> None:
-    train = compose(["+data.train={more: {path: x.jsonl}}"]).data.train
-    assert train["more"].path == "x.jsonl"
-    assert isinstance(train["more"], SourceConfig)
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("training.max_step=5", "did you mean training.max_steps?"),
         ("max_steps=5", "did you mean training.max_steps?"),
-        ("learning_rate=3", "did you mean training.learning_rate?"),
         ("training.lora_alpha=4", "did you mean model.lora.lora_alpha?"),
+        ("training.seed=4", "did you mean seed?"),
         ("modl=tiny", "did you mean model?"),
         ("training.nonsense=1", "there is no setting training.nonsense"),
+        ("fp16=true", "training.precision=bf16"),
         ("+training.max_step=5", "did you mean training.max_steps?"),
+        ("+nonsense=5", "there is no setting nonsense"),
         ("data.train.loquacious.pth=x", "did you mean data.train.loquacious.path?"),
         ("+data.train={new: {pth: x}}", "did you mean data.train.new.path?"),
         ("data.train.new.path=x", "data.train has no new: add it with '+data.train={new:"),
@@ -107,35 +94,34 @@ def test_a_source_can_be_added() -> None:
         ("model=glm_qwen", "did you mean model=glm_qwen3?"),
         ("model=xyz", "there are glm_qwen3, nano, tiny, whisper_qwen3"),
         ("+experiments=transcribe", "did you mean +experiments=transcription?"),
-        ("experiments=moe", "write +experiments=NAME"),
+        ("experiments=moe", "use +experiments=moe"),
         ("+model=nano", "write model=NAME"),
-        ("training.max_steps=abc", "training.max_steps takes a whole number"),
-        ("training.max_grad_norm=abc", "takes a number"),
-        ("training.progress=maybe", "takes true or false"),
+        ("training.max_steps=abc", "training.max_steps: Value 'abc'"),
+        ("training.progress=maybe", "training.progress: Value 'maybe' is not a valid bool"),
         ("data.chars_per_second=[0.9,x]", "data.chars_per_second[1]"),
-        ("seed=null", "seed takes a whole number"),
+        ("seed=null", "'seed' is not Optional"),
         ("training.spec_augment=1", "set training.spec_augment.freq_masks, "),
         ("model.projector=mosa", "set model.projector.type"),
         ("training.max_steps=1,2", "--multirun"),
         ("transcription", "settings are written key=value"),
         ("output_dir=???", "needs a value: output_dir=…"),
+        ("output_dir=${nothing}", "'nothing' not found"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(override: str, said: str) -> None:
-    assert said in complaint(override)
+    with pytest.raises(ConfigError) as caught:
+        compose([override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 TRAINER = {  # names of transformers' Trainer and of others, and what is to be set here
     "num_train_epochs": "training.max_steps",
     "epochs": "training.max_steps",
     "per_device_train_batch_size": "training.batch_seconds",
-    "train_batch_size": "training.batch_seconds",
     "batch_size": "training.batch_seconds",
     "per_device_eval_batch_size": "evaluation.batch_seconds",
-    "learning_rate": "training.learning_rate",
     "fp16": "training.precision=bf16",
-    "bf16": "training.precision=bf16",
-    "tf32": "training.precision",
     "optim": "training.adam_beta1",
     "lr_scheduler_type": "training.min_lr_rate",
     "warmup_ratio": "training.warmup_steps",
@@ -143,22 +129,16 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
     "dataloader_num_workers": "data.num_workers",
     "eval_strategy": "training.eval_steps",
     "evaluation_strategy": "training.eval_steps",
-    "save_strategy": "training.save_steps",
     "load_best_model_at_end": "training.metric_for_best_model",
-    "greater_is_better": "training.metric_for_best_model",
-    "run_name": "output_dir",
     "push_to_hub": "hf upload",
     "gradient_accumulation": "training.gradient_accumulation_steps",
     "lora_r": "model.lora.r",
-    "lora_alpha": "model.lora.lora_alpha",
     "target_modules": "model.lora.target_modules",
     "num_beams": "evaluation.generation.num_beams",
     "flash_attention": "model.attn_implementation=flash_attention_2",
-    "attn": "model.attn_implementation",
     "freeze_encoder": "training.learns=[projector]",
     "lr": "training.learning_rate, training.lora_learning_rate",
     "patience": "training.early_stopping_patience",
-    "eval_every": "training.eval_steps",
     "workers": "data.num_workers",
     "race": "data.cache_encoder",
     "beams": "evaluation.generation.num_beams",
@@ -168,64 +148,57 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
 @pytest.mark.parametrize(("name", "said"), TRAINER.items())
 def test_names_of_other_trainers_are_answered_in_every_form(name: str, said: str) -> None:
     dashed = name.replace("_", "-")
-    asked = [name, dashed, f"+{name}"] + ([] if name == "learning_rate" else [f"training.{name}"])
-    for key in asked:
-        assert re.search(rf"{re.escape(said)}(?!\w)", complaint(f"{key}=1"))
-    for arguments in ([f"--{dashed}", "1"], [f"--{name}=1"], [f"--{dashed}"]):
-        with pytest.raises(ConfigError, match=re.escape(said)):
-            runs(*arguments)
-
-
-@pytest.mark.parametrize("name", ["seed", "output_dir", "device"])
-def test_a_name_of_another_section_is_found(name: str) -> None:
-    assert f"did you mean {name}?" in complaint(f"training.{name}=1")
+    for key in (name, dashed, f"training.{name}"):
+        assert re.search(rf"{re.escape(said)}(?!\w)", str(hints.unknown_key(key)))
+    for argument in (f"--{dashed}", f"--{name}=1"):
+        assert said in str(hints.written_as_flag(argument))
 
 
 def test_every_former_name_is_answered_with_todays() -> None:
-    for section, names in RENAMED.items():
-        for old, new in names.items():
-            parts = {"": new} if isinstance(new, str) else new
-            for part, today in parts.items():
-                assert f"{section}.{today}" in hints.schema_keys()
-                told = hints.unknown_key(f"{section}.{old}.{part}".rstrip("."))
-                assert str(told).endswith(f"set {section}.{today}")
+    for old, new in RENAMED.items():
+        assert new in KEYS
+        assert str(hints.unknown_key(old)).endswith(f"set {new}")
 
 
 def test_advice_names_only_settings_that_exist_and_hides_none() -> None:
+    values = [key for key in KEYS if not any(other.startswith(f"{key}.") for other in KEYS)]
     for known, tip in hints.ADVICE.items():
         for key in re.findall(r"\b(?:training|data|model|evaluation)\.[\w.]*\w", tip):
-            assert hints.type_of(key) is not None
-        values = [k for k in hints.schema_keys() if not dataclasses.is_dataclass(hints.type_of(k))]
-        assert not fnmatch.filter([key.split(".")[-1] for key in values], known)
+            assert key in KEYS
+        assert not any(re.fullmatch(known, key.split(".")[-1]) for key in values)
+
+
+def test_every_key_is_its_own_nearest() -> None:
+    assert len(KEYS) == len(set(KEYS)) > 100
+    assert [hints.nearest_key(key) for key in KEYS] == KEYS
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--training.max_steps", "5"], "write training.max_steps=5, not --training.max_steps"),
+        (["--training.max_steps", "5"], "write training.max_steps=VALUE, not --training.max_steps"),
         (["--training.max_steps=5"], "write training.max_steps=5, not --training.max_steps"),
-        (["--model", "tiny"], "write model=tiny, not --model"),
+        (["--model", "tiny"], "write model=VALUE, not --model"),
         (["--max-steps", "5"], "did you mean training.max_steps?"),
-        (["model=tiny", "seed=x"], "seed=x: seed takes a whole number"),
+        (["model=tiny", "seed=x"], "seed: Value 'x'"),
         (["model=tinny"], "did you mean model=tiny?"),
         (["--run", "--multirun"], "Only one of"),
     ],
 )
 def test_the_command_line_says_it_too(folder: Path, arguments: list[str], said: str) -> None:
+    before = list(sys.argv)
     with pytest.raises(ConfigError) as caught:
         runs(*arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
+    assert sys.argv == before
 
 
-def test_a_run_gets_its_folder(folder: Path) -> None:
+def test_a_run_has_the_folder_that_hydra_made(folder: Path) -> None:
     (config,) = runs("model=tiny", "output_dir=here")
     assert config.output_dir == "here"
     assert (folder / "here" / ".hydra" / "overrides.yaml").is_file()
-
-
-def test_the_default_folder_is_the_one_hydra_made(folder: Path) -> None:
     (config,) = runs("model=tiny")
     assert (folder / config.output_dir).is_dir()
     assert config.output_dir.startswith("runs/tiny-")
@@ -243,48 +216,21 @@ def test_only_the_first_of_several_processes_makes_a_folder(
 def test_multirun_gives_each_job_its_own_folder(folder: Path) -> None:
     configs = runs("model=tiny", "seed=1,2", "output_dir=sweep", "--multirun")
     assert [config.seed for config in configs] == [1, 2]
-    assert [Path(config.output_dir) for config in configs] == [
-        folder / "sweep" / "0",
-        folder / "sweep" / "1",
-    ]
+    folders = [Path(config.output_dir) for config in configs]
+    assert folders == [folder / "sweep" / "0", folder / "sweep" / "1"]
 
 
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--help"], ["--info", "defaults"]])
 def test_looking_makes_no_folder_and_runs_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    ran: Sequence[Config] = []
     with contextlib.suppress(SystemExit):  # how Hydra ends its help
-        ran = runs("model=tiny", *flags)
-    assert list(ran) == []
+        assert runs("model=tiny", *flags) == []
     assert list(folder.iterdir()) == []
     assert "tiny" in capsys.readouterr().out
 
 
-def test_the_tasks_own_error_comes_out_unchanged(folder: Path) -> None:
-    cause = KeyError("x")
-
-    def task(_: Config) -> None:
-        raise DataError("mine") from cause
-
-    before = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
-    with pytest.raises(DataError, match="mine") as caught:
-        entry(["model=tiny"], task, "tiny-audio train")
-    assert caught.value.__cause__ is cause
-    assert (sys.argv, os.environ.get("HYDRA_FULL_ERROR")) == before
-
-
-def test_every_schema_key_has_a_type_and_is_its_own_nearest() -> None:
-    keys = list(hints.schema_keys())
-    assert len(keys) == len(set(keys)) > 100
-    for key in keys:
-        assert hints.type_of(key) is not None
-        assert hints.nearest_key(key) == key
-
-
 def test_the_rate_of_a_part_that_does_not_learn_is_refused() -> None:
     assert compose(["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
-    with pytest.raises(
-        ConfigError, match=r"frozen in this stage: set training\.lora_learning_rate"
-    ):
+    with pytest.raises(ConfigError, match=r"frozen in this stage: set training\.lora_learning"):
         compose(["+experiments=mlp_lora", "training.learning_rate=1e-4"])

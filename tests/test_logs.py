@@ -20,6 +20,7 @@ def restored() -> Iterator[None]:
     for name in ("transformers", "httpx"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.captureWarnings(False)  # a command run earlier captures into what pytest has put back
     yield
     root.handlers[:] = before
     root.setLevel(level)

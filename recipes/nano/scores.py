@@ -46,7 +46,7 @@ def synthetic() -> list[Utterance]:
 def manifest(path: Path, seconds: float) -> list[Utterance | Reject]:
     """A set on disk, in memory."""
     samples = read_samples(open_set(str(path)), limit=None, num_workers=0, ahead_seconds=seconds)
-    return [sample.item for sample in samples]
+    return [item for item, _ in samples]
 
 
 def decoder_alone(model: SpeechModel, work: Path, data: Path) -> str:

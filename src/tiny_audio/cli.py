@@ -1,4 +1,4 @@
-"""The one door: ``tiny-audio COMMAND``.
+"""The command line: ``tiny-audio COMMAND``.
 
 Every command imports what it needs when it runs, so that ``tiny-audio --help`` answers at once.
 Mistakes that the user can mend end in one line and status 2; Ctrl-C ends in status 130.
@@ -98,8 +98,8 @@ def quickstart(
     """Train a small recogniser here and now: minutes, no GPU, no network."""
     from tiny_audio.quickstart import run as run_quickstart
 
-    done = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
-    raise typer.Exit(done.run.exit_code)
+    code = run_quickstart(seed=seed, out=out, steps=steps, try_file=try_file, device=device)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -116,16 +116,14 @@ def doctor() -> None:
 )
 def train(context: typer.Context) -> None:
     """Train, set by key=value; train --help shows every setting."""
-    from tiny_audio.compose import entry
+    from tiny_audio.compose import command_line
 
-    typed, codes = list(sys.argv), [0]
-
-    def job(config: Config) -> None:
+    configs = command_line(context.args, f"{PROGRAM} train")
+    codes = [0]
+    if configs:  # else the command line only asked to be shown something
         from tiny_audio.train.build import train as run
 
-        codes.append(run(config, argv=typed).exit_code)
-
-    entry(context.args, job, f"{PROGRAM} train")
+        codes = [run(config, argv=sys.argv).exit_code for config in configs]
     raise typer.Exit(max(codes))
 
 
@@ -185,8 +183,30 @@ def evaluate(
 
 @app.command()
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="recordings or URLs; - is standard input")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="recordings, folders, patterns or URLs; - is standard input"),
+    ],
     model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
+    output_format: Annotated[
+        str | None, typer.Option(help="write files: txt, srt, vtt, tsv, json or all")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="folder for them [default: this one]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="also those that are there already")] = False,
+    word_timestamps: Annotated[bool, typer.Option(help="times of every word")] = False,
+    max_line_width: Annotated[int, typer.Option(min=1, help="characters, of subtitles")] = 42,
+    max_line_count: Annotated[int, typer.Option(min=1, help="lines, of subtitles")] = 2,
+    highlight_words: Annotated[
+        bool, typer.Option(help="subtitles underline each word while it is spoken")
+    ] = False,
+    vad: Annotated[bool, typer.Option("--vad", help="leave out what is no speech")] = False,
+    vad_threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="probability of speech")
+    ] = 0.5,
+    vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
+    vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
@@ -198,8 +218,16 @@ def transcribe(
     max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
-    from tiny_audio.infer.transcribe import transcribe_command
+    from tiny_audio.infer.commands import output_files, transcribe_command
+    from tiny_audio.infer.subtitles import Layout
+    from tiny_audio.infer.vad import VadOptions
 
+    layout = Layout(max_line_width, max_line_count, highlight_words)
+    speech = VadOptions(
+        threshold=vad_threshold,
+        min_silence_duration_ms=vad_min_silence_ms,
+        speech_pad_ms=vad_speech_pad_ms,
+    )
     code = transcribe_command(
         files,
         model=model,
@@ -212,6 +240,9 @@ def transcribe(
         quantise=quantise,
         dtype=dtype,
         max_bytes=max_download,
+        output=output_files(output_format, output_dir, overwrite, layout),
+        word_timestamps=word_timestamps,
+        vad=speech if vad else False,
     )
     raise typer.Exit(code)
 
@@ -262,7 +293,12 @@ def debug_lora(folder: Folder) -> None:
 
 def main() -> None:
     """The console script."""
-    _hold_closed()
+    # A closed standard output or error must not become the next file that is opened.
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    if sys.stderr is None:  # or `print(file=None)` would write to standard output
+        sys.stderr = os.fdopen(2, "w")
     status = run(sys.argv[1:])
     hanging = any(thread.name == "prefetch" for thread in threading.enumerate())
     if hanging:  # in a read, for which Python's own end would wait
@@ -271,39 +307,25 @@ def main() -> None:
     sys.exit(status)
 
 
-def _hold_closed() -> None:
-    """Keep a closed standard output or error from becoming the next file that is opened."""
-    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-        if stream is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    if sys.stderr is None:  # or `print(file=None)` would write to standard output
-        sys.stderr = os.fdopen(2, "w")
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     try:
         status = _run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError as error:
-        return _output_lost(error)
-    return status
-
-
-def _output_lost(error: OSError) -> int:
-    """The status where standard output cannot be written; raises any other error again."""
-    if sys.stdout is None:
-        raise error
-    try:
-        print(flush=True)  # it fails again
-    except OSError as lost:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
-        if isinstance(lost, BrokenPipeError):  # the reader has left
-            return 141
-        print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
-        return 2
-    raise error
+        return status
+    except OSError:
+        if sys.stdout is None:
+            raise
+        try:
+            print(flush=True)  # fails again where standard output cannot be written
+        except OSError as lost:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+            if isinstance(lost, BrokenPipeError):  # the reader has left
+                return 141
+            print(f"error: standard output cannot be written: {lost.strerror}.", file=sys.stderr)
+            return 2
+        raise
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -11,8 +11,6 @@ from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
-# ---------------------------------------------------------------------------------- the model
-
 
 @dataclass
 class FeaturesConfig:
@@ -125,9 +123,6 @@ class ModelConfig:
     dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
 
 
-# ----------------------------------------------------------------------------------- the data
-
-
 @dataclass
 class SourceConfig:
     """One set of recordings with transcripts."""
@@ -205,9 +200,6 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
-# ------------------------------------------------------------------------------- the training
-
-
 @dataclass
 class SpecAugmentConfig:
     """Masks on the log-mel in training (Park et al. 2019)."""
@@ -257,9 +249,6 @@ class TrainingConfig:
     progress: bool = True  # live display; off prints plain lines
 
 
-# ----------------------------------------------------------------------------- the evaluation
-
-
 @dataclass
 class GenerationConfig:
     """How text is decoded; the names are transformers'."""
@@ -296,44 +285,36 @@ class Config:
     device: str = "auto"  # auto | cpu | cuda | mps
 
 
-# --------------------------------------------------------------------------------- former names
-
-# What settings were called in earlier versions, by section: read from old checkpoints, and
-# explained on the command line. A value that held several is a table of its parts.
-RENAMED: dict[str, dict[str, str | dict[str, str]]] = {
-    "training": {
-        "lr": {
-            "projector": "learning_rate",
-            "lora": "lora_learning_rate",
-            "decoder": "decoder_learning_rate",
-        },
-        "weight_decay": {
-            "projector": "weight_decay",
-            "lora": "lora_weight_decay",
-            "decoder": "decoder_weight_decay",
-        },
-        "betas": {"0": "adam_beta1", "1": "adam_beta2"},
-        "accumulation": "gradient_accumulation_steps",
-        "min_lr_ratio": "min_lr_rate",
-        "compile": "torch_compile",
-        "log_every": "logging_steps",
-        "eval_every": "eval_steps",
-        "save_every": "save_steps",
-        "keep_checkpoints": "save_total_limit",
-        "metric_for_best": "metric_for_best_model",
-        "patience": "early_stopping_patience",
-        "tracker": "report_to",
-    },
-    "data": {"workers": "num_workers"},
-    "model": {"attention": "attn_implementation"},
-    "model.lora": {
-        "rank": "r",
-        "alpha": "lora_alpha",
-        "dropout": "lora_dropout",
-        "targets": "target_modules",
-    },
-    "evaluation.generation": {"beams": "num_beams", "sample": "do_sample"},
+# What settings were called in earlier versions: read from old checkpoints, and explained on the
+# command line. Where a setting held several values, each of them has a line.
+RENAMED = {
+    "training.lr.projector": "training.learning_rate",
+    "training.lr.lora": "training.lora_learning_rate",
+    "training.lr.decoder": "training.decoder_learning_rate",
+    "training.weight_decay.projector": "training.weight_decay",
+    "training.weight_decay.lora": "training.lora_weight_decay",
+    "training.weight_decay.decoder": "training.decoder_weight_decay",
+    "training.betas.0": "training.adam_beta1",
+    "training.betas.1": "training.adam_beta2",
+    "training.accumulation": "training.gradient_accumulation_steps",
+    "training.min_lr_ratio": "training.min_lr_rate",
+    "training.compile": "training.torch_compile",
+    "training.log_every": "training.logging_steps",
+    "training.eval_every": "training.eval_steps",
+    "training.save_every": "training.save_steps",
+    "training.keep_checkpoints": "training.save_total_limit",
+    "training.metric_for_best": "training.metric_for_best_model",
+    "training.patience": "training.early_stopping_patience",
+    "training.tracker": "training.report_to",
+    "data.workers": "data.num_workers",
+    "model.attention": "model.attn_implementation",
+    "model.lora.rank": "model.lora.r",
+    "model.lora.alpha": "model.lora.lora_alpha",
+    "model.lora.dropout": "model.lora.lora_dropout",
+    "model.lora.targets": "model.lora.target_modules",
+    "evaluation.generation.beams": "evaluation.generation.num_beams",
+    "evaluation.generation.sample": "evaluation.generation.do_sample",
 }
 
-# Settings that are gone: passed over in old checkpoints, answered by hints.ADVICE.
-REMOVED = ("training.race",)
+# Settings that are gone: passed over in old checkpoints, answered on the command line.
+REMOVED = ("training.race", "training.lr", "training.betas")

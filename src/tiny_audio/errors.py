@@ -54,12 +54,12 @@ class SampleRejected(TinyAudioError):
         reason: short snake_case key under which the sample is counted, for example ``empty``.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), str(self), self.reason)
+    def __reduce__(self) -> tuple[object, ...]:  # worker processes raise it
+        return type(self), (str(self), self.reason)
 
 
 class AudioError(SampleRejected):
@@ -72,11 +72,6 @@ class AudioError(SampleRejected):
 
 class LabelRejected(SampleRejected):
     """A transcript that teaches nothing. Reasons: ``empty_label``, ``marker_label``."""
-
-
-def _rebuild(kind: type[SampleRejected], message: str, reason: str) -> SampleRejected:
-    """Unpickle a rejection raised in a worker process (keyword-only arguments need the help)."""
-    return kind(message, reason=reason)
 
 
 def first_line(error: BaseException) -> str:

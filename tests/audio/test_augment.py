@@ -22,7 +22,7 @@ def masked(augment: SpecAugment, mel: torch.Tensor, lengths: torch.Tensor, seed:
     return augment(mel, lengths, seeded(seed)) == 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     freq=st.tuples(st.integers(0, 4), st.integers(0, 100)),
     time=st.tuples(st.integers(0, 6), st.integers(0, 400)),
@@ -54,6 +54,10 @@ def test_equal_seeds_equal_masks_and_others_differ() -> None:
     assert not torch.equal(first, masked(augment, mel, lengths, seed=1))
     assert not torch.equal(first[0], first[1])  # each utterance has its own
     assert (mel == 1.0).all()
+    torch.manual_seed(5)  # without a generator the global one decides
+    first = augment(mel, lengths)
+    torch.manual_seed(5)
+    assert torch.equal(first, augment(mel, lengths))
 
 
 def test_widths_and_places_are_uniform() -> None:
@@ -80,15 +84,6 @@ def test_widths_and_places_are_uniform() -> None:
 def test_nothing_to_mask_changes_nothing(augment: SpecAugment) -> None:
     mel = torch.rand(len(LENGTHS), 128, 300)
     assert torch.equal(augment(mel, LENGTHS, seeded(0)), mel)
-
-
-def test_without_a_generator_the_global_seed_decides() -> None:
-    augment = SpecAugment(2, 27, 2, 50, 0.2)
-    mel = torch.ones(2, 80, 300)
-    torch.manual_seed(5)
-    first = augment(mel, torch.tensor([300, 200]))
-    torch.manual_seed(5)
-    assert torch.equal(first, augment(mel, torch.tensor([300, 200])))
 
 
 def test_nonsense_is_refused() -> None:

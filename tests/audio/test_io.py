@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,8 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.audio.encoding import encoded, sine
+from tests.data.faulty import Fault, Server, serving
 
 from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
 from tiny_audio.errors import AudioError
@@ -33,86 +33,76 @@ LOSSY = [
     *(("mp3", "libmp3lame"), ("ipod", "aac"), ("mp4", "aac"), ("adts", "aac"), ("ac3", "ac3")),
     *(("webm", "libopus"), ("matroska", "libmp3lame"), ("matroska", "aac"), ("mpegts", "aac")),
 ]
-Encode = Callable[[np.ndarray, int, str, str], bytes]
-Sine = Callable[..., np.ndarray]
-
-
-def tone_of(waveform: np.ndarray) -> tuple[float, float]:
-    """Frequency in Hz and level of the middle of a waveform that is a tone."""
-    middle = waveform[len(waveform) // 4 : -len(waveform) // 4]
-    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 18))
-    peak = np.argmax(spectrum) * SAMPLE_RATE / (1 << 18)
-    return float(peak), float(np.sqrt(2 * np.mean(middle.astype(np.float64) ** 2)))
+SEEKING = ("CAF", "ipod", "mov", "mp4")  # may keep at the end what is needed first
 
 
 def assert_tone(waveform: np.ndarray, hertz: float, level: float, tolerance: float) -> None:
+    """The middle of it is a tone of this frequency and level."""
     assert waveform.dtype == np.float32
-    assert waveform.ndim == 1
-    found_hertz, found_level = tone_of(waveform)
-    assert found_hertz == pytest.approx(hertz, abs=1.0)
-    assert found_level == pytest.approx(level, rel=tolerance)
+    middle = waveform[len(waveform) // 4 : -len(waveform) // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 18))
+    assert np.argmax(spectrum) * SAMPLE_RATE / (1 << 18) == pytest.approx(hertz, abs=1.0)
+    found = np.sqrt(2 * np.mean(middle.astype(np.float64) ** 2))
+    assert found == pytest.approx(level, rel=tolerance)
 
 
 @pytest.mark.parametrize(("container", "codec"), LOSSLESS)
-def test_lossless_formats(container: str, codec: str, encode: Encode, sine: Sine) -> None:
+def test_lossless_formats(container: str, codec: str) -> None:
     samples = sine(440, 0.5, SAMPLE_RATE, channels=2)
-    waveform = load_audio(encode(samples, SAMPLE_RATE, container, codec))
+    waveform = load_audio(encoded(samples, SAMPLE_RATE, container, codec))
     assert waveform.shape == (8_000,)
     tolerance = 0.02 if codec in ("PCM_U8", "ULAW") else 1e-4
     np.testing.assert_allclose(waveform, samples[:, 0], atol=tolerance)
 
 
 @pytest.mark.parametrize(("container", "codec"), LOSSY)
-def test_lossy_formats(container: str, codec: str, encode: Encode, sine: Sine) -> None:
-    waveform = load_audio(encode(sine(440, 1.0, 48_000, channels=2), 48_000, container, codec))
+def test_lossy_formats(container: str, codec: str) -> None:
+    waveform = load_audio(encoded(sine(440, 1.0, 48_000, channels=2), 48_000, container, codec))
     assert SAMPLE_RATE <= len(waveform) <= SAMPLE_RATE * 1.06  # codecs pad their last frame
     assert_tone(waveform, 440, 0.5, 0.05)
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 96_000, 192_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 192_000])
 @pytest.mark.parametrize(("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_24")])
-def test_resampling_keeps_frequency_level_and_length(
-    rate: int, container: str, codec: str, encode: Encode, sine: Sine
-) -> None:
-    waveform = load_audio(encode(sine(1_234, 0.7, rate), rate, container, codec))
+def test_resampling_keeps_frequency_level_and_length(rate: int, container: str, codec: str) -> None:
+    waveform = load_audio(encoded(sine(1_234, 0.7, rate), rate, container, codec))
     assert abs(len(waveform) - 0.7 * SAMPLE_RATE) <= 1
     assert_tone(waveform, 1_234, 0.5, 1e-3)
 
 
-def test_resampling_removes_what_16_khz_cannot_hold(encode: Encode, sine: Sine) -> None:
-    waveform = load_audio(encode(sine(11_000, 0.5, 48_000), 48_000, "WAV", "FLOAT"))
+def test_resampling_removes_what_16_khz_cannot_hold() -> None:
+    waveform = load_audio(encoded(sine(11_000, 0.5, 48_000), 48_000, "WAV", "FLOAT"))
     assert np.abs(waveform).max() < 1e-3  # folded back it would be a tone at 5 kHz
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100])
 @pytest.mark.parametrize(
     ("container", "codec"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("mp4", "aac")]
 )
 def test_a_whole_lossy_file_is_never_called_truncated(
-    rate: int, container: str, codec: str, encode: Encode, sine: Sine
+    rate: int, container: str, codec: str
 ) -> None:
     for seconds in (0.3, 1.1):
-        waveform = load_audio(encode(sine(300, seconds, rate), rate, container, codec))
+        waveform = load_audio(encoded(sine(300, seconds, rate), rate, container, codec))
         assert len(waveform) / SAMPLE_RATE == pytest.approx(seconds, abs=0.01 + 4_096 / rate)
 
 
-@pytest.mark.parametrize("channels", range(1, 9))
-def test_channels_are_averaged(channels: int, encode: Encode) -> None:
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_channels_are_averaged(channels: int) -> None:
     samples = 0.2 * np.random.default_rng(0).standard_normal((4_000, channels))
-    samples = samples.astype(np.float32)
-    waveform = load_audio(encode(samples, SAMPLE_RATE, "WAV", "FLOAT"))
+    waveform = load_audio(encoded(samples.astype(np.float32), SAMPLE_RATE, "WAV", "FLOAT"))
     np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
 
 
-def test_surround_sound_is_averaged_by_ffmpeg_too(encode: Encode, sine: Sine) -> None:
+def test_surround_sound_is_averaged_by_ffmpeg_too() -> None:
     samples = sine(440, 1.0, 48_000, channels=6)
     samples[:, 1:] = 0.0
-    assert_tone(load_audio(encode(samples, 48_000, "mp4", "aac")), 440, 0.5 / 6, 0.1)
+    assert_tone(load_audio(encoded(samples, 48_000, "mp4", "aac")), 440, 0.5 / 6, 0.1)
 
 
-def test_long_files_come_in_blocks_that_join(encode: Encode) -> None:
+def test_long_files_come_in_blocks_that_join() -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal((1_200_000, 2)).astype(np.float32)
-    waveform = load_audio(encode(noise, 44_100, "WAV", "FLOAT"))
+    waveform = load_audio(encoded(noise, 44_100, "WAV", "FLOAT"))
     expected = soxr.resample(noise.mean(axis=1), 44_100, SAMPLE_RATE, quality="HQ")
     np.testing.assert_allclose(waveform, expected, atol=1e-6)
 
@@ -120,7 +110,7 @@ def test_long_files_come_in_blocks_that_join(encode: Encode) -> None:
 # Arrays
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     samples=st.integers(9, 300),
     channels=st.integers(1, 8),
@@ -146,14 +136,10 @@ def test_arrays_of_any_layout_and_type(
     assert np.array_equal(values, before)
 
 
-def test_arrays_of_another_rate(sine: Sine) -> None:
+def test_arrays_of_another_rate_and_tensors_of_training() -> None:
     waveform = load_audio(sine(440, 1.0, 44_100)[:, 0], sample_rate=44_100)
     assert len(waveform) == SAMPLE_RATE
     assert_tone(waveform, 440, 0.5, 1e-3)
-    assert probe_duration(np.zeros((2, 44_100)), sample_rate=44_100) == 1.0
-
-
-def test_tensors_with_gradient_and_in_half_precision() -> None:
     tensor = torch.linspace(-1, 1, 100).requires_grad_()
     np.testing.assert_array_equal(load_audio(tensor), tensor.detach().numpy())
     np.testing.assert_allclose(load_audio(tensor.bfloat16()), tensor.detach().numpy(), atol=0.01)
@@ -163,15 +149,17 @@ def test_tensors_with_gradient_and_in_half_precision() -> None:
 
 
 class OneWay(io.RawIOBase):
-    """A stream that cannot go back, such as a pipe or a socket."""
+    """A stream that cannot go back, such as a pipe or a socket, and may break."""
 
-    def __init__(self, data: bytes) -> None:
-        self.inner = io.BytesIO(data)
+    def __init__(self, data: bytes, breaks_at: float = float("inf")) -> None:
+        self.inner, self.breaks_at = io.BytesIO(data), breaks_at
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:  # a few bytes at a time
+        if self.inner.tell() > self.breaks_at:
+            raise OSError("the cable is out")
         return self.inner.readinto(memoryview(buffer)[:1_000])
 
 
@@ -181,12 +169,11 @@ def noise(seconds: float) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-SEEKING = ("CAF", "ipod", "mov", "mp4")  # may keep at the end what is needed first
-
-
-@pytest.mark.parametrize(("container", "codec"), LOSSLESS + LOSSY)
-def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str, encode: Encode) -> None:
-    data = encode(noise(6.0), 48_000, container, codec)
+@pytest.mark.parametrize(
+    ("container", "codec"), [("WAV", "PCM_16"), *LOSSLESS[6:11], *LOSSLESS[15:], *LOSSY]
+)
+def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str) -> None:
+    data = encoded(noise(6.0), 48_000, container, codec)
     pipe = OneWay(data)
     blocks = audio_blocks(pipe, live=True)
     first = next(blocks)
@@ -200,9 +187,8 @@ def test_a_pipe_is_decoded_while_it_is_written(container: str, codec: str, encod
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "OGG"])
-def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str, encode: Encode) -> None:
-    codec = "VORBIS" if container == "OGG" else "PCM_16"
-    data = encode(noise(4.0), 48_000, container, codec)
+def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str) -> None:
+    data = encoded(noise(4.0), 48_000, container, "VORBIS" if container == "OGG" else "PCM_16")
     found: list[int] = []
     blocks = audio_blocks(OneWay(data[: len(data) * 3 // 4]), live=True)
     with pytest.raises(AudioError, match="breaks off") as caught:
@@ -211,121 +197,74 @@ def test_a_pipe_that_breaks_off_is_told_after_what_it_held(container: str, encod
     assert sum(found) > 2 * SAMPLE_RATE
 
 
-def test_a_pipe_that_cannot_be_read_on_is_one_line(encode: Encode, sine: Sine) -> None:
-    class Broken(OneWay):
-        def readinto(self, buffer) -> int:
-            if self.inner.tell() > 100_000:
-                raise OSError("the cable is out")
-            return super().readinto(buffer)
-
-    data = encode(sine(440, 5.0, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
-    for live in (False, True):
-        with pytest.raises(AudioError, match="the cable is out"):
-            list(audio_blocks(Broken(data), live=live))
+@pytest.mark.parametrize("live", [False, True])
+def test_a_pipe_that_cannot_be_read_on_is_one_line(live: bool) -> None:
+    data = encoded(sine(440, 5.0, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
+    with pytest.raises(AudioError, match="the cable is out"):
+        list(audio_blocks(OneWay(data, breaks_at=100_000), live=live))
 
 
 @pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("ipod", "aac")])
-def test_places_agree(
-    container: str, codec: str, encode: Encode, sine: Sine, tmp_path: Path
-) -> None:
-    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, container, codec)
+def test_places_agree(container: str, codec: str, tmp_path: Path) -> None:
+    data = encoded(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, container, codec)
     expected = load_audio(data)
     path = tmp_path / "märz 1%d.raw"  # a name that says nothing, and looks like a pattern
     path.write_bytes(data)
     halfway = io.BytesIO(data)
     halfway.seek(len(data) // 2)
-    sources = [
-        path,
-        str(path),
-        bytearray(data),
-        halfway,
-        OneWay(data),
-        io.BufferedReader(OneWay(data)),
-    ]
+    sources = [path, str(path), bytearray(data), halfway, OneWay(data)]
+    sources.append(io.BufferedReader(OneWay(data)))
     for source in sources:
         np.testing.assert_array_equal(load_audio(source), expected)
     for opener in (lambda: path.open("rb"), lambda: path.open("rb", buffering=0)):
         with opener() as file:
             np.testing.assert_array_equal(load_audio(file), expected)
             assert not file.closed
-    for source in (path, data, halfway):
-        assert probe_duration(source) == pytest.approx(0.5, abs=0.1)
-    assert probe_duration(OneWay(data)) is None
+    assert probe_duration(path) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_named_pipe(encode: Encode, sine: Sine, tmp_path: Path) -> None:
-    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
+def test_a_named_pipe(tmp_path: Path) -> None:
+    data = encoded(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(data))
-    assert probe_duration(pipe) is None
     writer.start()
     assert len(load_audio(pipe)) == 8_000
     writer.join()
 
 
-sent: list[int] = []  # bytes of /endless
-
-
 @pytest.fixture
-def server(encode: Encode, sine: Sine) -> Iterator[str]:
-    """A web server of this machine: /tone.flac, /page, /short (breaks off), /endless (sends 64 MB
-    at most), /huge (declares a TB and sends nothing), 404 elsewhere."""
-    data = encode(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path in ("/endless", "/huge"):
-                self.send_response(200)
-                if path == "/huge":
-                    self.send_header("Content-Length", str(1 << 40))
-                self.end_headers()
-                self.wfile.flush()
-                with contextlib.suppress(OSError):  # the reader leaves
-                    for _ in range(64 if path == "/endless" else 0):
-                        self.wfile.write(bytes(1 << 20))
-                        sent.append(1 << 20)
-                    self.rfile.read(1)  # until it has left
-                return
-            body = {"/tone.flac": data, "/page": b"<html>hello</html>", "/short": data[:3_000]}
-            self.send_response(200 if path in body else 404)
-            self.send_header(
-                "Content-Length", str(len(data if path == "/short" else body.get(path, b"")))
-            )
-            self.end_headers()
-            self.wfile.write(body.get(path, b""))
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+def server(tmp_path: Path) -> Iterator[Server]:
+    data = encoded(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "FLAC", "PCM_16")
+    for name in ("tone.flac", "short.flac", "huge.flac", "endless.flac"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "page").write_text("<html>hello</html>")
+    with serving(tmp_path) as server:
+        server.faults["short.flac"] = Fault("cut", at=3_000)
+        server.faults |= {f"{kind}.flac": Fault(kind) for kind in ("huge", "endless")}
+        yield server
 
 
-def test_addresses(server: str) -> None:
-    assert len(load_audio(f"{server}/tone.flac?signature=secret")) == 8_000
-    assert probe_duration(f"{server}/tone.flac") is None
-    for path, reason in (("/page", "not_audio"), ("/short", "truncated"), ("/x", "unreadable")):
+def test_addresses(server: Server) -> None:
+    assert len(load_audio(f"{server.url}/tone.flac?signature=secret")) == 8_000
+    reasons = {"page": "not_audio", "short.flac": "truncated", "x": "unreadable"}
+    for path, reason in reasons.items():
         with pytest.raises(AudioError) as caught:
-            load_audio(f"{server}{path}?signature=secret", max_bytes=1 << 20)
+            load_audio(f"{server.url}/{path}?signature=secret", max_bytes=1 << 20)
         assert caught.value.reason == reason
         assert path in str(caught.value)
         assert "secret" not in str(caught.value)
 
 
-def test_what_is_too_large_is_not_read(server: str) -> None:
-    sent.clear()
-    for path, limit in (("/huge", None), ("/endless", 3 << 20), ("/tone.flac", 1_000)):
+def test_what_is_too_large_is_not_read(server: Server) -> None:
+    for path, limit in (("huge.flac", None), ("endless.flac", 3 << 20), ("tone.flac", 1_000)):
         start = time.perf_counter()
         with pytest.raises(AudioError, match="--max-download") as caught:
-            load_audio(f"{server}{path}", max_bytes=limit)
+            load_audio(f"{server.url}/{path}", max_bytes=limit)
         assert caught.value.reason == "too_long"
-        assert time.perf_counter() - start < 10.0  # /huge would be waited for 15 s
-    assert sum(sent) < 32 << 20  # what the sockets hold beyond the limit
+        assert time.perf_counter() - start < 10.0  # huge.flac would be waited for 15 s
+    assert server.sent < 32  # what the sockets hold beyond the limit
 
 
 def test_a_server_that_does_not_answer() -> None:
@@ -334,13 +273,10 @@ def test_a_server_that_does_not_answer() -> None:
     assert "secret" not in str(caught.value)
 
 
-# Real recordings
-
-
 def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
-    paths = sorted((shared_data / "speech_test").glob("*.flac"))
-    paths += sorted((shared_data / "speech_train").glob("*/*.opus"))[:10]
-    assert len(paths) > 20
+    paths = sorted((shared_data / "speech_test").glob("*.flac"))[::3]
+    paths += sorted((shared_data / "speech_train").glob("*/*.opus"))[:5]
+    assert len(paths) > 10
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         expected = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE, quality="HQ")

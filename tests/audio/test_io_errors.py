@@ -7,7 +7,6 @@ import random
 import resource
 import struct
 import tracemalloc
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,39 +14,29 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.audio.encoding import encoded, sine
 
 from tiny_audio.audio.io import SAMPLE_RATE, load_audio, probe_duration
 from tiny_audio.errors import AudioError
 
-Encode = Callable[[np.ndarray, int, str, str], bytes]
-Sine = Callable[..., np.ndarray]
-REASONS = {"empty", "not_audio", "truncated", "not_finite", "too_long", "unreadable"}
 FORMATS = [
-    *(
-        ("WAV", "PCM_16"),
-        ("FLAC", "PCM_16"),
-        ("OGG", "VORBIS"),
-        ("OGG", "OPUS"),
-        ("AIFF", "PCM_16"),
-    ),
-    *(("MP3", "MPEG_LAYER_III"), ("ipod", "aac"), ("mp4", "alac"), ("webm", "libopus")),
+    *(("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")),
+    *(("AIFF", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("ipod", "aac"), ("mp4", "alac")),
+    ("webm", "libopus"),
 ]
 
 
 def rejection(source: object, **options: object) -> AudioError:
     with pytest.raises(AudioError) as caught:
         load_audio(source, **options)
-    assert caught.value.reason in REASONS
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 @pytest.fixture(scope="module")
-def files(encode: Encode, sine: Sine) -> dict[tuple[str, str], bytes]:
+def files() -> dict[tuple[str, str], bytes]:
     tone = sine(440, 1.5, 48_000) + 0.01 * np.random.default_rng(0).standard_normal((72_000, 1))
-    return {key: encode(tone.astype(np.float32), 48_000, *key) for key in FORMATS}
+    return {key: encoded(tone.astype(np.float32), 48_000, *key) for key in FORMATS}
 
 
 def movie(sound: np.ndarray | None) -> bytes:
@@ -72,23 +61,13 @@ def movie(sound: np.ndarray | None) -> bytes:
     return file.getvalue()
 
 
-def picture() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="image2pipe") as output:
-        stream = output.add_stream("png", rate=1, width=8, height=8, pix_fmt="rgb24")
-        frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
-        output.mux([*stream.encode(frame), *stream.encode(None)])
-    return file.getvalue()
-
-
 # Places that hold no file
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_things_that_are_no_audio_source(tmp_path: Path) -> None:
     missing = tmp_path / "missing.wav"
     for source, words in (
-        (missing, "no such file"),
-        (str(missing), "no such file"),
+        (missing, f"{missing}: no such file"),
         (tmp_path, "is a folder"),
         ("a\0b", "cannot be opened"),
         ("x" * 5_000, "cannot be opened"),
@@ -98,10 +77,6 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         assert words in str(error)
         with pytest.raises(AudioError):
             probe_duration(source)
-    assert str(missing) in str(rejection(missing))
-
-
-def test_things_that_are_no_audio_source(tmp_path: Path) -> None:
     closed = io.BytesIO(b"x")
     closed.close()
     text = tmp_path / "notes.txt"
@@ -109,32 +84,8 @@ def test_things_that_are_no_audio_source(tmp_path: Path) -> None:
     with text.open() as opened_as_text:
         for source in (None, 3, [0.1, 0.2], closed, opened_as_text, io.StringIO("x")):
             assert rejection(source).reason == "unreadable"
-
-
-def test_empty_and_foreign_files(tmp_path: Path) -> None:
-    contents = {
-        "empty": {"empty.wav": b""},
-        "not_audio": {
-            "text.wav": b"It was the best of times. " * 400,
-            "page.mp3": b"<!doctype html><html></html>",
-            "picture.png": picture(),
-            "picture.flac": picture(),
-            "picture.webp": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(24),
-            "film.mp4": movie(None),
-            "zeros.raw": bytes(10_000),
-            "noise.mp3": random.Random(0).randbytes(10_000),
-            "list.m3u8": b"#EXTM3U\n#EXTINF:3,\n/etc/hostname\n#EXT-X-ENDLIST\n",
-            "one": b"x",
-        },
-    }
-    for reason, named in contents.items():
-        for name, data in named.items():
-            path = tmp_path / name
-            path.write_bytes(data)
-            for source in (path, data):
-                assert rejection(source).reason == reason, name
-                with pytest.raises(AudioError):
-                    probe_duration(source)
+    assert rejection(movie(None)).reason == "not_audio"
+    assert probe_duration(text) is None
 
 
 def test_a_playlist_opens_no_other_file(files, tmp_path: Path) -> None:
@@ -148,11 +99,11 @@ def test_a_playlist_opens_no_other_file(files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("share", [0.75, 0.5, 0.1, 0.01])
-def test_truncated_files_are_told(kind, share: float, files, capfd) -> None:
+def test_truncated_files_are_told(kind, files, capfd) -> None:
     whole = files[kind]
     load_audio(whole)
-    assert rejection(whole[: int(len(whole) * share)]).reason == "truncated"
+    for share in (0.75, 0.5, 0.1, 0.01):
+        assert rejection(whole[: int(len(whole) * share)]).reason == "truncated"
     assert capfd.readouterr().err == ""  # the decoders keep their warnings to themselves
 
 
@@ -161,26 +112,20 @@ def test_truncation_says_what_was_found(files) -> None:
     assert "0.75 s of 1.50 s" in str(rejection(data[: len(data) // 2 + 22]))
 
 
-def test_a_damaged_middle_is_told(files) -> None:
-    for kind in (("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("ipod", "aac")):
-        data = bytearray(files[kind])
-        third = len(data) // 3
-        data[third : 2 * third] = random.Random(0).randbytes(third)
-        assert rejection(bytes(data)).reason == "truncated", kind
+@pytest.mark.parametrize("kind", [("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("ipod", "aac")])
+def test_a_damaged_middle_is_told(kind, files) -> None:
+    data = bytearray(files[kind])
+    third = len(data) // 3
+    data[third : 2 * third] = random.Random(0).randbytes(third)
+    assert rejection(bytes(data)).reason == "truncated", kind
 
 
-def test_a_wav_written_to_a_pipe_has_no_length_and_is_whole(files) -> None:
+def test_what_was_written_to_a_pipe_has_no_length_and_is_whole(files) -> None:
     data = bytearray(files["WAV", "PCM_16"])
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
     assert len(load_audio(bytes(data))) == 24_000
-
-
-def test_a_flac_written_to_a_pipe_has_no_length_and_is_whole(files) -> None:
     assert len(load_audio(flac_with_length(files["FLAC", "PCM_16"], 0))) == 24_000
-
-
-def test_an_ogg_file_may_end_in_an_empty_page(files) -> None:
-    for codec in ("VORBIS", "OPUS"):
+    for codec in ("VORBIS", "OPUS"):  # an Ogg file may end in an empty page
         last = b"OggS\0\4" + bytes(21)  # no segments
         assert len(load_audio(files["OGG", codec] + last)) == 24_000
 
@@ -205,19 +150,19 @@ def test_a_picture_track_that_outlasts_the_sound_is_no_damage() -> None:
 # Samples that cannot be used
 
 
-def test_no_samples(encode: Encode) -> None:
+def test_no_samples() -> None:
     for kind in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")):
-        nothing = encode(np.zeros((0, 1), np.float32), SAMPLE_RATE, *kind)
+        nothing = encoded(np.zeros((0, 1), np.float32), SAMPLE_RATE, *kind)
         assert rejection(nothing).reason == "empty", kind
     for array in (np.zeros(0), np.zeros((2, 0)), torch.zeros(0), np.zeros((0, 0))):
         assert rejection(array).reason == "empty"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_values_that_are_not_finite(value: float, encode: Encode) -> None:
+def test_values_that_are_not_finite(value: float) -> None:
     samples = np.zeros((1_000, 2), np.float32)
     samples[500] = value
-    assert rejection(encode(samples, 44_100, "WAV", "FLOAT")).reason == "not_finite"
+    assert rejection(encoded(samples, 44_100, "WAV", "FLOAT")).reason == "not_finite"
     assert rejection(samples).reason == "not_finite"
     assert rejection(torch.from_numpy(samples)).reason == "not_finite"
 
@@ -237,12 +182,8 @@ def test_arrays_that_are_no_audio() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 1, 10**9])
-def test_absurd_rates(rate: int, files) -> None:
+def test_absurd_rates(rate: int) -> None:
     assert rejection(np.zeros(100), sample_rate=rate).reason == "unreadable"
-    if rate >= 0:
-        data = bytearray(files["WAV", "PCM_16"])
-        data[24:28] = struct.pack("<I", rate)
-        assert rejection(bytes(data)).reason in ("unreadable", "truncated")
 
 
 # Too long, and headers that lie
@@ -267,15 +208,15 @@ def test_too_long_arrays_and_exact_fit() -> None:
     assert rejection(np.zeros((2, 9_000)), sample_rate=8_000, max_seconds=1.0).reason == "too_long"
 
 
-def test_long_audio_and_lying_headers_cost_no_memory(files, encode: Encode, tmp_path: Path) -> None:
+def test_long_audio_and_lying_headers_cost_no_memory(files, tmp_path: Path) -> None:
     three_hours = tmp_path / "long.wav"
-    header = bytearray(encode(np.zeros((1, 1), np.float32), SAMPLE_RATE, "WAV", "PCM_16")[:44])
+    header = bytearray(encoded(np.zeros((1, 1), np.float32), SAMPLE_RATE, "WAV", "PCM_16")[:44])
     size = 3 * 3_600 * SAMPLE_RATE * 2
     header[4:8], header[40:44] = struct.pack("<I", size + 36), struct.pack("<I", size)
     with three_hours.open("wb") as file:
         file.write(header)
         file.truncate(44 + size)  # sparse: takes no room on the disk
-    silence = encode(np.zeros((600 * SAMPLE_RATE, 1), np.float32), SAMPLE_RATE, "FLAC", "PCM_16")
+    silence = encoded(np.zeros((600 * SAMPLE_RATE, 1), np.float32), SAMPLE_RATE, "FLAC", "PCM_16")
     wav = bytearray(files["WAV", "PCM_16"])
     wav[4:8] = wav[40:44] = struct.pack("<I", 0x70000000)
     flac = flac_with_length(files["FLAC", "PCM_16"], 2**36 - 1)
@@ -293,22 +234,3 @@ def test_long_audio_and_lying_headers_cost_no_memory(files, encode: Encode, tmp_
     finally:
         tracemalloc.stop()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 * 1024
-
-
-# Anything at all
-
-
-@settings(max_examples=150, deadline=None)
-@given(kind=st.sampled_from(FORMATS), seed=st.integers(0, 10**6))
-def test_damaged_bytes_load_or_are_refused_in_words(kind, seed: int, files) -> None:
-    damage, data = random.Random(seed), bytearray(files[kind])
-    for _ in range(damage.choice((1, 5, 30))):
-        at = damage.randrange(min(len(data), damage.choice((64, len(data)))))
-        data[at : at + damage.randrange(5)] = damage.randbytes(damage.randrange(5))
-    for use in (lambda: load_audio(bytes(data), max_seconds=20.0), lambda: probe_duration(data)):
-        error = None
-        try:
-            use()
-        except AudioError as caught:
-            error = caught
-        assert error is None or (error.reason in REASONS and "\n" not in str(error))

@@ -12,7 +12,7 @@ from tiny_audio.audio.segment import split_long
 from tiny_audio.errors import ConfigError
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     samples=st.integers(0, 12 * SAMPLE_RATE),
     longest=st.floats(0.05, 4.0),
@@ -64,8 +64,7 @@ def test_silence_is_cut_as_late_as_allowed() -> None:
     assert [stop - start for start, stop in spans] == [480_000, 480_000, 480_000, 160_000]
 
 
-def test_bounds_that_cannot_be_kept_are_refused() -> None:
+@pytest.mark.parametrize("bounds", [(10.0, 6.0), (0.0, 0.0)])
+def test_bounds_that_cannot_be_kept_are_refused(bounds: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match="half"):
-        split_long(np.zeros(10, np.float32), 10.0, 6.0)
-    with pytest.raises(ConfigError):
-        split_long(np.zeros(10, np.float32), 0.0, 0.0)
+        split_long(np.zeros(10, np.float32), *bounds)

@@ -20,7 +20,8 @@ class Fault:
 
     kind: ``refuse`` drops the connection, ``busy`` answers 503, ``gone`` 404; ``stall`` and
     ``cut`` stop at byte `at` of the file, ``garbage`` replaces what follows it, ``trickle`` sends
-    a few bytes now and then.
+    a few bytes now and then, ``huge`` declares a TB and stalls, ``endless`` sends 64 MB without a
+    length.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Server:
     url: str
     faults: dict[str, Fault] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    sent: int = 0  # MB of endless files
     ranges: bool = True
     lengths: bool = True  # whether it tells how long a file is
     ended: Event = field(default_factory=Event)
@@ -64,6 +66,9 @@ def serving(folder: Path) -> Iterator[Server]:
             if fault.kind in ("busy", "gone"):
                 self.send_error(503 if fault.kind == "busy" else 404)
                 return
+            if not path.is_file():
+                self.send_error(404)
+                return
             data = path.read_bytes()
             if fault.kind == "garbage":
                 data = data[: fault.at] + random.Random(1).randbytes(len(data) - fault.at)
@@ -74,15 +79,20 @@ def serving(folder: Path) -> Iterator[Server]:
             self.send_response(206 if asked and server.ranges else 200)
             if asked and server.ranges:
                 self.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
-            if server.lengths:
-                self.send_header("Content-Length", str(last + 1 - start))
+            if server.lengths and fault.kind != "endless":
+                length = 1 << 40 if fault.kind == "huge" else last + 1 - start
+                self.send_header("Content-Length", str(length))
             self.end_headers()
-            stop = min(fault.at, last + 1) if fault.kind in ("stall", "cut") else last + 1
+            stops = fault.kind in ("stall", "cut", "huge")
+            stop = min(fault.at, last + 1) if stops else last + 1
             try:
+                while fault.kind == "endless" and server.sent < 64:
+                    self.wfile.write(bytes(1 << 20))
+                    server.sent += 1
                 while fault.kind == "trickle" and not server.ended.wait(0.05):
                     self.wfile.write(b"x")
                 self.wfile.write(data[start : max(start, stop)])
-                if fault.kind == "stall" and stop <= last:
+                if fault.kind in ("stall", "huge") and stop <= last:
                     server.ended.wait(30)
             except OSError:
                 pass  # whoever asked has hung up

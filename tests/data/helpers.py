@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,6 +31,22 @@ def audio_tokens(samples: int) -> int:
 def noise(seconds: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (0.1 * rng.standard_normal(round(seconds * 16_000))).astype(np.float32)
+
+
+def clip(seconds: float, seed: int, kind: str = "FLAC") -> bytes:
+    """An encoded recording of noise."""
+    file = io.BytesIO()
+    soundfile.write(file, noise(seconds, seed), 16_000, format=kind)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
 
 
 def write_manifest(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

@@ -16,7 +16,6 @@ import soundfile
 import torch
 
 from tests.data.helpers import (
-    audio_tokens,
     make_corpus,
     make_stream,
     noise,
@@ -31,7 +30,6 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.compose import compose
 from tiny_audio.config import AugmentConfig, ChangeConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
-from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 from tiny_audio.model.batch import IGNORE
@@ -61,13 +59,16 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def augmenter(*, seed: int = 3, limits: tuple[float, float] = (0.2, 30.0), **changes: Any):
+def augmenter(*, seed: int = 3, limits: tuple[float, float] = (0.2, 30.0), repeats=0, **changes):
     config = AugmentConfig()
     for name, value in changes.items():
         kind = getattr(config, name)
         merged = replace(kind, **value) if isinstance(kind, ChangeConfig) else value
         setattr(config, name, merged)
-    opened = open_augmenter(asdict(config), seed=seed, min_seconds=limits[0], max_seconds=limits[1])
+    low, high = limits
+    opened = open_augmenter(
+        asdict(config), seed=seed, min_seconds=low, max_seconds=high, repeats=repeats
+    )
     assert opened is not None
     return opened
 
@@ -87,45 +88,39 @@ def apply(change: Augmenter, waveform: np.ndarray, id: str = "a", epoch: int = 0
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("mixed")
-    return [
-        spec(path=str(make_corpus(folder / "a", 23, seed=2, prefix="a")), weight=2.0),
-        spec(path=str(make_corpus(folder / "b", 11, seed=3, prefix="b")), weight=1.0),
-    ]
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("corpora")
+    return [str(make_corpus(folder / name, 12, seed=ord(name), prefix=name)) for name in "ab"]
 
 
-def stream_of(mixed: list[dict], prompt, change: Augmenter, **values: Any) -> TrainingStream:
-    sources = open_sources({f"s{n}": one for n, one in enumerate(mixed)}, key="data.train")
+def stream_of(corpora: list[str], prompt, change: Augmenter | None, **values: Any):
+    sources = open_sources({path: spec(path=path) for path in corpora}, key="data.train")
     return make_stream(sources, prompt, augment=change, **values)
 
 
-def test_bit_for_bit_with_any_number_of_workers_and_after_a_resume(mixed, prompt, noises, rooms):
+def test_bit_for_bit_with_any_number_of_workers_and_after_a_resume(corpora, prompt, noises, rooms):
     change = everything(noises, rooms, transforms=[{"name": "TanhDistortion", "p": 0.5}])
-    whole = take(stream_of(mixed, prompt, change), 16)
-    assert same(whole, take(stream_of(mixed, prompt, change, num_workers=2), 16))
-    for stop, workers in ((3, 0), (8, 2)):
-        stopped = stream_of(mixed, prompt, change, num_workers=workers)
-        first = take(stopped, stop)
-        again = stream_of(mixed, prompt, change, num_workers=2 - workers)
-        again.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-        assert same(whole, first + take(again, 16 - stop))
-    plain = make_stream([open_one(path=mixed[0]["path"])], prompt)
-    assert not same(whole[:3], take(plain, 3))
+    whole = take(stream_of(corpora, prompt, change), 4)
+    stopped = stream_of(corpora, prompt, change, num_workers=2)
+    first = take(stopped, 2)
+    again = stream_of(corpora, prompt, change)
+    again.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    assert same(whole, first + take(again, 2))
+    assert not same(whole[:1], take(stream_of(corpora, prompt, None), 1))
 
 
-def test_another_seed_pass_or_sample_is_changed_otherwise(noises, rooms):
+def test_another_seed_pass_sample_or_source_is_changed_otherwise(noises, rooms):
     clip = noise(1.0, 1)
-    change = everything(noises, rooms)
-    draws = {
-        apply(change, clip, id=i, epoch=e).tobytes() for i in ("a", "b", "c") for e in range(4)
-    }
-    assert len(draws) >= 11  # one may well have been left alone
-    assert np.array_equal(apply(change, clip), apply(everything(noises, rooms), clip))
-    other = [apply(everything(noises, rooms, seed=s), clip).tobytes() for s in range(8)]
-    assert len(set(other)) >= 7
-    of_source = [change(clip, source=s, id="a", epoch=0)[0].tobytes() for s in "stuvw"]
-    assert len(set(of_source)) >= 4
+    kinds = {kind: {"p": 1.0} for kind in ("speed", "gain", "noise")}
+    kinds["noise"]["path"] = str(noises)
+    change = augmenter(**kinds)
+    drawn = [apply(change, clip, id=i, epoch=e) for i in ("a", "b", "c") for e in range(4)]
+    drawn += [apply(augmenter(seed=s, **kinds), clip) for s in range(8) if s != 3]
+    drawn += [change(clip, source=s, id="a", epoch=0)[0] for s in "tuvw"]
+    assert len({one.tobytes() for one in drawn}) == len(drawn)
+    assert np.array_equal(apply(change, clip), apply(augmenter(**kinds), clip))
+    again = augmenter(repeats=2, **kinds)
+    assert np.array_equal(apply(again, clip, epoch=3), apply(change, clip, epoch=1))
 
 
 def test_neither_order_nor_process_nor_other_kinds_matter(noises, rooms):
@@ -136,10 +131,9 @@ def test_neither_order_nor_process_nor_other_kinds_matter(noises, rooms):
     for name in reversed(clips):
         assert np.array_equal(apply(again, clips[name], name), forward[name])
     gain = augmenter(gain={"p": 1.0})
-    both = augmenter(gain={"p": 1.0}, speed={"p": 1.0})
+    both = augmenter(gain={"p": 1.0}, transforms=[{"name": "PolarityInversion", "p": 1.0}])
     for name, clip in clips.items():
-        levels = [float(np.abs(apply(one, clip, name)).max()) for one in (gain, both)]
-        assert levels[0] == pytest.approx(levels[1], rel=0.35)  # the same gain; resampled peaks
+        assert np.array_equal(apply(gain, clip, name), -apply(both, clip, name))
 
 
 def test_the_global_random_states_are_left_alone_and_do_not_matter(noises, rooms):
@@ -156,14 +150,6 @@ def test_the_global_random_states_are_left_alone_and_do_not_matter(noises, rooms
         assert np.random.get_state()[1].tolist() == before[1]
         assert torch.equal(torch.get_rng_state(), before[2])
     assert np.array_equal(*found)
-    assert not np.array_equal(found[0], apply(change, clip, epoch=1))
-
-
-def test_each_kind_is_as_frequent_as_asked():
-    change = augmenter(gain={"p": 0.3})
-    clip = noise(0.3, 0)
-    changed = [apply(change, clip, str(n)) is not clip for n in range(600)]
-    assert np.mean(changed) == pytest.approx(0.3, abs=0.06)
 
 
 # ------------------------------------------------------------------- each does what its name says
@@ -178,11 +164,6 @@ def rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-def pitch(waveform: np.ndarray) -> float:
-    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 1 << 18))
-    return float(np.argmax(spectrum)) * SAMPLE_RATE / (1 << 18)
-
-
 def band_db(waveform: np.ndarray, low: float, high: float) -> float:
     """Power between two frequencies, in dB."""
     power = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)))) ** 2
@@ -190,7 +171,7 @@ def band_db(waveform: np.ndarray, low: float, high: float) -> float:
     return 10 * float(np.log10(power[(hertz >= low) & (hertz < high)].sum() + 1e-20))
 
 
-@pytest.mark.parametrize("snr", [-10.0, 0.0, 7.5, 40.0])
+@pytest.mark.parametrize("snr", [-10.0, 7.5, 40.0])
 def test_noise_lowers_the_snr_to_what_was_asked(tmp_path: Path, snr: float):
     soundfile.write(tmp_path / "n.wav", noise(8.0, 70), 16_000, subtype="FLOAT")
     change = augmenter(noise={"p": 1.0, "path": str(tmp_path), "range": [snr, snr]})
@@ -200,11 +181,15 @@ def test_noise_lowers_the_snr_to_what_was_asked(tmp_path: Path, snr: float):
         assert 20 * np.log10(rms(speech) / rms(added)) == pytest.approx(snr, abs=0.01)
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 2.0])
-def test_speed_moves_length_and_pitch_alike(factor: float):
-    fast = apply(augmenter(speed={"p": 1.0, "range": [factor, factor]}), tone(1_000))
-    assert len(fast) == pytest.approx(SAMPLE_RATE / factor, rel=1e-4)
-    assert pitch(fast) == pytest.approx(1_000 * factor, rel=2e-3)
+@pytest.mark.parametrize(("factor", "seconds"), [(0.5, 6.0), (1.1, 1.0), (2.0, 0.3)])
+def test_speed_moves_length_and_pitch_alike_within_the_limits(factor: float, seconds: float):
+    speed, clip = {"p": 1.0, "range": [factor, factor]}, tone(1_000, seconds)
+    fast = apply(augmenter(speed=speed, limits=(0.1, 20.0)), clip)
+    assert len(fast) == pytest.approx(len(clip) / factor, rel=1e-3)
+    crossings = np.count_nonzero(np.diff(np.sign(fast)))
+    assert crossings / len(fast) * SAMPLE_RATE == pytest.approx(2_000 * factor, rel=1e-2)
+    limited = apply(augmenter(speed=speed, limits=(0.2, 10.0)), clip)
+    assert len(limited) == (len(fast) if factor == 1.1 else len(clip))
 
 
 def test_a_room_equals_the_convolution_and_moves_nothing(rooms: Path):
@@ -217,7 +202,7 @@ def test_a_room_equals_the_convolution_and_moves_nothing(rooms: Path):
     assert rms(wet) == pytest.approx(rms(speech), rel=1e-4)
 
 
-@pytest.mark.parametrize("edge", [1_500.0, 4_000.0, 6_500.0])
+@pytest.mark.parametrize("edge", [1_500.0, 6_500.0])
 def test_a_band_keeps_what_is_below_and_removes_what_is_above(edge: float):
     wide, kept = noise(2.0, 0), 0.85 * edge
     narrow = apply(augmenter(band={"p": 1.0, "range": [edge, edge]}), wide)
@@ -251,7 +236,7 @@ def test_gain_is_in_decibels_and_never_beyond_full_scale():
 @pytest.mark.parametrize("clip", [np.zeros(8_000, np.float32), noise(0.25, 0), noise(2.0, 1) * 5])
 def test_whatever_the_clip_the_result_is_finite_and_within_full_scale(clip, noises, rooms):
     change = everything(noises, rooms)
-    for n in range(40):
+    for n in range(20):
         changed = apply(change, clip, str(n))
         assert changed.dtype == np.float32
         assert np.isfinite(changed).all()
@@ -261,65 +246,18 @@ def test_whatever_the_clip_the_result_is_finite_and_within_full_scale(clip, nois
 # -------------------------------------------------------------------------- what is made of it
 
 
-def test_evaluation_data_and_labels_stay_as_they_are(tmp_path, prompt, noises, rooms):
-    """Only the training stream takes an augmenter; texts are those of the plain stream."""
-    path = str(make_corpus(tmp_path, 12))
-    change = everything(noises, rooms, noise_only=0.0)
-    texts = [
-        {i: t for batch in take(stream, 4) for i, t in zip(batch.ids, batch.texts, strict=True)}
-        for stream in (
-            make_stream([open_one(path=path)], prompt),
-            make_stream([open_one(path=path)], prompt, augment=change),
-        )
-    ]
-    assert all(texts[0][i] == texts[1][i] for i in texts[0].keys() & texts[1].keys())
-
-
 def test_a_run_evaluates_on_what_was_recorded(tmp_path, noises, rooms):
     """With weights that stand still only the training loss tells whether clips were changed."""
     data = write_set(tmp_path / "set")
-    still = ("training.max_steps=2", "training.learning_rate=1e-30", "training.eval_steps=2")
-    changes = [f"data.augment.{kind}.p=1" for kind in CHANGES] + ["data.augment.noise_only=0.5"]
+    still = ("training.max_steps=1", "training.learning_rate=1e-30", "training.eval_steps=1")
+    changes = [f"data.augment.{kind}.p=1" for kind in CHANGES]
     changes += [f"data.augment.noise.path={noises}", f"data.augment.room.path={rooms}"]
-    losses = {}
-    for name, settings in (("plain", []), ("changed", changes)):
-        run(data, tmp_path / name, *still, *settings)
-        losses[name] = [row["loss"] for row in rows(tmp_path / name)]
-        losses[f"{name} eval"] = [row["eval_loss"] for row in rows(tmp_path / name, "eval")]
-    assert losses["plain eval"] == losses["changed eval"]
-    assert losses["plain"] != losses["changed"]
-    assert np.isfinite(losses["changed"]).all()
-
-
-def test_audio_tokens_follow_the_speed(tmp_path, prompt):
-    path = str(make_corpus(tmp_path, 12))
-    fast = augmenter(speed={"p": 1.0, "range": [2.0, 2.0]})
-    plain, quick = (
-        {
-            i: (int(n), int(m))
-            for batch in take(make_stream([open_one(path=path)], prompt, augment=change), 3)
-            for i, n, m in zip(
-                batch.ids, batch.waveform_lengths, batch.audio_mask.sum(1), strict=True
-            )
-        }
-        for change in (None, fast)
-    )
-    both = plain.keys() & quick.keys()
-    assert len(both) >= 6
-    for i in both:
-        samples, tokens = quick[i]
-        halved = -(-plain[i][0] // 2)
-        assert samples == (halved if halved >= 0.2 * 16_000 else plain[i][0])
-        assert tokens == audio_tokens(samples)
-
-
-@pytest.mark.parametrize(("factor", "seconds"), [(0.5, 6.0), (2.0, 0.3)])
-def test_a_speed_that_breaks_the_limits_is_not_used(factor: float, seconds: float):
-    clip = noise(seconds, 0)
-    change = augmenter(speed={"p": 1.0, "range": [factor, factor]}, limits=(0.2, 10.0))
-    assert apply(change, clip) is clip
-    free = augmenter(speed={"p": 1.0, "range": [factor, factor]}, limits=(0.1, 20.0))
-    assert len(apply(free, clip)) == round(len(clip) / factor)
+    plain, changed = tmp_path / "plain", tmp_path / "changed"
+    run(data, plain, *still)
+    run(data, changed, *still, *changes)
+    assert [row["loss"] for row in rows(plain)] != [row["loss"] for row in rows(changed)]
+    plain_eval, changed_eval = rows(plain, "eval"), rows(changed, "eval")
+    assert [row["eval_loss"] for row in plain_eval] == [row["eval_loss"] for row in changed_eval]
 
 
 def test_rejects_do_not_depend_on_augmentation(tmp_path, prompt, noises, rooms):
@@ -338,17 +276,15 @@ def test_rejects_do_not_depend_on_augmentation(tmp_path, prompt, noises, rooms):
     assert found[0][1]["label_too_long"] > 0
 
 
-def test_noise_alone_reaches_the_loss_as_an_end_token(tmp_path, prompt, noises):
-    path = str(make_corpus(tmp_path, 20))
+def test_noise_alone_reaches_the_loss_as_an_end_token(corpora, prompt, noises):
     change = augmenter(noise_only=0.4, noise={"path": str(noises), "range": [20.0, 20.0]})
-    stream = make_stream([open_one(path=path)], prompt, augment=change)
     plain = {
         i: (text, batch.waveform[row, : batch.waveform_lengths[row]])
-        for batch in take(make_stream([open_one(path=path)], prompt), 6)
+        for batch in take(stream_of(corpora, prompt, None), 5)
         for row, (i, text) in enumerate(zip(batch.ids, batch.texts, strict=True))
     }
     silent = heard = 0
-    for batch in take(stream, 12):
+    for batch in take(stream_of(corpora, prompt, change), 10):
         assert batch.labels is not None
         for row, text in enumerate(batch.texts):
             learned = batch.labels[row][batch.labels[row] != IGNORE].tolist()
@@ -396,11 +332,10 @@ def test_a_bad_noise_leaves_clips_as_they_are_with_a_warning(tmp_path: Path, cap
     change = augmenter(noise={"p": 1.0, "path": str(tmp_path)}, noise_only=0.5)
     clip = noise(0.5, 1)
     found = [change(clip, source="s", id=str(n), epoch=0) for n in range(60)]
-    assert all(only_noise or wave is clip for wave, only_noise in found) is False
     assert 20 < sum(wave is clip for wave, _ in found) < 55
     warned = [text for text in caplog.messages if "cannot be used" in text]
     assert {text.split("/")[-1][:5] for text in warned} == {"b.wav", "d.wav", "e.wav"}
-    assert len(warned) <= 4  # e.wav also when the folder was opened
+    assert len(warned) <= 4  # b.wav also when the folder was opened
 
 
 def test_manifests_name_recordings(tmp_path: Path):
@@ -432,9 +367,9 @@ def test_settings_without_sense_are_refused(change: dict[str, Any], message: str
 
 
 def test_transforms_are_found_by_name_or_refused():
-    with pytest.raises(ConfigError, match="no transform 'PitchShft'"):
+    with pytest.raises(ConfigError, match=r"has no .*'PitchShft'"):
         augmenter(transforms=[{"name": "PitchShft"}])
-    with pytest.raises(ConfigError, match=r"PitchShift refuses \{'q': 1\}"):
+    with pytest.raises(ConfigError, match=r"PitchShift.*unexpected keyword argument 'q'"):
         augmenter(transforms=[{"name": "PitchShift", "q": 1}])
     settings = "data.augment.transforms=[{name: PolarityInversion, p: 1.0}]"
     change = find_augmentation(compose(["model=tiny", "output_dir=x", settings]))
@@ -443,9 +378,8 @@ def test_transforms_are_found_by_name_or_refused():
     assert np.array_equal(apply(change, clip), -clip)
 
 
-@pytest.mark.parametrize("change", [{"transforms": [{"name": "PitchShift"}]}, {"gain": {"p": 0.1}}])
-def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch, change):
+def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "audiomentations", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'tiny-audio\[augment\]'"):
-        augmenter(**change)
+        augmenter(gain={"p": 0.1})
     assert find_augmentation(compose(["model=tiny", "output_dir=x"])) is None

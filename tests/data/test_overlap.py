@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 
 from tests.data.helpers import noise
 from tiny_audio.audio.io import load_audio
-from tiny_audio.data.overlap import (
-    SILENCE,
-    EvaluationSet,
-    FirstSeen,
-    Repeats,
-    audio_print,
-    text_print,
-)
+from tiny_audio.data.overlap import NONE, Fingerprints, audio_print, text_print
 from tiny_audio.data.records import Utterance
 
 
@@ -69,64 +60,63 @@ def test_what_is_heard_differently_is_other_audio(tmp_path: Path) -> None:
 
 
 def test_silence_has_no_print() -> None:
-    assert audio_print(np.zeros(1600, np.float32)) == SILENCE
-    assert audio_print(np.full(1600, 1e-6, np.float32)) == SILENCE
+    assert audio_print(np.zeros(1600, np.float32)) == NONE
+    assert audio_print(np.full(1600, 1e-6, np.float32)) == NONE
 
 
 def test_text_counts_without_case_and_punctuation() -> None:
     assert text_print("Well, HELLO there!") == text_print("well hello there")
     assert text_print("hello there")[0] != text_print("there hello")[0]
     assert text_print("one two three")[1] == 3
-    assert text_print("...") == (SILENCE, 0)
-
-
-@pytest.mark.parametrize("recent", [1, 7, 1000])
-def test_first_seen_is_what_a_dict_would_say(recent: int) -> None:
-    rng = random.Random(0)
-    keys = [rng.getrandbits(64) for _ in range(150)]
-    seen, plain = FirstSeen(recent), dict[int, int]()
-    for number in range(600):
-        key = rng.choice(keys)
-        assert seen.add(key, number) == plain.get(key)
-        plain.setdefault(key, number)
+    assert text_print("...") == (NONE, 0)
 
 
 def test_repeats_by_kind() -> None:
     one, two, three = noise(0.5, 1), noise(0.5, 2), noise(0.5, 3)
-    repeats = Repeats()
-    for number, (audio, text) in enumerate([
+    utterances = [
         (one, "some words"),
         (two, "other words"),
         (one, "Some words."),
         (one, "quite different"),
         (three, "other words"),
+        (two, "Other words!"),
         (np.zeros(100, np.float32), "nothing"),
-        (np.zeros(100, np.float32), "something"),
-    ]):  # fmt: skip
-        if number != 1:  # that number was a rejected record; its audio never came
-            kept = utterance(str(number), audio, text)
-            repeats.add(kept, number, audio_print(audio), text_print(text)[0])
-    assert [(i, n) for i, n, _ in repeats.same.examples] == [("2", 0)]
-    assert [(i, n) for i, n, _ in repeats.conflicting.examples] == [("3", 0)]
-    assert repeats.text_only.count == 0
-    assert repeats.same.count == repeats.conflicting.count == 1  # silence is no repeat of silence
+        (np.zeros(100, np.float32), "nothing"),  # silence is no repeat of silence
+    ]
+    found = Fingerprints(utterance(str(n), *one) for n, one in enumerate(utterances)).repeats()
+    assert found == {
+        "same audio and text": ["2 = 0", "5 = 1"],
+        "same audio with another text": ["3 = 0"],
+        "same text with other audio": ["4 = 1"],
+    }
+
+
+def test_repeats_are_those_that_a_search_through_all_pairs_finds() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [(int(a), f"w{t}") for a, t in rng.integers(0, 12, (60, 2))]
+    clips = [noise(0.01, seed) for seed in range(12)]
+    found = Fingerprints(utterance(str(n), clips[a], t) for n, (a, t) in enumerate(drawn)).repeats()
+    counts = dict.fromkeys(found, 0)
+    for n, (audio, text) in enumerate(drawn):
+        same = [t for a, t in drawn[:n] if a == audio]
+        if same:
+            kind = "same audio and text" if same[0] == text else "same audio with another text"
+            counts[kind] += 1
+        elif any(t == text for _, t in drawn[:n]):
+            counts["same text with other audio"] += 1
+    assert {kind: len(pairs) for kind, pairs in found.items()} == counts
 
 
 def test_an_evaluation_set_is_found_by_audio_and_by_long_text() -> None:
     audio = [noise(0.5, seed) for seed in range(4)]
     texts = ["one two three four five", "yes", "six seven eight nine ten", "no"]
-    members = zip("wxyz", audio, texts, strict=True)
-    test = EvaluationSet("t", (utterance(*member) for member in members))
-    for name, heard, text in [
+    test = Fingerprints(utterance(*one) for one in zip("wxyz", audio, texts, strict=True))
+    training = [
         ("a", audio[0], "one two three four five"),  # both
         ("b", audio[0], "again"),  # a second time: the set's share does not grow
         ("c", noise(0.5, 9), "Six, seven, eight, nine, ten"),  # only the text
         ("d", noise(0.5, 10), "yes"),  # too short to say anything
-    ]:
-        one = utterance(name, heard, text)
-        test.look_for(one, audio_print(heard), text_print(text)[0])
-    found = test.summary()
-    assert (found["recordings_in_training"], found["recordings"]) == (1, 4)
-    assert (found["long_texts_in_training"], found["long_texts"]) == (2, 2)
-    assert found["short_texts_not_compared"] == 2
-    assert found["examples"]["audio"][0]["test"] == "w"
+        ("e", np.zeros(100, np.float32), ""),
+    ]
+    found = Fingerprints(utterance(*one) for one in training).overlap(test)
+    assert found == {"recordings": ["a = w"], "long texts": ["a = w", "c = y"]}

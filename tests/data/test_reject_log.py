@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.data.helpers import make_stream, noise, open_one, take, write_manifes
 from tests.train.helpers import run, write_set
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.prepare import QualityLimits
-from tiny_audio.data.rejects import Reject, RejectLog, file_name
+from tiny_audio.data.rejects import Reject, RejectLog
 
 LIMITS = QualityLimits((0.3, 40.0), 0.02, -60.0)
 
@@ -40,7 +41,12 @@ def reject_ids() -> set[str]:
 
 
 def lines(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / file_name(rank)).read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / (f"rejects-{rank}.jsonl" if rank else "rejects.jsonl"))
+        .read_text()
+        .splitlines()
+    ]
 
 
 def stream_of(spoilt: Path, prompt, folder: Path, **values: Any) -> TrainingStream:
@@ -70,20 +76,20 @@ def test_each_is_there_once_after_several_passes(spoilt, prompt, tmp_path, worke
     assert all(row["source"] == "main" and row["message"] for row in found)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 5, 9])
+@pytest.mark.parametrize("stop", [1, 5])
 def test_a_resume_writes_none_twice_and_loses_none(spoilt, prompt, tmp_path, stop):
     """Killed after reading further than the last checkpoint, in the middle of a line."""
     whole = stream_of(spoilt, prompt, tmp_path / "whole")
-    take(whole, 14)
+    take(whole, 9)
     stopped = stream_of(spoilt, prompt, tmp_path / "parts", num_workers=2)
     take(stopped, stop)
-    saved = json.loads(json.dumps(stopped.state_dict()))
+    saved = deepcopy(stopped.state_dict())
     take(stopped, 3)
     with (tmp_path / "parts" / "rejects.jsonl").open("a") as file:
         file.write('{"id": "u')
     again = stream_of(spoilt, prompt, tmp_path / "parts")
     again.load_state_dict(saved)
-    take(again, 14 - stop)
+    take(again, 9 - stop)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     assert len(lines(tmp_path / "parts")) == again.rejects.total
 
@@ -93,7 +99,6 @@ def test_ranks_write_their_own_and_together_all(spoilt, prompt, tmp_path):
         pass_over(stream_of(spoilt, prompt, tmp_path, rank=rank, world_size=3), 1.5)
     found = [row["id"] for rank in range(3) for row in lines(tmp_path, rank)]
     assert sorted(found) == sorted(reject_ids())
-    assert file_name(1) == "rejects-1.jsonl"
 
 
 def test_lines_are_whole_json_whatever_the_id(tmp_path):
@@ -116,11 +121,11 @@ def test_a_run_writes_them_and_goes_on_with_them_elsewhere(tmp_path):
         (data / f"{name}.wav").write_bytes(b"")
         (data / f"{name}.txt").write_text("words")
     short = ("training.eval_steps=0", "training.warmup_steps=0", "data.holdout=0")
-    short = (*short, "data.eval_path=null", "training.save_steps=2")
-    first = run(data, tmp_path / "a", *short, "training.max_steps=4")
+    short = (*short, "data.eval_path=null", "training.save_steps=1")
+    first = run(data, tmp_path / "a", *short, "training.max_steps=1")
     found = lines(tmp_path / "a")
     assert sorted(row["id"] for row in found) == ["bad1.wav", "bad2.wav"]
     assert {row["reason"] for row in found} == {"empty"}
     go_on = f"training.resume_from_checkpoint={first.last}"
-    run(data, tmp_path / "b", *short, "training.max_steps=8", go_on)
+    run(data, tmp_path / "b", *short, "training.max_steps=2", go_on)
     assert lines(tmp_path / "b") == found

@@ -8,12 +8,11 @@ import random
 import re
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
 import pytest
-import soxr
 
 from tiny_audio.data import synthetic
 from tiny_audio.data.grammar import (
@@ -36,7 +35,7 @@ from tiny_audio.data.synthetic import (
 )
 from tiny_audio.errors import DataError, MissingExtraError
 
-COUNT = 40
+COUNT = 12
 VOICE = Voice("gmw/en-US+f2", rate=170, pitch=50, range=50)
 
 
@@ -60,66 +59,39 @@ def test_a_seed_gives_the_same_utterances_to_the_last_bit(spoken):
     assert not {u.text for u in other} & {u.text for u in again}
 
 
-def test_another_order_gives_the_same_samples():
-    pytest.importorskip("espeakng_loader")
-    rng = random.Random(0)
-    work = [(text, draw_voice(rng, "train")) for text in islice(sentences(1), 12)]
-    forward, backward = Synthesiser(), Synthesiser()
-    first = [forward(text, voice) for text, voice in work]
-    second = [backward(text, voice) for text, voice in reversed(work)][::-1]
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_another_process_gives_the_same_samples(spoken):
+def test_another_process_gives_the_same_samples_and_leaves_no_file(spoken, tmp_path):
+    """Also where it is killed: atexit hooks run neither in worker processes nor after a kill."""
     code = (
-        "import hashlib\n"
+        "import hashlib, os\n"
         "from tiny_audio.data.synthetic import synthetic_utterances\n"
         "said = hashlib.sha256()\n"
         f"for u in synthetic_utterances('test', 3, count={COUNT}):\n"
         "    said.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())\n"
-        "print(said.hexdigest())\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = hashlib.sha256()
-    for u in spoken["test"]:
-        here.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())
-    assert run.stdout.strip() == here.hexdigest()
-
-
-def test_a_worker_that_is_killed_leaves_no_file_behind(tmp_path):
-    """Atexit hooks run neither in worker processes nor after a kill."""
-    pytest.importorskip("espeakng_loader")
-    code = (
-        "import os\n"
-        "from tiny_audio.data.synthetic import Synthesiser, Voice\n"
-        "speak = Synthesiser()\n"
-        f"assert len(speak('hello', {VOICE!r}))\n"
+        "print(said.hexdigest(), flush=True)\n"
         "os._exit(9)\n"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
-    assert run.returncode == 9
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    here = hashlib.sha256()
+    for u in spoken["test"]:
+        here.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())
+    assert (run.returncode, run.stdout.strip()) == (9, here.hexdigest())
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_do_not_disturb_each_other():
+def test_neither_order_nor_threads_change_a_sample():
     pytest.importorskip("espeakng_loader")
+    rng = random.Random(0)
+    work = [(text, draw_voice(rng, "train")) for text in islice(sentences(1), 8)]
     speak = Synthesiser()
-    texts = list(islice(sentences(2), 8))
-    alone = [speak(text, VOICE) for text in texts]
-    heard: dict[int, np.ndarray] = {}
-
-    def work(number: int) -> None:
-        heard[number] = speak(texts[number], VOICE)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(texts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, waveform in enumerate(alone):
-        np.testing.assert_array_equal(heard[number], waveform)
+    alone = [speak(*one).tobytes() for one in work]
+    again = Synthesiser()
+    assert [again(*one).tobytes() for one in reversed(work)] == alone[::-1]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda one: speak(*one).tobytes(), work))
+    assert together == alone
 
 
 # ----------------------------------------------------------------------------------- two splits
@@ -134,8 +106,6 @@ def test_the_splits_share_neither_voices_nor_texts(spoken):
     for split, utterances in spoken.items():
         assert {u.speaker for u in utterances} <= names[split]
         assert {is_test_text(u.text) for u in utterances} == {split == "test"}
-    texts = {split: set(islice(sentences(0, split), 3000)) for split in ("train", "test")}
-    assert not texts["train"] & texts["test"]
 
 
 def test_every_voice_exists():
@@ -152,7 +122,7 @@ def test_every_voice_exists():
 
 def test_unknown_splits_and_voices_are_named():
     pytest.importorskip("espeakng_loader")
-    with pytest.raises(DataError, match=r"no split 'dev': use \"train\" or \"test\""):
+    with pytest.raises(DataError, match="has the splits train and test, no split 'dev'"):
         next(synthetic_utterances("dev", 0))
     speak = Synthesiser()
     for name in ("gmw/en+nobody", "xx/none", "xx/none+f2", ""):
@@ -208,8 +178,8 @@ def period(waveform: np.ndarray) -> int:
     return low + int(np.argmax(correlation[low:high]))
 
 
-@pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 48_000])
-@pytest.mark.parametrize("hertz", [220.0, 1_000.0, 3_100.0])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
+@pytest.mark.parametrize("hertz", [220.0, 3_100.0])
 def test_resampling_keeps_a_tone(rate: int, hertz: float):
     tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(rate + 77) / rate)
     ours = resample(tone, rate)
@@ -218,8 +188,6 @@ def test_resampling_keeps_a_tone(rate: int, hertz: float):
     inside = slice(2_000, 14_000)  # the tone's hard ends ring in any resampler
     exact = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(ours)) / SAMPLE_RATE)
     np.testing.assert_allclose(ours[inside], exact[inside], atol=2e-3)
-    theirs = soxr.resample(tone, rate, SAMPLE_RATE)[: len(ours)]
-    np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-3)
 
 
 def test_resampling_lets_nothing_above_the_band_through():
@@ -230,16 +198,24 @@ def test_resampling_lets_nothing_above_the_band_through():
 # ----------------------------------------------------------------------------------------- texts
 
 
-def test_texts_are_lower_case_words_and_apostrophes():
-    words: set[str] = set()
-    for text in islice(sentences(0), 5_000):
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(islice(sentences(0), 5_000))
+
+
+def test_texts_are_lower_case_words_and_apostrophes(texts):
+    for text in texts:
         assert re.fullmatch(r"[a-z']+( [a-z']+)*", text), text
         assert len(text.split()) <= 30
-        words.update(text.split())
-    assert len(words) >= 2_000
+    assert len({word for text in texts for word in text.split()}) >= 2_000
 
 
-def test_sentences_have_the_forms_of_english():
+def test_sentences_are_many(texts):
+    assert len(set(texts)) > 4_500
+    assert list(islice(sentences(0), 100)) == texts[:100]
+
+
+def test_sentences_have_the_forms_of_english(texts):
     """Plurals, articles, participles, no "one litres", no date that no calendar has."""
     wrong = re.compile(
         r"\b(\w+(?:x|ch|sh)s|\w+[^aeiou ]ys|(?:potato|tomato)s"  # peachs, cherrys, potatos
@@ -250,46 +226,25 @@ def test_sentences_have_the_forms_of_english():
         r"|(?:did|didn't want to|could you) \w*(?:took|found|bought|lost)"
         r"|would you like (?:some )?(\w+) with your \2)\b"
     )
-    texts = list(islice(sentences(11), 6_000))
     assert not [text for text in texts if wrong.search(text)]
 
 
-@pytest.mark.parametrize(
-    ("make", "forms"),
-    [
-        (plural, "peach/peaches cherry/cherries potato/potatoes sandwich/sandwiches egg/eggs"),
-        (plural, "day/days bus/buses box/boxes piano/pianos"),
-        (past, "carry/carried move/moved fix/fixed enjoy/enjoyed wash/washed study/studied"),
-    ],
-)
-def test_regular_forms_follow_the_rule(make, forms: str):
-    for form in forms.split():
-        word, wanted = form.split("/")
-        assert make(word) == wanted
+def test_regular_forms_follow_the_rule():
+    for (
+        form
+    ) in "peach/peaches cherry/cherries potato/potatoes day/days bus/buses box/boxes".split():
+        assert plural(form.partition("/")[0]) == form.partition("/")[2]
+    for form in "carry/carried move/moved fix/fixed enjoy/enjoyed study/studied".split():
+        assert past(form.partition("/")[0]) == form.partition("/")[2]
 
 
-def test_sentences_are_many():
-    texts = list(islice(sentences(0), 5_000))
-    assert len(set(texts)) > 4_500
-    assert list(islice(sentences(0), 100)) == texts[:100]
-
-
-@pytest.mark.parametrize(
-    ("number", "words", "ordinal"),
-    [
-        (1, "one", "first"),
-        (12, "twelve", "twelfth"),
-        (20, "twenty", "twentieth"),
-        (31, "thirty one", "thirty first"),
-        (85, "eighty five", "eighty fifth"),
-    ],
-)
-def test_numbers_are_words(number: int, words: str, ordinal: str):
-    assert number_words(number) == words
-    assert ordinal_words(number) == ordinal
-
-
-def test_large_numbers_are_words():
-    assert number_words(0) == "zero"
-    assert number_words(700) == "seven hundred"
-    assert number_words(12_345) == "twelve thousand three hundred forty five"
+def test_numbers_are_words():
+    cardinals = {
+        0: "zero", 12: "twelve", 20: "twenty", 31: "thirty one", 700: "seven hundred",
+        12_345: "twelve thousand three hundred forty five",
+    }  # fmt: skip
+    assert {number: number_words(number) for number in cardinals} == cardinals
+    ordinals = {
+        1: "first", 12: "twelfth", 20: "twentieth", 31: "thirty first", 85: "eighty fifth"
+    }  # fmt: skip
+    assert {number: ordinal_words(number) for number in ordinals} == ordinals

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiny_audio.evaluate.results import Evaluation, Record
-from tiny_audio.evaluate.wer import score
+from tiny_audio.text.scoring import get_rule
 
 VOCABULARY = "the cat sat on a mat and saw two dogs run to their house".split()
 
@@ -17,30 +17,28 @@ def evaluation(
     pairs: list[tuple[str, str]], rule: str = "basic", **columns: list[object]
 ) -> Evaluation:
     """Records with these texts; `columns` gives further fields, one value a record."""
-    scored = score([r for r, _ in pairs], [h for _, h in pairs], rule)
     records = [
         replace(Record(str(i), "s", r, h, 3.0, 0.1), **{k: v[i] for k, v in columns.items()})
         for i, (r, h) in enumerate(pairs)
     ]
-    return Evaluation(tuple(records), scored)
+    return Evaluation.of(records, get_rule(rule))
 
 
-def random_evaluation(count: int, seed: int = 0) -> Evaluation:
+def random_evaluation(count: int) -> Evaluation:
     """Utterances of all lengths, speakers, sources and sets, some without words."""
-    rng = random.Random(seed)
-    pairs = []
-    for _ in range(count):
+    rng = random.Random(0)
+    found = []
+    for i in range(count):
         words = rng.choices(VOCABULARY, k=rng.choice([0, 3, 8, 15, 30]))
-        pairs.append((" ".join(words), " ".join(w for w in words if rng.random() > 0.2)))
-    return evaluation(
-        pairs,
-        duration=[rng.uniform(0.5, 40) for _ in pairs],
-        speaker=[rng.choice(["ann", "bob", None]) for _ in pairs],
-        snr=[rng.choice([None, rng.uniform(-10, 60)]) for _ in pairs],
-        source=[rng.choice(["x", "y"]) for _ in pairs],
-        set=[rng.choice(["u", "v", "w"]) for _ in pairs],
-        logprob=[rng.choice([None, -rng.random()]) for _ in pairs],
-    )
+        hypothesis = " ".join(word for word in words if rng.random() > 0.2)
+        some = {"speaker": ["ann", "bob", None], "set": ["u", "v", "w"], "logprob": [None, -0.5]}
+        found.append(
+            Record(
+                str(i), rng.choice("xy"), " ".join(words), hypothesis, rng.uniform(0.5, 40), 0.1,
+                **{name: rng.choice(values) for name, values in some.items()},
+            )
+        )  # fmt: skip
+    return Evaluation.of(found, get_rule("basic"))
 
 
 def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0) -> list[Record]:
@@ -49,11 +47,12 @@ def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0)
     found = []
     for i in range(number):
         words = texts.choices(VOCABULARY, k=texts.randrange(3, 14))
-        heard = ["wrong" if errors.random() < wrong else word for word in words]
+        hypothesis = " ".join("wrong" if errors.random() < wrong else word for word in words)
         speaker = f"s{i % speakers}" if speakers else None
-        said = " ".join(words)
-        found.append(Record(f"u{i}", "set", said, " ".join(heard), 1.0 + i % 8, 0.1, -0.1))
-        found[-1] = replace(found[-1], speaker=speaker)
+        reference = " ".join(words)
+        found.append(
+            Record(f"u{i}", "set", reference, hypothesis, 1.0 + i % 8, 0.1, -0.1, speaker=speaker)
+        )
     return found
 
 

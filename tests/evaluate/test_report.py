@@ -18,7 +18,7 @@ import soundfile
 from tests.evaluate.helpers import failure, records, write
 from tests.infer.helpers import tones, write_wav
 from tiny_audio.cli import run
-from tiny_audio.evaluate.report import render, template_environment
+from tiny_audio.evaluate.report import render
 from tiny_audio.evaluate.results import Record, load_systems
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
@@ -28,6 +28,7 @@ EVIL = [
     "<img src=x onerror=alert(1)> & \"quoted\" 'text'",
     "<!-- <script> ]]> \u2028 \u2029 \x7f {{data}} {{script}}",
     "\\u003c/script> javascript:alert(1)",
+    "日本 naïve \x1f\t\n",
 ]
 
 
@@ -50,9 +51,6 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -83,58 +81,43 @@ def evil_records() -> list[Record]:
 
 @pytest.mark.parametrize("systems", [1, 2])
 def test_the_page_is_well_formed_and_loads_nothing(tmp_path: Path, systems: int) -> None:
-    _, found = page(tmp_path, *(records(0.1 * (i + 1), seed=i) for i in range(systems)))
+    text, found = page(tmp_path, *(records(0.1 * (i + 1), seed=i) for i in range(systems)))
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in found.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")
         assert not LOADING & attributes.keys()
         assert not any(name.startswith("on") or name == "style" for name in attributes)
-        if "href" in attributes:
-            assert attributes["href"] == "#list"
-        for name in ("aria-labelledby",):
-            assert attributes.get(name) is None or attributes[name] in ids
-    for text in found.scripts.values():
-        assert not re.search(r"https?://|@import|url\(", text)
+        assert attributes.get("href", "#list") == "#list"
+        assert attributes.get("aria-labelledby") in (None, *ids)
+    for script in found.scripts.values():
+        assert not re.search(r"https?://|@import|url\(", script)
+    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv")) or ""
+    for kind in ("script", "style"):
+        digest = hashlib.sha256(found.scripts[kind].encode()).digest()
+        assert f"{kind}-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    assert not re.search("unsafe|http", policy)
+    # A form's element named `reset` or `submit` stands where the form's own method would.
+    form = Page(text[text.index("<form") : text.index("</form>") + len("</form>")])
+    names = {attrs.get(key) for _, attrs in form.tags[1:] for key in ("id", "name")}
+    assert names.isdisjoint({"reset", "submit", "elements", "length", "action", "method"})
 
 
 @pytest.mark.parametrize("systems", [1, 2])
 def test_texts_are_harmless_and_come_back_whole(tmp_path: Path, systems: int) -> None:
     text, found = page(tmp_path, *[evil_records()] * systems, audio="embed")
-    tags = {tag for tag, _ in found.tags}
+    tags = [tag for tag, _ in found.tags]
     assert "img" not in tags
-    assert sum(tag == "script" for tag, _ in found.tags) == 2  # the data and the program
-    data = json.loads(found.scripts["data"])
-    by_id = {one["id"]: one for one in data["utterances"]}
+    assert tags.count("script") == 2  # the data and the program
+    rows = {one["id"]: one for one in json.loads(found.scripts["data"])["utterances"]}
     for one in evil_records()[: len(EVIL)]:
-        row = by_id[one.id]
-        assert row["raw"] == one.reference
-        assert [heard["raw"] for heard in row["hypotheses"]] == [one.hypothesis] * systems
-        assert row["speaker"] == one.speaker
-        assert "clip" not in row
-        assert "link" not in row  # an address is never loaded
+        row = rows[one.id]
+        assert (row["raw"], row["speaker"]) == (one.reference, one.speaker)
+        assert [found["raw"] for found in row["hypotheses"]] == [one.hypothesis] * systems
+        assert row.keys().isdisjoint({"clip", "link"})  # an address is never loaded
     assert "<script>alert" not in text
     assert "<img" not in text
-
-
-def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
-    _, found = page(tmp_path, records(0.1))
-    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv"))
-    assert policy is not None
-    for kind, name in (("script", "script"), ("style", "style")):
-        digest = hashlib.sha256(found.scripts[name].encode()).digest()
-        assert f"{kind}-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    assert "http" not in policy
-
-
-@pytest.mark.parametrize("value", [*EVIL, "\ud800", "日本 naïve", "\x00\x1f\t\n"])
-def test_json_survives_its_element(value: str) -> None:
-    text = template_environment().from_string("{{ it | tojson }}").render(it={value: [value]})
-    assert json.loads(text) == {value: [value]}
-    assert "<" not in text
-    text.encode()
 
 
 def test_alignments_give_back_both_texts(tmp_path: Path) -> None:
@@ -142,14 +125,14 @@ def test_alignments_give_back_both_texts(tmp_path: Path) -> None:
     _, found = page(tmp_path, *sets)
     data = json.loads(found.scripts["data"])
     for one, *pair in zip(data["utterances"], *sets, strict=True):
-        for heard, record in zip(one["hypotheses"], pair, strict=True):
-            said, other = iter(one["reference"].split()), iter(heard["words"])
+        for hypothesis, record in zip(one["hypotheses"], pair, strict=True):
+            reference, written = iter(one["reference"].split()), iter(hypothesis["words"])
             text = []
-            for step in heard["steps"]:
-                word = None if step == "i" else next(said)
-                text += {"=": [word], "d": []}[step] if step in "=d" else [next(other)]
+            for step in hypothesis["steps"]:
+                word = None if step == "i" else next(reference)
+                text += {"=": [word], "d": []}[step] if step in "=d" else [next(written)]
             assert " ".join(text) == record.hypothesis
-            assert next(said, None) is None
+            assert next(reference, None) is None
 
 
 @pytest.fixture
@@ -182,19 +165,17 @@ def test_clips_are_embedded_cut_and_small(tmp_path: Path, recorded: list[Record]
 
 
 def test_what_does_not_fit_is_linked(tmp_path: Path, recorded: list[Record]) -> None:
-    paths = [write(tmp_path / "one", recorded)]
     out = tmp_path / "pages" / "out.html"
-    systems = load_systems(paths, None)
+    systems = load_systems([write(tmp_path / "one", recorded)], None)
     text, note = render(systems, out=out, audio="embed", audio_mb=0.001)
     assert "2 linked" in note
     rows = json.loads(Page(text).scripts["data"])["utterances"]
     assert [row.get("link") for row in rows] == ["../a.wav", "../long.wav", None, None]
     assert rows[1]["part"] == [4.0, 7.0]
-    text, note = render(systems, out=out, audio="none")
-    assert note == ""
+    assert render(systems, out=out, audio="none")[1] == ""
 
 
-def test_the_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_write_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(write(tmp_path / n, records(0.1 * i, seed=i))) for i, n in enumerate("abc")]
     out = tmp_path / "new" / "report.html"
     assert run(["analysis", "report", *paths[1:], "--out", str(out)]) == 0
@@ -202,20 +183,6 @@ def test_the_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert str(out) in capsys.readouterr().out
     assert run(["analysis", "report", *paths, "--out", str(out)]) == 2
     assert run(["analysis", "report", paths[1], "--audio", "loud", "--out", str(out)]) == 2
-
-
-def test_no_element_hides_what_its_form_can_do(tmp_path: Path) -> None:
-    """A form's element named `reset` or `submit` stands where the form's own method would."""
-    text, _ = page(tmp_path, records(0.1, seed=0))
-    form = Page(text[text.index("<form") : text.index("</form>") + len("</form>")])
-    names = {attrs.get(key) for _, attrs in form.tags[1:] for key in ("id", "name")}
-    assert names.isdisjoint({"reset", "submit", "elements", "length", "action", "method"})
-
-
-def test_scoring_again_writes_the_page_too(tmp_path: Path) -> None:
-    file = write(tmp_path / "system", records(0.1, seed=0))
-    out = tmp_path / "page.html"
-    assert run(["eval", "--rescore", str(file), "--report", str(out)]) == 0
-    assert "<table" in out.read_text()
-    many = ["nano"] * 3
-    assert run(["eval", *many, "--data", str(file), "--report", str(out)]) == 2
+    assert run(["eval", "--rescore", paths[0], "--report", str(tmp_path / "page.html")]) == 0
+    assert "<table" in (tmp_path / "page.html").read_text()
+    assert run(["eval", *["nano"] * 3, "--data", paths[0], "--report", str(out)]) == 2

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from tests.infer.helpers import tones, write_wav
+from tiny_audio.compose import compose
 from tiny_audio.config import GenerationConfig
+from tiny_audio.data import sources
 from tiny_audio.data.records import Utterance
 from tiny_audio.data.rejects import Reject
-from tiny_audio.errors import DataError
+from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import Options
-from tiny_audio.evaluate.results import Evaluation, read_records, rescore
+from tiny_audio.evaluate.results import Evaluation, read_records
 from tiny_audio.evaluate.run import evaluate, evaluate_command
+from tiny_audio.evaluate.statistics import figures
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.text.scoring import get_rule
@@ -24,74 +27,55 @@ from tiny_audio.text.scoring import get_rule
 SECONDS = [0.6, 2.0, 0.001, 1.1, 33.0, 0.9]
 TEXTS = ["Hello there!", "nothing at all", "gone", "Mr. Smith's 2nd", "a long talk", "yes"]
 RULE = get_rule("basic")
-OPTIONS = GenerationConfig(tokens_per_second=4.0, min_tokens=6)
-
-
-def some_utterances() -> list[Utterance | Reject]:
-    clips = tones(SECONDS)
-    utterances: list[Utterance | Reject] = [
-        Utterance(str(i), clip, text, "set", speaker=f"s{i % 2}")
-        for i, (clip, text) in enumerate(zip(clips, TEXTS, strict=True))
-    ]
-    utterances.insert(2, Reject("torn", "set", "truncated", "it is cut short"))
-    return utterances
 
 
 def run(recogniser: Recogniser, batch_seconds: float = 40.0) -> Evaluation:
+    utterances: list[Utterance | Reject] = [
+        Utterance(str(i), clip, text, "set", speaker=f"s{i % 2}")
+        for i, (clip, text) in enumerate(zip(tones(SECONDS), TEXTS, strict=True))
+    ]
+    utterances.insert(2, Reject("torn", "set", "truncated", "it is cut short"))
     return evaluate(
         recogniser.model,
-        some_utterances(),
+        utterances,
         rule=RULE,
         batch_seconds=batch_seconds,
         max_utterances=4,
-        generation=OPTIONS,
+        generation=GenerationConfig(tokens_per_second=4.0),
     )
 
 
-def test_figures_are_those_of_the_pairs(recogniser: Recogniser) -> None:
-    evaluation = run(recogniser)
-    assert [record.id for record in evaluation.records] == ["0", "1", "torn", "2", "3", "4", "5"]
-    good = [0, 1, 3, 4, 5]
-    assert [record.reference for record in evaluation.scored] == [TEXTS[i] for i in good]
-    assert [record.speaker for record in evaluation.scored] == [f"s{i % 2}" for i in good]
-    assert evaluation.score == score(
-        [record.reference for record in evaluation.scored],
-        [record.hypothesis for record in evaluation.scored],
-        RULE,
-    )
-    assert evaluation.failures == {"truncated": 1, "too_short": 1}
-    assert evaluation.audio_seconds == pytest.approx(sum(SECONDS[i] for i in good), abs=1e-3)
-    assert evaluation.rtfx is not None
+@pytest.fixture(scope="module")
+def evaluated(recogniser: Recogniser) -> Evaluation:
+    return run(recogniser)
 
 
-def test_texts_are_those_of_transcribe(recogniser: Recogniser) -> None:
-    clips = tones(SECONDS)
-    evaluation = evaluate(
-        recogniser.model,
-        [Utterance("0", clips[1], "x", "set")],
-        rule=RULE,
-        batch_seconds=9.0,
-        max_utterances=4,
-        generation=GenerationConfig(),
-    )
-    assert evaluation.records[0].hypothesis == recogniser.transcribe(clips[1]).text
+def test_figures_are_those_of_the_pairs(recogniser: Recogniser, evaluated: Evaluation) -> None:
+    assert [record.id for record in evaluated.records] == ["0", "1", "torn", "2", "3", "4", "5"]
+    good, scored = [0, 1, 3, 4, 5], evaluated.scored
+    assert [record.reference for record in scored] == [TEXTS[i] for i in good]
+    assert [record.speaker for record in scored] == [f"s{i % 2}" for i in good]
+    texts = ([record.reference for record in scored], [record.hypothesis for record in scored])
+    assert evaluated.score == score(*texts, RULE)
+    assert evaluated.failures == {"truncated": 1, "too_short": 1}
+    assert evaluated.audio_seconds == pytest.approx(sum(SECONDS[i] for i in good), abs=1e-3)
+    assert evaluated.rtfx is not None
+    assert scored[1].hypothesis == recogniser.transcribe(tones(SECONDS)[1]).text
 
 
-def test_batches_change_nothing(recogniser: Recogniser) -> None:
-    one, other = run(recogniser, 1.0), run(recogniser, 300.0)
-    assert one.score == other.score
-    same = {"seconds": 0.0, "logprob": None}
-    assert [replace(r, **same) for r in one.records] == [replace(r, **same) for r in other.records]
-
-
-def test_training_goes_on_as_it_was(recogniser: Recogniser) -> None:
-    quiet = run(recogniser)
+def test_batches_change_nothing_and_training_goes_on(
+    recogniser: Recogniser, evaluated: Evaluation
+) -> None:
     recogniser.model.train()
     try:
-        assert run(recogniser).score == quiet.score
+        other = run(recogniser, 1.0)
         assert recogniser.model.training
     finally:
         recogniser.model.eval()
+    assert evaluated.score == other.score
+    same = {"seconds": 0.0, "logprob": None}
+    pairs = zip(evaluated.records, other.records, strict=True)
+    assert all(replace(one, **same) == replace(two, **same) for one, two in pairs)
 
 
 # ------------------------------------------------------------------------------------ the command
@@ -105,19 +89,17 @@ def manifest(tmp_path: Path) -> Path:
     lines = []
     for i, (clip, text) in enumerate(zip(clips, texts, strict=True)):
         write_wav(tmp_path / f"{i}.wav", clip)
-        lines.append({"audio_filepath": f"{i}.wav", "text": text, "speaker": "ann"})
+        lines.append({"audio_filepath": f"{i}.wav", "text": text, "speaker": "ann", "mood": i})
     (tmp_path / "2.wav").write_bytes(b"RIFF no more")
     path = tmp_path / "talks.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
-COMMAND = Options("cpu", batch_seconds=30.0, max_utterances=8, beams=1, language=None)
-
-
 def command(model: str, data: Path | str, out: Path | None, limit: int | None = None) -> Evaluation:
+    options = Options("cpu", batch_seconds=30.0, max_utterances=8)
     (evaluation,) = evaluate_command(
-        [model], [str(data)], out=out, scoring="basic", options=COMMAND, limit=limit
+        [model], [str(data)], out=out, scoring="basic", options=options, limit=limit
     ).values()
     return evaluation
 
@@ -127,50 +109,42 @@ def test_command_writes_what_rescoring_needs(
 ) -> None:
     out = tmp_path / "out"
     evaluation = command(checkpoint, manifest, out)
-    assert tuple(read_records(out / "results.jsonl")) == evaluation.records
-    assert rescore(out / "results.jsonl", RULE) == evaluation
+    records = tuple(read_records(out / "results.jsonl"))
+    assert records == evaluation.records
+    assert Evaluation.of(records, RULE) == evaluation
+    assert {(r.source, r.set, r.model) for r in records} == {("talks", "talks", checkpoint)}
+    good = [record for record in records if record.id != "2.wav"]
+    assert [(r.speaker, r.extra["mood"], r.audio) for r in good] == [
+        ("ann", i, str(tmp_path / f"{i}.wav")) for i in (0, 1, 3, 4)
+    ]
     summary = json.loads((out / "summary.json").read_text())
-    assert summary.items() >= json.loads(json.dumps(evaluation.summary())).items()
-    assert summary["model"] == checkpoint
-    assert summary["data"] == [str(manifest)]
-    assert summary["scoring"] == "basic/1"
-    assert summary["device"] == "cpu"
-    assert summary["utterances"] == 3
-    assert summary["empty_references"] == 1
-    assert summary["failed"] == 2
+    expected = {
+        **json.loads(json.dumps(figures(evaluation))),
+        "model": checkpoint, "data": [str(manifest)], "scoring": "basic/1", "device": "cpu",
+        "utterances": 3, "empty_references": 1, "failed": 2,
+    }  # fmt: skip
+    assert summary.items() >= expected.items()
     assert sum(summary["failures"].values()) == 2
     shown = capsys.readouterr().out
     assert "talks" in shown
     assert "too_short" in shown
 
 
-def test_results_are_json_lines_of_known_columns(
-    checkpoint: str, manifest: Path, tmp_path: Path
+def test_a_folder_gives_the_same_texts(
+    checkpoint: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command(checkpoint, manifest, tmp_path / "out")
-    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 5
-    for line in lines:
-        record = json.loads(line)
-        assert set(record) == {
-            "id", "source", "reference", "hypothesis", "duration", "seconds", "logprob",
-            "finished", "speaker", "error", "message", "model", "set", "tokens", "snr", "audio",
-            "offset", "extra",
-        }  # fmt: skip
-        assert record["source"] == "talks"
-        assert record["error"] or record["speaker"] == "ann"
-
-
-def test_a_folder_gives_the_same_texts(checkpoint: str, manifest: Path, tmp_path: Path) -> None:
+    """And without a folder for them, results go under runs/."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("0", "1"):
         (folder / f"{name}.wav").write_bytes((tmp_path / f"{name}.wav").read_bytes())
         (folder / f"{name}.txt").write_text("hello there")
     from_manifest = command(checkpoint, manifest, tmp_path / "one", limit=2)
-    from_folder = command(checkpoint, folder, tmp_path / "two")
+    from_folder = command(checkpoint, folder, None)
     texts = [record.hypothesis for record in from_folder.records]
     assert texts == [record.hypothesis for record in from_manifest.records]
+    assert len(list(tmp_path.glob("runs/eval-*/results.jsonl"))) == 1
 
 
 def test_a_preset_by_name(checkpoint: str, tmp_path: Path) -> None:
@@ -179,16 +153,38 @@ def test_a_preset_by_name(checkpoint: str, tmp_path: Path) -> None:
     assert len(evaluation.scored) == 2
 
 
-def test_without_a_folder_results_go_under_runs(
-    checkpoint: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ("nothing.jsonl", "nothing"),
+        ("no_such_preset", "no_such_preset"),
+        ("ami", "hf-audio/esb-datasets-test-only-sorted"),
+    ],
+)
+def test_data_that_is_unknown_or_out_of_reach_is_named(
+    checkpoint: str, tmp_path: Path, data: str, named: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    command(checkpoint, manifest, None, limit=1)
-    assert len(list(tmp_path.glob("runs/eval-*/results.jsonl"))) == 1
-
-
-@pytest.mark.parametrize("data", ["nothing.jsonl", "no_such_preset", "manifest"])
-def test_unknown_data_is_named(checkpoint: str, tmp_path: Path, data: str) -> None:
-    with pytest.raises(DataError, match=data):
+    with pytest.raises(DataError, match=named):
         command(checkpoint, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------- public test sets
+
+KNOWN = {
+    "ami", "common_voice", "earnings22", "gigaspeech", "librispeech", "librispeech_clean",
+    "librispeech_other", "loquacious", "open_asr", "spgispeech", "tedlium", "voxpopuli",
+}  # fmt: skip
+
+
+def test_every_benchmark_is_test_sets_of_the_hub() -> None:
+    assert set(sources.benchmarks()) == KNOWN
+    for name, size in {"open_asr": 8, "librispeech": 2, "loquacious": 1}.items():  # all members
+        sets = {**compose([f"+data/eval={name}", "data=manifest", "output_dir=."]).data.eval}
+        assert sets.pop("main").path is None
+        assert len(sets) == size
+        for source in sets.values():
+            assert (source.kind, source.split, source.max_samples) == ("hub", "test", None)
+            assert all((source.path, source.subset, source.id_column))
+    with pytest.raises(ConfigError, match=r"\+data/eval=tedlium"):
+        compose(["+data/eval=tedliun", "output_dir=."])

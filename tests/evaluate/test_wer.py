@@ -1,12 +1,10 @@
-"""Word errors equal jiwer's and an independent edit distance, whole or in parts."""
+"""Word errors equal an independent edit distance, whole or in parts."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import random
 
-import jiwer
 import pytest
 
 from tiny_audio.errors import ConfigError
@@ -34,24 +32,12 @@ def pairs():
     def sentence():
         return " ".join(rng.choices(VOCABULARY, k=rng.choice([0, 0, 1, 2, 3, 5, 8])))
 
-    return [(sentence(), sentence()) for _ in range(10_000)]
+    return [(sentence(), sentence()) for _ in range(2_000)]
 
 
 @pytest.fixture(scope="module")
 def whole(pairs):
     return score([r for r, _ in pairs], [h for _, h in pairs], AS_IS)
-
-
-def test_equals_jiwer(pairs, whole):
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    words = jiwer.process_words(references, hypotheses)
-    characters = jiwer.process_characters(references, hypotheses)
-    assert whole.words == Counts(words.hits, words.substitutions, words.deletions, words.insertions)
-    assert whole.wer == pytest.approx(words.wer)
-    assert whole.cer == pytest.approx(characters.cer)
-    assert whole.characters.errors == (
-        characters.substitutions + characters.deletions + characters.insertions
-    )
 
 
 def test_equals_an_independent_edit_distance(pairs, whole):
@@ -60,11 +46,10 @@ def test_equals_an_independent_edit_distance(pairs, whole):
         assert one.words.errors == edit_distance(left, right)
         assert one.words.reference == len(left)
         assert one.words.hits + one.words.substitutions + one.words.insertions == len(right)
-    total = sum(edit_distance(r.split(), h.split()) for r, h in pairs)
-    assert whole.wer == total / sum(len(r.split()) for r, _ in pairs)
-    for (reference, hypothesis), one in list(zip(pairs, whole.utterances, strict=True))[:1000]:
         assert one.characters.errors == edit_distance(reference, hypothesis)
         assert one.characters.reference == len(reference)
+    total = sum(edit_distance(r.split(), h.split()) for r, h in pairs)
+    assert whole.wer == total / sum(len(r.split()) for r, _ in pairs)
 
 
 def test_the_alignment_spells_both_texts_and_agrees_with_the_counts(whole):
@@ -72,75 +57,41 @@ def test_the_alignment_spells_both_texts_and_agrees_with_the_counts(whole):
         assert [s.reference for s in one.alignment if s.op != "insert"] == one.reference.split()
         assert [s.hypothesis for s in one.alignment if s.op != "delete"] == one.hypothesis.split()
         operations = [step.op for step in one.alignment]
-        assert one.words == Counts(
-            operations.count("equal"),
-            operations.count("substitute"),
-            operations.count("delete"),
-            operations.count("insert"),
-        )
+        kinds = ("equal", "substitute", "delete", "insert")
+        assert one.words == Counts(*(operations.count(kind) for kind in kinds))
         for step in one.alignment:
-            same = step.reference == step.hypothesis
-            assert same == (step.op == "equal")
+            assert (step.reference == step.hypothesis) == (step.op == "equal")
             assert (not step.reference) == (step.op == "insert")
             assert (not step.hypothesis) == (step.op == "delete")
 
 
 def test_parts_add_up_to_the_whole(pairs, whole):
-    rng, start, parts = random.Random(1), 0, []
-    while start < len(pairs):
-        part = pairs[start : start + rng.randint(0, 900)]
-        start += len(part)
-        parts.append(score([r for r, _ in part], [h for _, h in part], AS_IS))
-    assert sum(parts) == whole
+    chunks = [zip(*pairs[i : i + 300], strict=True) for i in range(0, len(pairs), 300)]
+    parts = [score(*chunk, AS_IS) for chunk in chunks]
+    assert sum(parts[1:], parts[0]) == whole
     assert pickle.loads(pickle.dumps(parts[0])) == parts[0]
-
-
-def test_scores_under_different_rules_do_not_add_up():
-    with pytest.raises(ConfigError, match=r"basic/1 and whisper-en/1"):
-        score(["a"], ["a"], "whisper-en") + score(["a"], ["a"], "basic")
 
 
 def test_known_example():
     result = score(
-        ["The cat sat on the mat.", "[noise]", "Um, yes"],
-        ["the cat sit on the mat today", "hello there", "Uh."],
+        ["The cat sat on the mat.", "[noise]", "Um, yes", "[noise]", "once more"],
+        ["the cat sit on the mat today", "hello there", "Uh.", "", ""],
         "whisper-en",
     )
-    assert result.words == Counts(5, 1, 1, 3)
-    assert result.words.reference == 7
-    assert result.wer == 5 / 7
-    assert result.sentence_error_rate == 1.0
-    assert (len(result.utterances), result.summary()["empty_references"]) == (3, 1)
-    assert result.utterances[0].wer == 2 / 6
-    assert result.utterances[1].wer is None
-    assert json.loads(json.dumps(result.summary()))["scoring"] == "whisper-en/1"
-
-
-@pytest.mark.parametrize("rule", ["whisper-en", "basic"])
-def test_words_are_never_joined_or_split(rule):
-    result = score(["overall right"], ["over all right"], rule)
-    assert [u.reference for u in result.utterances] == ["overall right"]
-    assert (result.words.reference, result.words.errors) == (2, 2)
-
-
-def test_sets_without_a_reference_word():
+    assert result.rule == "whisper-en/1"
+    assert result.words == Counts(5, 1, 3, 3)
+    assert (result.words.reference, result.wer, result.sentence_error_rate) == (9, 7 / 9, 4 / 5)
+    assert [one.words.rate for one in result.utterances] == [2 / 6, None, 1.0, None, 1.0]
     silent = score(["", "[music]"], ["", "Thank you."], "whisper-en")
-    assert silent.wer is None
-    assert silent.cer is None
+    assert (silent.wer, silent.cer, silent.sentence_error_rate) == (None, None, 0.5)
     assert silent.words.insertions == 2
-    assert silent.sentence_error_rate == 0.5
-    assert silent.summary()["empty_references"] == 2
     nothing = score([], [], "whisper-en")
-    assert nothing.wer is None
-    assert nothing.sentence_error_rate is None
-    assert sum([nothing, silent]) == silent
+    assert (nothing.wer, nothing.sentence_error_rate) == (None, None)
+    assert nothing + silent == silent
 
 
-def test_an_empty_hypothesis_loses_every_word():
-    result = score(["one more time"], [""], "basic")
-    assert (result.words.deletions, result.wer, result.cer) == (3, 1.0, 1.0)
-
-
-def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="2 references but 1 hypotheses"):
+def test_what_does_not_belong_together_is_refused():
+    with pytest.raises(ConfigError, match=r"basic/1 and whisper-en/1"):
+        score(["a"], ["a"], "whisper-en") + score(["a"], ["a"], "basic")
+    with pytest.raises(ValueError, match="shorter"):
         score(["a", "b"], ["a"], "basic")

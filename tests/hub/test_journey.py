@@ -134,8 +134,7 @@ def test_with_the_hub_gone_what_is_cached_works(
     assert [line[: line.index(" (")] for line in said] == ["The hub cannot be reached"] * 2
     assert transcribed.err == ""  # its commits are pinned: the hub is not even asked
     assert streamed.status == 2
-    *_, retry, end = streamed.err.splitlines()
-    assert "trying again" in retry
+    end = streamed.err.splitlines()[-1]
     assert "fixie-ai/common_voice_17_0" in end
     assert "Traceback" not in streamed.err
 

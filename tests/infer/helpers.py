@@ -1,4 +1,4 @@
-"""A model whose text says something about its audio, and audio for it."""
+"""Audio for the tests of inference."""
 
 from __future__ import annotations
 
@@ -6,33 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
-
-from tests.model.helpers import model_config, tiny_model
-from tiny_audio.config import Config
-from tiny_audio.model.checkpoint import save_checkpoint
-from tiny_audio.model.speech import SpeechModel
-
-
-def restless_model() -> SpeechModel:
-    """The tiny pair with larger weights: at its own, every clip gets the same few letters."""
-    model = tiny_model()
-    with torch.no_grad():
-        for name, weight in model.causal_lm.named_parameters():
-            if weight.dim() > 1 and "embed" not in name:
-                weight.mul_(8.0)
-        for name, weight in model.projector.named_parameters():
-            if "norm_2" in name:
-                weight.mul_(30.0)
-    model.decoder_changed = True  # a checkpoint of it holds the decoder
-    return model
-
-
-def save_restless(model: SpeechModel, folder: Path) -> Path:
-    """The model as a checkpoint."""
-    config = Config(model=model_config(), output_dir=str(folder))
-    save_checkpoint(model, folder, config=config, metadata={})
-    return folder
 
 
 def tones(seconds: list[float], seed: int = 0) -> list[np.ndarray]:

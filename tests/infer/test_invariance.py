@@ -13,27 +13,22 @@ import tiny_audio
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.infer.transcribe import Recogniser
 
-KINDS = [None, "int8"]
 
-
-@pytest.fixture(scope="module", params=KINDS, ids=str)
+@pytest.fixture(scope="module", params=[None, "int8"], ids=str)
 def nano(request: pytest.FixtureRequest) -> Recogniser:
     return tiny_audio.load("nano", device="cpu", quantise=request.param)
 
 
 @pytest.fixture(scope="module")
 def spoken() -> list[np.ndarray]:
-    return [u.waveform for u in islice(synthetic_utterances("test", seed=11), 64)]
+    return [u.waveform for u in islice(synthetic_utterances("test", seed=11), 24)]
 
 
-def test_64_ragged_clips_are_written_as_each_alone(
-    nano: Recogniser, spoken: list[np.ndarray]
-) -> None:
+def test_ragged_clips_are_written_as_each_alone(nano: Recogniser, spoken: list[np.ndarray]) -> None:
     """All of them are batched; every fourth is also decoded by itself."""
-    assert len({len(clip) for clip in spoken}) > 32
-    options = {"batch_seconds": 1000.0, "max_utterances": 64}
-    together = nano.transcribe(spoken, **options)
-    assert len({t.text for t in together}) > 48
+    assert len({len(clip) for clip in spoken}) > 12
+    together = nano.transcribe(spoken, batch_seconds=1000.0)
+    assert len({t.text for t in together}) > 18
     for one, other in zip(nano.transcribe(spoken, max_utterances=7), together, strict=True):
         assert one.text == other.text
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
@@ -45,7 +40,7 @@ def test_real_recordings_are_written_as_each_alone(nano: Recogniser, shared_data
     """The pair gets most of them wrong, with near ties at every turn: the hardest case."""
     folder = shared_data / "speech_test"
     clips = [soundfile.read(f, dtype="float32")[0] for f in sorted(folder.glob("*.flac"))]
-    clips = [clip for clip in clips if len(clip) < 8 * 16_000]
+    clips = sorted((clip for clip in clips if len(clip) < 8 * 16_000), key=len)[::2]
     assert len(clips) > 5
     together = nano.transcribe(clips, batch_seconds=1000.0)
     assert [nano.transcribe(clip).text for clip in clips] == [t.text for t in together]

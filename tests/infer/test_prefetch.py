@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -50,13 +51,7 @@ def test_what_the_items_raise_comes_after_the_items_before_it() -> None:
 
 
 def test_a_reader_that_stops_early_ends_the_thread() -> None:
-    def endless() -> Iterator[int]:
-        i = 0
-        while True:
-            i += 1
-            yield i
-
-    reader = prefetch(endless(), cost=lambda _: 1.0, budget=3.0)
+    reader = prefetch(count(1), cost=lambda _: 1.0, budget=3.0)
     assert [next(reader), next(reader)] == [1, 2]
     reader.close()
     assert running() == 0

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 
+import numpy as np
 import pytest
 import soundfile
 from hypothesis import given
@@ -14,24 +15,34 @@ from hypothesis import strategies as st
 from tests.infer.helpers import tones
 from tiny_audio.errors import AudioError
 from tiny_audio.infer.recognise import join_texts
-from tiny_audio.infer.stream import join_pieces
-from tiny_audio.infer.transcribe import Recogniser
+from tiny_audio.infer.transcribe import Recogniser, join_streams
 
 PIECES = st.lists(st.lists(st.text(alphabet="ab \n", max_size=4), max_size=5), max_size=5)
+
+
+def encoded(seconds: float, container: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, tones([seconds])[0], 16_000, format=container, subtype="PCM_16")
+    return file.getvalue()
 
 
 @given(PIECES)
 def test_joined_pieces_are_the_joined_texts(spans: list[list[str]]) -> None:
     whole = join_texts("".join(pieces) for pieces in spans)
-    assert "".join(join_pieces(spans)) == whole
+    assert "".join(join_streams(spans)) == whole
+
+
+def test_stream_writes_what_transcribe_writes(recogniser: Recogniser) -> None:
+    for clip in [*tones([0.3, 2.0, 10.0]), np.zeros(1, dtype=np.float32)]:
+        pieces = list(recogniser.stream(clip))
+        assert "".join(pieces) == recogniser.transcribe(clip).text
+        assert all(pieces)
+    assert len(list(recogniser.stream(tones([2.0])[0]))) > 3
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
 def test_words_come_while_the_pipe_is_still_open(recogniser: Recogniser, container: str) -> None:
-    (clip,) = tones([70.0])
-    file = io.BytesIO()
-    soundfile.write(file, clip, 16_000, format=container, subtype="PCM_16")
-    data = file.getvalue()
+    data = encoded(40.0, container)
     reading, writing = os.pipe()
     half = len(data) * 6 // 10  # more than a window
     with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb") as writer:
@@ -49,22 +60,18 @@ def test_words_come_while_the_pipe_is_still_open(recogniser: Recogniser, contain
 
 
 def test_a_long_file_is_read_as_words_are_written(recogniser: Recogniser) -> None:
-    (clip,) = tones([600.0])
-    file = io.BytesIO()
-    soundfile.write(file, clip, 16_000, format="WAV", subtype="PCM_16")
-    pieces = recogniser.stream(file)
-    next(pieces)
-    assert file.tell() < 0.6 * len(file.getvalue())
+    data = encoded(600.0)
+    file = io.BytesIO(data)
+    next(recogniser.stream(file))
+    assert file.tell() < 0.6 * len(data)
 
 
 def test_what_was_heard_of_a_recording_that_breaks_off_comes_before_the_error(
     recogniser: Recogniser,
 ) -> None:
-    (clip,) = tones([70.0])
-    file = io.BytesIO()
-    soundfile.write(file, clip, 16_000, format="WAV", subtype="PCM_16")
+    data = encoded(20.0)
     heard: list[str] = []
     with pytest.raises(AudioError, match="breaks off"):
-        heard.extend(recogniser.stream(file.getvalue()[: 50 * 32_000]))
+        heard.extend(recogniser.stream(data[: 15 * 32_000]))
     assert heard
-    assert recogniser.transcribe(file.getvalue()).text.startswith("".join(heard)[:20])
+    assert recogniser.transcribe(data).text.startswith("".join(heard)[:20])

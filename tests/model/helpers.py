@@ -9,8 +9,11 @@ from omegaconf import OmegaConf
 
 import tiny_audio
 from tiny_audio.config import ModelConfig
-from tiny_audio.model.batch import IGNORE, Batch
+from tiny_audio.data.batching import collate
+from tiny_audio.data.records import Utterance
+from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import build_model
+from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 
 CONF = Path(tiny_audio.__file__).parent / "conf" / "model"
@@ -57,36 +60,17 @@ def make_batch(
     model: SpeechModel, clips: list[torch.Tensor], texts: list[str] | None = None
 ) -> Batch:
     """Right-padded with labels where there are texts, else left-padded for generation."""
-    rows = []
-    for i, clip in enumerate(clips):
-        count = model.audio_tokens(len(clip))
-        ids, learned_from = model.prompt.build(count), None
-        if texts is not None:
-            ids, learned_from = model.prompt.training(count, texts[i])
-        first, last = model.prompt.audio_span(count)
-        audio = [first <= place < last for place in range(len(ids))]
-        labels = [IGNORE] * len(ids)
-        if learned_from is not None:
-            labels[learned_from:] = ids[learned_from:]
-        rows.append((ids, audio, labels))
-    width = max(len(ids) for ids, _, _ in rows)
-    lengths = torch.tensor([len(c) for c in clips])
-    waveform = torch.zeros(len(clips), int(lengths.max()))
-    for i, clip in enumerate(clips):
-        waveform[i, : len(clip)] = clip
+    pairs = zip(clips, texts or [""] * len(clips), strict=True)
+    members = [Utterance(str(i), clip.numpy(), text, "") for i, (clip, text) in enumerate(pairs)]
+    return collate(members, model.prompt, model.audio_tokens, with_labels=texts is not None)
 
-    def pad(values: list[list[int]], fill: int) -> torch.Tensor:
-        padding = [[fill] * (width - len(v)) for v in values]
-        both = zip(values, padding, strict=True)
-        return torch.tensor([v + p if texts is not None else p + v for v, p in both])
 
-    return Batch(
-        waveform=waveform,
-        waveform_lengths=lengths,
-        input_ids=pad([r[0] for r in rows], model.prompt.end_id),
-        attention_mask=pad([[1] * len(r[0]) for r in rows], 0),
-        audio_mask=pad([[int(a) for a in r[1]] for r in rows], 0).bool(),
-        labels=pad([r[2] for r in rows], IGNORE) if texts is not None else None,
-        ids=[str(i) for i in range(len(clips))],
-        texts=texts or [],
+def with_lora(model: SpeechModel, *targets: str, std: float = 0.0, r: int = 2) -> SpeechModel:
+    """Add adapters to a model's decoder, which do something where ``std`` is above 0."""
+    model.decoder = add_lora(
+        model.decoder, r=r, lora_alpha=2 * r, lora_dropout=0.0, target_modules=targets
     )
+    for name, parameter in model.decoder.named_parameters():
+        if std and "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=std)
+    return model

@@ -8,23 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.model.helpers import make_batch, model_config, noise, tiny_model
+from tests.model.helpers import make_batch, model_config, noise, tiny_model, with_lora
 from tiny_audio.config import Config, GenerationConfig
-from tiny_audio.errors import CheckpointError
+from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
+from tiny_audio.model.batch import IGNORE, label_positions
+from tiny_audio.model.build import pick_device
 from tiny_audio.model.checkpoint import (
+    find_checkpoint,
     load_checkpoint,
     load_weights,
+    merge_command,
     read_config,
     read_info,
+    resolve_model,
     save_checkpoint,
 )
-from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 
 CLIPS = noise([1.2, 0.6])
@@ -40,8 +45,8 @@ def trained(seed: int = 1, **changes: object) -> SpeechModel:
     return model
 
 
-def save(model: SpeechModel, folder: Path, config: Config | None = None) -> Path:
-    config = config or Config(model=model_config(), output_dir="runs/x")
+def save(model: SpeechModel, folder: Path) -> Path:
+    config = Config(model=model_config(), output_dir="runs/x")
     save_checkpoint(model, folder, config=config, metadata={"step": 3})
     return folder
 
@@ -78,30 +83,12 @@ def test_it_holds_what_the_architecture_says_and_no_frozen_weights(saved: Path) 
     assert sum(path.stat().st_size for path in saved.iterdir()) < 400_000
 
 
-def test_loads_in_a_new_process_to_the_same_texts(saved: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.model.test_checkpoint import texts;"
-        "from tiny_audio.model.checkpoint import load_checkpoint;"
-        "print(texts(load_checkpoint(Path(sys.argv[1]), device='cpu')))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == str(texts(trained()))
-
-
 def test_adapters_and_a_changed_decoder_travel_along(tmp_path: Path) -> None:
     model = trained()
     with torch.no_grad():
         model.causal_lm.base_model.norm.weight.mul_(1.5)
     model.decoder_changed = True
-    model.decoder = add_lora(
-        model.decoder, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj", "down_proj"]
-    )
-    with torch.no_grad():
-        for name, weight in model.decoder.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.2)
+    with_lora(model, "q_proj", "down_proj", std=0.2)
     folder = save(model, tmp_path / "both")
     assert read_info(folder).parts == ["projector", "lora", "decoder"]
     loaded = load_checkpoint(folder, device="cpu")
@@ -110,59 +97,43 @@ def test_adapters_and_a_changed_decoder_travel_along(tmp_path: Path) -> None:
     assert texts(loaded) == texts(model)
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("model.safetensors", "has no model.safetensors"),
-        ("tiny_audio.json", "is no checkpoint"),
-        ("config.yaml", "has no config.yaml"),
-    ],
-)
-def test_a_missing_file_is_named(saved: Path, file: str, message: str) -> None:
-    (saved / file).unlink()
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(saved, device="cpu")
+def with_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
+    state = load_file(folder / "model.safetensors")
+    state |= {f"projector.{name}": value for name, value in changes.items()}
+    whole = {name: value for name, value in state.items() if value is not None}
+    save_file(whole, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("keep", [0, 7, 100, -10])
-def test_a_truncated_weight_file_is_damaged(saved: Path, keep: int) -> None:
-    file = saved / "model.safetensors"
+def cut(folder: Path, keep: int) -> None:
+    file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="damaged or cut short"):
-        load_checkpoint(saved, device="cpu")
 
 
-def test_a_truncated_description_is_damaged(saved: Path) -> None:
-    (saved / "tiny_audio.json").write_text('{"format": 1, "iden')
-    with pytest.raises(CheckpointError, match="is damaged"):
-        load_checkpoint(saved, device="cpu")
+def rewrite(folder: Path, file: str, old: str, new: str) -> None:
+    (folder / file).write_text((folder / file).read_text().replace(old, new))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("damage", "message"),
     [
-        (lambda s: s.pop("projector.norm.weight"), r"misses the tensor 'projector\.norm\.weight'"),
-        (lambda s: s.update({"projector.more": torch.ones(1)}), "unexpected tensor 'projector.mo"),
-        (lambda s: s.update({"stray": torch.ones(1)}), "unexpected tensor 'stray'"),
-        (
-            lambda s: s.update({"projector.norm.weight": torch.ones(3)}),
-            r"'projector\.norm\.weight' is \[3\], this model has \[128\]",
-        ),
+        (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda f: (f / "tiny_audio.json").unlink(), "is no checkpoint"),
+        (lambda f: (f / "config.yaml").unlink(), "has no config.yaml"),
+        (lambda f: cut(f, 0), "damaged or cut short"),
+        (lambda f: cut(f, 7), "damaged or cut short"),
+        (lambda f: cut(f, 100), "damaged or cut short"),
+        (lambda f: cut(f, -10), "damaged or cut short"),
+        (lambda f: (f / "tiny_audio.json").write_text('{"format": 1, "iden'), "is damaged"),
+        (lambda f: rewrite(f, "tiny_audio.json", '"format": 1', '"format": 99'), "update tiny-aud"),
+        (lambda f: rewrite(f, "config.yaml", "max_steps:", "max_stops:"), "max_stops"),
+        (lambda f: with_tensors(f, **{"norm.weight": None}), "misses the tensor 'projector.norm.w"),
+        (lambda f: with_tensors(f, more=torch.ones(1)), "unexpected tensor 'projector.more'"),
+        (lambda f: with_tensors(f, **{"norm.weight": torch.ones(3)}), r"\[3\], this .* \[128\]"),
     ],
-    ids=["missing", "extra", "foreign", "shape"],
 )
-def test_tensors_are_read_strictly(saved: Path, change: object, message: str) -> None:
-    state = load_file(saved / "model.safetensors")
-    change(state)  # type: ignore[operator]
-    save_file(state, saved / "model.safetensors")
+def test_what_is_wrong_is_named(saved: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(saved)
     with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(saved, device="cpu")
-
-
-def test_a_later_format_asks_for_an_update(saved: Path) -> None:
-    info = json.loads((saved / "tiny_audio.json").read_text())
-    (saved / "tiny_audio.json").write_text(json.dumps({**info, "format": 99}))
-    with pytest.raises(CheckpointError, match="update tiny-audio"):
         load_checkpoint(saved, device="cpu")
 
 
@@ -183,27 +154,15 @@ model:
   name: tiny
   encoder: {id: e}
   decoder: {id: d}
-  lora: {rank: 4, alpha: 16, dropout: 0.1, targets: [q_proj, v_proj]}
-  attention: eager
-data:
-  workers: 5
+  lora: {rank: 4, targets: [q_proj, v_proj]}
+data: {workers: 5}
 training:
   max_steps: 300
-  accumulation: 3
   lr: {projector: 0.0005, lora: 1e-4, decoder: 2.0e-06}
   weight_decay: {projector: 0.02, lora: 0.03, decoder: 0.04}
   betas: [0.8, 0.95]
-  min_lr_ratio: 0.02
-  compile: true
-  log_every: 11
-  eval_every: 60
-  save_every: 70
-  keep_checkpoints: 4
-  metric_for_best: loss
-  patience: 6
-  tracker: tensorboard
 evaluation:
-  generation: {beams: 2, sample: true}
+  generation: {beams: 2}
 """
 TODAY = """
 output_dir: x
@@ -211,13 +170,10 @@ model:
   name: tiny
   encoder: {id: e}
   decoder: {id: d}
-  lora: {r: 4, lora_alpha: 16, lora_dropout: 0.1, target_modules: [q_proj, v_proj]}
-  attn_implementation: eager
-data:
-  num_workers: 5
+  lora: {r: 4, target_modules: [q_proj, v_proj]}
+data: {num_workers: 5}
 training:
   max_steps: 300
-  gradient_accumulation_steps: 3
   learning_rate: 0.0005
   lora_learning_rate: 0.0001
   decoder_learning_rate: 0.000002
@@ -226,17 +182,8 @@ training:
   decoder_weight_decay: 0.04
   adam_beta1: 0.8
   adam_beta2: 0.95
-  min_lr_rate: 0.02
-  torch_compile: true
-  logging_steps: 11
-  eval_steps: 60
-  save_steps: 70
-  save_total_limit: 4
-  metric_for_best_model: loss
-  early_stopping_patience: 6
-  report_to: tensorboard
 evaluation:
-  generation: {num_beams: 2, do_sample: true}
+  generation: {num_beams: 2}
 """
 
 
@@ -249,18 +196,8 @@ def test_a_config_with_the_former_names_is_read_as_one_with_todays(tmp_path: Pat
 
 
 def test_a_config_with_an_attention_that_is_no_more_loads(saved: Path) -> None:
-    config = saved / "config.yaml"
-    config.write_text(
-        config.read_text().replace("attn_implementation: sdpa", "attn_implementation: packed")
-    )
+    rewrite(saved, "config.yaml", "attn_implementation: sdpa", "attn_implementation: packed")
     assert read_config(saved).model.attn_implementation == "sdpa"
-
-
-def test_an_unknown_setting_in_its_config_is_named(saved: Path) -> None:
-    text = (saved / "config.yaml").read_text().replace("max_steps:", "maximal_steps:")
-    (saved / "config.yaml").write_text(text)
-    with pytest.raises(CheckpointError, match="maximal_steps"):
-        load_checkpoint(saved, device="cpu")
 
 
 def test_a_failed_write_leaves_the_old_one_and_no_litter(saved: Path) -> None:
@@ -279,6 +216,69 @@ def test_a_failed_write_leaves_the_old_one_and_no_litter(saved: Path) -> None:
         )
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint"]
     assert texts(load_checkpoint(saved, device="cpu")) == before
+
+
+def test_a_run_stands_for_its_best_checkpoint_and_a_checkpoint_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "index.json").write_text('{"checkpoints": []}')
+    with pytest.raises(CheckpointError, match="not saved a checkpoint yet"):
+        find_checkpoint(str(tmp_path))
+    save(trained(), folder / "step-1")
+    save(trained(), folder / "step-2")
+    index = {"best": "step-1", "last": "step-2", "checkpoints": []}
+    (folder / "index.json").write_text(json.dumps(index))
+    assert find_checkpoint(str(tmp_path)) == folder / "step-1"
+    assert resolve_model(str(tmp_path), device="cpu").audio_tokens(16_000) == 12
+    assert find_checkpoint(str(folder / "step-2")) == folder / "step-2"
+    with pytest.raises(CheckpointError, match="neither a checkpoint"):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "someone/no-such-model"])
+def test_an_unknown_name_is_one_clear_line(name: str) -> None:
+    with pytest.raises((ModelError, HubError), match=name) as caught:
+        find_checkpoint(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_device_is_named() -> None:
+    with pytest.raises(ConfigError, match="'gpu' is unknown"):
+        pick_device("gpu")
+
+
+def logits(model: SpeechModel) -> torch.Tensor:
+    batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
+    with torch.no_grad():
+        prefill = model.prefill(batch)
+        places = label_positions(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
+        return model.label_logits(prefill, places)
+
+
+def test_merged_adapters_give_the_same_logits_and_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    plain = trained()
+    before = logits(plain)
+    model = with_lora(plain, "all-linear", std=0.1, r=4).eval()
+    assert (before - logits(model)).abs().max() > 1e-2  # the adapters do matter
+    save(model, tmp_path / "adapted")
+    merge_command(str(tmp_path / "adapted"), str(tmp_path / "merged"), "cpu")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Merged 14 adapters" in said  # 7 linear layers in each of 2 decoder layers
+    info = read_info(tmp_path / "merged")
+    assert info.parts == ["projector", "decoder"]
+    assert info.metadata == {"step": 3, "merged_from": "adapted"}
+    alone = load_checkpoint(tmp_path / "merged", device="cpu")
+    assert not any(".lora_" in name for name in alone.state_dict())
+    torch.testing.assert_close(logits(alone), logits(model), atol=1e-4, rtol=0)
+    assert texts(alone) == texts(model)
+    with pytest.raises(CheckpointError, match="exists"):
+        merge_command(str(tmp_path / "adapted"), str(tmp_path / "merged"), "cpu")
+    with pytest.raises(CheckpointError, match="no adapters to merge"):
+        merge_command(str(tmp_path / "merged"), str(tmp_path / "again"), "cpu")
+    assert not (tmp_path / "again").exists()
 
 
 SAVE_FOR_EVER = """

@@ -39,15 +39,9 @@ TEXT = {
 }
 
 
-def load(folder: Path) -> AudioEncoder:
-    return load_encoder(
-        str(folder),
-        revision=None,
-        padding="native",
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        device=CPU,
-    )
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> AudioEncoder:
+    options = {"padding": "native", "attn_implementation": "sdpa", "dtype": dtype, "device": CPU}
+    return load_encoder(str(folder), revision=None, **options)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +90,6 @@ def test_whisper_half_gives_equal_outputs(tmp_path: Path) -> None:
 
 MEASURE = """
 import resource, sys, torch
-from pathlib import Path
 from tiny_audio.model.encoder import load_encoder
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_encoder(sys.argv[1], revision=None, padding="tight", attn_implementation="sdpa",
@@ -122,45 +115,32 @@ def test_memory_stays_near_the_towers_own_size(tmp_path: Path) -> None:
     assert grown < tower * 2 + 30e6 < everything / 4, (grown, tower, everything)
 
 
-def test_missing_tensor_is_named(glm: GlmAsrForConditionalGeneration, tmp_path: Path) -> None:
-    glm.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    state = load_file(file)
-    key = next(k for k in state if k.endswith("audio_tower.norm.weight"))
-    del state[key]
-    save_file(state, file)
-    with pytest.raises(ModelError, match=r"the encoder: misses the tensor 'norm\.weight'"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("rubbish", [False, True])
-def test_a_damaged_file_is_named(
-    glm: GlmAsrForConditionalGeneration, tmp_path: Path, rubbish: bool
+def test_a_missing_tensor_and_a_damaged_file_are_named(
+    glm: GlmAsrForConditionalGeneration, tmp_path: Path
 ) -> None:
     glm.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
-    header = int.from_bytes(file.read_bytes()[:8], "little")
-    cut = file.read_bytes()[: 8 + header + 100]
-    file.write_bytes(b"<html>not found</html>" * 10 if rubbish else cut)
-    with pytest.raises(ModelError, match="damaged or no safetensors file"):
+    whole, state = file.read_bytes(), load_file(file)
+    del state[next(k for k in state if k.endswith("audio_tower.norm.weight"))]
+    save_file(state, file)
+    with pytest.raises(ModelError, match=r"the encoder: misses the tensor 'norm\.weight'"):
         load(tmp_path)
+    header = int.from_bytes(whole[:8], "little")
+    for damaged in (whole[: 8 + header + 100], b"<html>not found</html>" * 10):
+        file.write_bytes(damaged)
+        with pytest.raises(ModelError, match="damaged or no safetensors file"):
+            load(tmp_path)
 
 
-def test_a_language_model_is_no_encoder(tmp_path: Path) -> None:
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no file 'config\.json'"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}))
+    with pytest.raises(ModelError, match="'wav2vec2' is not glmasr or whisper"):
+        load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "glmasr"}))
     save_file({"lm_head.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="no tensor named 'audio_tower"):
-        load(tmp_path)
-
-
-def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no file 'config\.json'"):
-        load(tmp_path)
-
-
-def test_another_kind_of_encoder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}))
-    with pytest.raises(ModelError, match="'wav2vec2' is not glmasr or whisper"):
         load(tmp_path)
 
 
@@ -168,14 +148,7 @@ def test_rotary_frequencies_stay_in_fp32(
     tmp_path: Path, glm: GlmAsrForConditionalGeneration
 ) -> None:
     glm.save_pretrained(tmp_path)
-    encoder = load_encoder(
-        str(tmp_path),
-        revision=None,
-        padding="tight",
-        attn_implementation="sdpa",
-        dtype=torch.bfloat16,
-        device=CPU,
-    )
+    encoder = load(tmp_path, torch.bfloat16)
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
     expected = glm.model.audio_tower.rotary_emb.inv_freq
     assert torch.equal(encoder.tower.rotary_emb.inv_freq, expected)

@@ -25,11 +25,10 @@ assert grads == ["projector"], grads
 torch.optim.AdamW(model.projector.parameters(), lr=1e-3).step()
 model.eval()
 options = GenerationConfig(min_tokens=3, tokens_per_second=1)
-texts = model.generate(make_batch(model, clips), options)
-assert len(texts) == 2
+assert len(model.generate(make_batch(model, clips), options)) == 2
 count = lambda part: sum(p.numel() for p in part.parameters())
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-print(count(model.encoder), count(model.projector), count(model.decoder), peak)
+print(count(model.encoder), count(model.decoder), peak)
 """
 
 
@@ -41,10 +40,7 @@ def test_full_size_pair_steps_and_transcribes_within_12_gb(projector: str) -> No
         [sys.executable, "-c", STEP.format(projector=projector)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    encoder, learned, decoder, peak = run.stdout.split()
-    print(f"encoder {encoder}, {projector} {learned}, decoder {decoder}, peak {peak} GB")
+    encoder, decoder, peak = run.stdout.split()
     assert 600e6 < int(encoder) < 660e6
     assert 590e6 < int(decoder) < 600e6
-    if projector == "mlp":
-        assert int(learned) == 12_585_984  # 1280 x 4 -> 2048 -> 1024 and two norms
     assert float(peak) < 12.0

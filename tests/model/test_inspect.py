@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.model.helpers import CPU, model_config, noise
+from tests.model.helpers import CPU, model_config, noise, with_lora
 from tiny_audio.config import Config
 from tiny_audio.errors import AudioError, CheckpointError
 from tiny_audio.model.build import build_model
@@ -23,7 +23,6 @@ from tiny_audio.model.inspect import (
     projector_command,
     run_projector,
 )
-from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 
 
@@ -32,9 +31,7 @@ def build(kind: str, folder: Path | None = None, *, lora: bool = False) -> Speec
     config.projector.type = kind
     model = build_model(config, device=CPU)
     if lora:
-        model.decoder = add_lora(
-            model.decoder, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["q_proj"]
-        )
+        with_lora(model, "q_proj")
     if folder is not None:
         save_checkpoint(model, folder, config=Config(model=config, output_dir="-"), metadata={})
     return model
@@ -50,12 +47,14 @@ def test_the_big_pair_is_described_without_weights(capsys):
 
 def test_a_checkpoint_is_described_and_its_projector_measured_and_drawn(tmp_path, capsys):
     build("moe", tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="has no adapters"):
+        lora_command(str(tmp_path / "checkpoint"))
     describe_command([str(tmp_path / "checkpoint")])
     assert "GlmAsrEncoder" in capsys.readouterr().out
     picture = tmp_path / "new" / "picture.png"
     projector_command(str(tmp_path / "checkpoint"), str(picture))
     printed = " ".join(capsys.readouterr().out.split())
-    for word in ("output_rms", "embedding_rms", "rms of norm", "rising tone", "share_0"):
+    for word in ("output_rms", "embedding_rms", "rising tone", "share_0"):
         assert word in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
@@ -64,11 +63,9 @@ def test_a_checkpoint_is_described_and_its_projector_measured_and_drawn(tmp_path
 
 
 def test_only_what_learns_is_charged_for_gradient_and_optimizer():
-    rows = {part.name: part for part in parts(build("mlp", lora=True), ["projector"])}
-    assert list(rows) == ["encoder", "projector", "decoder", "lora"]
-    assert rows["encoder"].bytes_held == 4 * rows["encoder"].parameters
-    assert rows["projector"].bytes_held == 16 * rows["projector"].parameters
-    assert [name for name, part in rows.items() if part.learns] == ["projector"]
+    rows = parts(build("mlp", lora=True), ["projector"])
+    held = {name: held / count for name, _, count, held in rows}
+    assert held == {"encoder": 4, "projector": 16, "decoder": 4, "lora": 4}
 
 
 def test_numbers_are_those_of_the_real_tokens():
@@ -96,27 +93,6 @@ def test_changes_of_adapters_are_those_of_the_product(tmp_path, capsys):
     assert adapter_changes(model.decoder)["model.layers.0.self_attn.q_proj"] == (0, 0)
 
 
-def test_lora_command_without_adapters_is_an_error(tmp_path):
-    build("mlp", tmp_path / "plain")
-    with pytest.raises(CheckpointError, match="has no adapters"):
-        lora_command(str(tmp_path / "plain"))
-
-
-def test_parameters_of_the_big_pair():
-    """By hand: matrices, biases, norms, queries of each projector at 1280 x 4 -> 1024."""
-    mlp = 5120 * 2048 + 2048 * 1024
-    router = 5120 * 512 + 512 + 512 * 4 + 4
-    cross = 2 * (1024 * 1024 + 1280 * 1024) + 4 * 1024 + 2 * 1024
-    attention = 4 * 1024 * 1024 + 4 * 1024 + 2 * 1024
-    feed_forward = 2 * 1024 * 4096 + 4096 + 1024 + 2 * 1024
-    assert parameter_counts() == {
-        "mlp": mlp + 2048 + 1024,
-        "mosa": 4 * (mlp + 2048 + 1024) + router + 1024,
-        "moe": 5 * mlp + 5120 * 4 + 1024,
-        "qformer": 2 * (attention + cross + feed_forward)
-        + 3 * 1024  # queries
-        + 15 * 1280  # places in a window
-        + 2 * 1024  # the queries' LayerNorm
-        + 1024 * 1024  # final linear
-        + 1024,
-    }
+def test_parameters_of_the_big_pair_are_those_in_the_readme():
+    millions = {kind: round(count / 1e6, 1) for kind, count in parameter_counts().items()}
+    assert millions == {"mlp": 12.6, "mosa": 53.0, "moe": 62.9, "qformer": 35.7}

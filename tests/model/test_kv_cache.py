@@ -10,14 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tests.model.helpers import make_batch, noise, tiny_model
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Prefill
-from tiny_audio.model.generate import (
-    EAGER_STEPS,
-    ROOM,
-    Captured,
-    Growing,
-    Run,
-    can_capture,
-)
+from tiny_audio.model.generate import EAGER_STEPS, ROOM, Captured, Growing, Run, can_capture
 from tiny_audio.model.speech import SpeechModel
 
 SECONDS = [2.0, 1.1, 0.5, 3.3]

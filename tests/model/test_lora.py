@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,32 +17,20 @@ from tiny_audio.model.lora import add_lora, load_adapter, save_adapter
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["all-linear"]}
 IDS = torch.arange(12)[None]
+BASE = "someone/tiny-qwen3"
+
+
+def decoder(dtype: torch.dtype = torch.float32, **sizes: int) -> Qwen3ForCausalLM:
+    """The same tiny random Qwen3 each time; keyword arguments change its sizes."""
+    torch.manual_seed(0)
+    values = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    values |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, **sizes}
+    lm = Qwen3ForCausalLM(Qwen3Config(**values, tie_word_embeddings=True))
+    return lm.to(dtype).eval().requires_grad_(False)
 
 
 @pytest.fixture
-def decoder() -> Callable[..., Qwen3ForCausalLM]:
-    """Build the same tiny random Qwen3 each time; keyword arguments change its sizes."""
-
-    def build(dtype: torch.dtype = torch.float32, **sizes: int) -> Qwen3ForCausalLM:
-        torch.manual_seed(0)
-        values = {
-            "vocab_size": 50,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-        } | sizes
-        lm = Qwen3ForCausalLM(Qwen3Config(**values, tie_word_embeddings=True))
-        lm.name_or_path = "someone/tiny-qwen3"
-        return lm.to(dtype).eval().requires_grad_(False)
-
-    return build
-
-
-@pytest.fixture
-def trained(decoder) -> PeftModel:
+def trained() -> PeftModel:
     """A decoder whose adapters do something."""
     model = add_lora(decoder(), **LORA)
     for name, parameter in model.named_parameters():
@@ -63,7 +50,7 @@ def adapted(model: torch.nn.Module) -> set[str]:
     return {name.rsplit(".", 1)[1] for name in names}
 
 
-def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_head(decoder):
+def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_head():
     plain = logits(decoder())
     model = add_lora(decoder(), **LORA)
     assert torch.equal(logits(model), plain)
@@ -72,7 +59,7 @@ def test_fresh_adapters_change_nothing_and_sit_on_every_linear_layer_but_the_hea
     assert adapted(model) == {"q_proj", "v_proj"}
 
 
-def test_only_adapters_learn(decoder):
+def test_only_adapters_learn():
     model = add_lora(decoder(), **LORA)
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
@@ -85,7 +72,7 @@ def test_only_adapters_learn(decoder):
         assert torch.equal(parameter, before[name]) != (".lora_" in name), name
 
 
-def test_adapters_are_fp32_on_a_half_precision_base(decoder):
+def test_adapters_are_fp32_on_a_half_precision_base():
     model = add_lora(decoder(torch.bfloat16), **LORA)
     dtypes = {(".lora_" in name, p.dtype) for name, p in model.named_parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
@@ -94,14 +81,14 @@ def test_adapters_are_fp32_on_a_half_precision_base(decoder):
         assert logits(model).isfinite().all()
 
 
-def test_peft_alone_loads_what_was_saved(trained, decoder, tmp_path):
-    save_adapter(trained, tmp_path)
+def test_peft_alone_loads_what_was_saved(trained, tmp_path):
+    save_adapter(trained, tmp_path, base=BASE)
     assert {path.name for path in tmp_path.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
     }
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "someone/tiny-qwen3"
+    assert config["base_model_name_or_path"] == BASE
     assert not trained.peft_config["default"].inference_mode  # saving does not disturb training
     assert (config["peft_type"], config["task_type"]) == ("LORA", "CAUSAL_LM")
     peft_model = PeftModel.from_pretrained(decoder(), str(tmp_path))
@@ -109,21 +96,19 @@ def test_peft_alone_loads_what_was_saved(trained, decoder, tmp_path):
     assert not torch.allclose(logits(decoder()), logits(trained), atol=1e-3)
 
 
-def test_the_base_keeps_its_name_from_load_to_save_and_nothing_warns(trained, decoder, tmp_path):
-    save_adapter(trained, tmp_path / "a", base="Qwen/Qwen3-0.6B")
-    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
+def test_saving_what_was_loaded_gives_equal_files_and_nothing_warns(trained, tmp_path):
+    save_adapter(trained, tmp_path / "a", base=BASE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_adapter(decoder(), tmp_path / "a", trainable=False)
-        save_adapter(model, tmp_path / "b")
+        save_adapter(model, tmp_path / "b", base=BASE)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, decoder, tmp_path, trainable):
-    save_adapter(trained, tmp_path)
+def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, tmp_path, trainable):
+    save_adapter(trained, tmp_path, base=BASE)
     model = load_adapter(decoder(), tmp_path, trainable=trainable)
     assert torch.equal(logits(model), logits(trained))
     assert {p.requires_grad for n, p in model.named_parameters() if ".lora_" in n} == {trainable}
@@ -131,8 +116,8 @@ def test_load_gives_the_same_logits_and_learns_only_if_asked(trained, decoder, t
     assert not any(module.training for module in model.modules())
 
 
-def test_load_into_adapters_that_are_there(trained, decoder, tmp_path):
-    save_adapter(trained, tmp_path)
+def test_load_into_adapters_that_are_there(trained, tmp_path):
+    save_adapter(trained, tmp_path, base=BASE)
     model = add_lora(decoder(), **LORA)
     assert load_adapter(model, tmp_path, trainable=True) is model
     assert torch.equal(logits(model), logits(trained))
@@ -142,13 +127,13 @@ def test_load_into_adapters_that_are_there(trained, decoder, tmp_path):
             load_adapter(other, tmp_path, trainable=True)
 
 
-def test_damaged_adapters_are_errors_that_name_the_fault(trained, decoder, tmp_path):
+def test_damaged_adapters_are_errors_that_name_the_fault(trained, tmp_path):
     def load(match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
             load_adapter(decoder(), tmp_path, trainable=False)
 
     load("has no adapter_config.json")
-    save_adapter(trained, tmp_path)
+    save_adapter(trained, tmp_path, base=BASE)
     weights = tmp_path / "adapter_model.safetensors"
     state = load_file(weights)
     first = sorted(state)[0]
@@ -156,26 +141,23 @@ def test_damaged_adapters_are_errors_that_name_the_fault(trained, decoder, tmp_p
     load(f"misses the tensor '{first}'")
     save_file(state | {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}, weights)
     load("unexpected tensor 'base_model.model.lm_head.lora_A.weight'")
-    save_file(state, weights)
     weights.write_bytes(weights.read_bytes()[:-100])
     load("damaged or cut short")
     weights.unlink()
     load("has no adapter_model.safetensors")
-    save_file(state, weights)
-    config = tmp_path / "adapter_config.json"
-    config.write_text(config.read_text()[:50])
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LO')
     load("adapter_config.json")
 
 
-def test_another_base_is_an_error(trained, decoder, tmp_path):
-    save_adapter(trained, tmp_path)
+def test_another_base_is_an_error(trained, tmp_path):
+    save_adapter(trained, tmp_path, base=BASE)
     with pytest.raises(CheckpointError, match=r"this model has \[40, 4\]"):
         load_adapter(decoder(hidden_size=40), tmp_path, trainable=False)
     with pytest.raises(CheckpointError, match="unexpected tensor"):
         load_adapter(decoder(num_hidden_layers=1), tmp_path, trainable=False)
 
 
-def test_impossible_settings_are_errors(decoder):
+def test_impossible_settings_are_errors():
     for change, match in (
         ({"target_modules": ["lm_head"]}, "output embedding"),
         ({"target_modules": ["no_such_proj"]}, "no_such_proj"),

@@ -1,36 +1,22 @@
-"""Fewer bits: weights close to the old ones, the same layers in the same places, text as good."""
+"""Fewer bits: weights close to the old ones, the same layers in the same places."""
 
 from __future__ import annotations
-
-from itertools import islice
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
-import tiny_audio
-from tests.model.helpers import make_batch, noise, tiny_model
+from tests.model.helpers import make_batch, noise, tiny_model, with_lora
 from tiny_audio.config import GenerationConfig
-from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.evaluate.wer import score
-from tiny_audio.model.lora import add_lora
-from tiny_audio.model.quantise import (
-    Int8Embedding,
-    Int8Linear,
-    quantise,
-    weight_bytes,
-)
-from tiny_audio.text.scoring import get_rule
+from tiny_audio.model.quantise import Int8Embedding, Int8Linear, quantise, weight_bytes
+
+# Widened weights, and PyTorch's kernels where this CPU has them.
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """Widened weights, and PyTorch's kernels where this CPU has them."""
-    return request.param
-
-
+@DTYPES
 @pytest.mark.parametrize("rows", [1, 200])
 def test_outputs_are_close(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -42,6 +28,7 @@ def test_outputs_are_close(rows: int, dtype: torch.dtype) -> None:
     assert (out.float() - exact).norm() / exact.norm() < 0.01
 
 
+@DTYPES
 def test_weights_on_the_grid_are_kept(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     integers = torch.randint(-127, 128, (32, 64), generator=generator).to(dtype)
@@ -53,9 +40,7 @@ def test_every_large_layer_is_smaller_and_adapters_are_left_alone() -> None:
     model = tiny_model()
     before, ids = weight_bytes(model), torch.arange(9)
     table = model.causal_lm.get_input_embeddings()(ids)
-    model.decoder = add_lora(
-        model.causal_lm, r=2, lora_alpha=4, lora_dropout=0.0, target_modules=["all-linear"]
-    )
+    with_lora(model, "all-linear")
     adapters = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "lora_" in n]
     quantise(model.eval(), "int8")
     left = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -68,18 +53,6 @@ def test_every_large_layer_is_smaller_and_adapters_are_left_alone() -> None:
     clips = noise([1.0, 2.0])
     together = model.generate(make_batch(model, clips), GenerationConfig())
     assert len(together) == 2
-
-
-def test_the_bundled_recogniser_stays_about_as_good() -> None:
-    spoken = list(islice(synthetic_utterances("test", seed=11), 25))
-    rates = []
-    for bits in (None, "int8"):
-        texts = tiny_audio.load("nano", device="cpu", quantise=bits).transcribe(
-            [u.waveform for u in spoken]
-        )
-        words = score([u.text for u in spoken], [t.text for t in texts], get_rule("whisper-en"))
-        rates.append(words.words.rate or 0.0)
-    assert rates[1] < rates[0] + 0.02
 
 
 def test_mistakes_are_named() -> None:

@@ -28,19 +28,8 @@ EVERY = [
 PIECES = st.sampled_from(
     [
         *"<>[](){}%'’.,:;!?-_/& \t\n\u00ad\u200b\u0301İΣßé😀♪5aANn",
-        "noise",
-        "laughter",
-        "um",
-        "<COMMA>",
-        "<PERIOD>",
-        "percent",
-        "'s",
-        "n't",
-        "'t",
-        "<noise>",
+        *"noise laughter um <COMMA> <PERIOD> percent 's n't 't <noise> ignore_time hello".split(),
         "[door slams]",
-        "ignore_time",
-        "hello",
     ]
 )
 TEXT = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
@@ -62,11 +51,7 @@ TEXT = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
         ("R&B for $5", "R&B for $5", "r&b for $5"),
         ("YES <COMMA> I AM <PERIOD>", "YES, I AM.", "yes i am"),
         ("WHO <QUESTIONMARK> ME <EXCLAMATIONPOINT>", "WHO? ME!", "who me"),
-        (
-            "it 's what we 're told",
-            "it's what we're told",
-            "it's what we're told",
-        ),
+        ("it 's what we 're in", "it's what we're in", "it's what we're in"),
         ("so i don 't", "so i don't", "so i don't"),
         ("the 's' key", "the 's' key", "the s key"),
         ("hello [laughter], world", "hello, world", "hello world"),
@@ -112,15 +97,9 @@ def test_words_that_only_look_like_markers_stay(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "ignore_time_segment_in_scoring",
-        "IGNORE_TIME_SEGMENT_IN_SCORING",
-        "<inter_segment_gap>",
-        "inter_segment_gap ",
-        "<NOISE>",
-        "<MUSIC>",
-        "<SIL>",
-        "<OTHER>",
-        "<noise> <music>",
+        *"ignore_time_segment_in_scoring IGNORE_TIME_SEGMENT_IN_SCORING".split(),
+        *"<inter_segment_gap> <NOISE> <MUSIC> <SIL> <OTHER>".split(),
+        *("inter_segment_gap ", "<noise> <music>"),
     ],
 )
 def test_marker_labels_are_rejected_even_where_empty_ones_are_not(text):
@@ -199,12 +178,16 @@ def test_each_set_has_its_own_case() -> None:
     rules = LabelRules("auto", case_of={"loud": "lower"})
     assert rules.clean("OK GO", "loud") == "ok go"
     assert rules.clean("OK GO", "other") == "OK GO"
-    with pytest.raises(ConfigError, match=r"labels\.case_of\.a is 'auto'"):
-        LabelRules(case_of={"a": "auto"})
 
 
-def test_unknown_rules_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"labels\.case.*keep, lower"):
-        LabelRules(case="upper")
-    with pytest.raises(ConfigError, match=r"labels\.punctuation.*keep, strip"):
-        LabelRules(punctuation="drop")
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"case": "upper"}, r"labels\.case .*keep, lower"),
+        ({"case_of": {"a": "auto"}}, r"labels\.case_of\.a is 'auto'"),
+        ({"punctuation": "drop"}, r"labels\.punctuation .*keep, strip"),
+    ],
+)
+def test_unknown_rules_are_refused_by_name(rules, said):
+    with pytest.raises(ConfigError, match=said):
+        LabelRules(**rules)

@@ -10,17 +10,7 @@ import pytest
 from tiny_audio.errors import ModelError
 from tiny_audio.text.prompt import Prompt
 
-TRANSCRIPTS = [
-    "hello",
-    "",
-    " leading space",
-    "...",
-    "5% off",
-    "\n\nlines",
-    "don't",
-    "<|im_end|>",
-    "Ünï",
-]
+TRANSCRIPTS = ["hello", "", " leading space", "...", "5% off", "\n\nlines", "<|im_end|>", "Ünï"]
 
 
 def render(tokenizer, turns, **options):
@@ -46,7 +36,7 @@ def test_build_equals_the_full_template_tokenised(tokenizer):
     prompt = Prompt.from_tokenizer(tokenizer)
     one = render(tokenizer, [user_turn(tokenizer, prompt, 1)], add_generation_prompt=True)
     spare = tokenizer.convert_ids_to_tokens(prompt.placeholder_id)
-    for n in range(1, 2001):
+    for n in (*range(1, 41), 375, 1500):
         text = one.replace(spare, spare * n)
         if n < 20:
             turns = [user_turn(tokenizer, prompt, n)]
@@ -82,19 +72,15 @@ def test_training_ids_equal_the_template_of_the_finished_turn(tokenizer, transcr
     assert tokenizer.decode(whole[len(ids) :]).strip() == ""
 
 
-def test_vocabulary_does_not_grow_and_the_tokenizer_is_left_as_it_was(tokenizer):
+def test_the_tokenizer_is_left_as_it_was_and_pickling_keeps_the_ids(tokenizer):
     size, sample = len(tokenizer), "a <|im_end|> b"
     before = tokenizer(sample)["input_ids"]
-    Prompt.from_tokenizer(tokenizer).training(2, sample)
-    assert len(tokenizer) == size
-    assert tokenizer(sample)["input_ids"] == before
-
-
-def test_survives_pickling_with_the_same_ids(tokenizer):
     prompt = Prompt.from_tokenizer(tokenizer)
     copy = pickle.loads(pickle.dumps(prompt))
     assert copy == prompt
-    assert copy.training(3, "hello") == prompt.training(3, "hello")
+    assert copy.training(3, sample) == prompt.training(3, sample)
+    assert len(tokenizer) == size
+    assert tokenizer(sample)["input_ids"] == before
 
 
 def test_another_instruction_and_a_named_placeholder(qwen3):
@@ -121,19 +107,11 @@ LLAMA2 = (
 )
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
-FAMILIES = {
-    "llama3": (
-        LLAMA3,
-        ("<bos>", "<eos>", "<|header|>", "<|eot|>", "<|reserved_special_token_7|>"),
-        "<|eot|>",
-        "<|reserved_special_token_7|>",
-    ),
-    "gemma": (
-        LLAMA3,
-        ("<bos>", "<eos>", "<|header|>", "<|eot|>", "<unused0>"),
-        "<|eot|>",
-        "<unused0>",
-    ),
+RESERVED = "<|reserved_special_token_7|>"
+SPECIAL = ("<bos>", "<eos>", "<|header|>", "<|eot|>")
+FAMILIES = {  # template, special tokens, end of a turn, placeholder
+    "llama3": (LLAMA3, (*SPECIAL, RESERVED), "<|eot|>", RESERVED),
+    "gemma": (LLAMA3, (*SPECIAL, "<unused0>"), "<|eot|>", "<unused0>"),
     "llama2": (LLAMA2, ("<bos>", "<eos>", "<unk>"), "<eos>", "<unk>"),
     "plain": (PLAIN, ("<bos>", "<eos>", "<pad>"), "<eos>", "<pad>"),
 }
@@ -174,9 +152,9 @@ def test_errors_say_what_to_do(tokenizer_factory, qwen3):
         Prompt.from_tokenizer(tokenizer_factory(twice))
     with pytest.raises(ModelError, match="fails on a plain user turn"):
         Prompt.from_tokenizer(tokenizer_factory("{{ raise_exception('system turn wanted') }}"))
-    with pytest.raises(ModelError, match="is no special token"):
+    with pytest.raises(ModelError, match="is no spare token"):
         Prompt.from_tokenizer(qwen3, placeholder="<|nonsense|>")
-    with pytest.raises(ModelError, match="begins or ends"):
+    with pytest.raises(ModelError, match="is no spare token"):
         Prompt.from_tokenizer(qwen3, placeholder="<|im_end|>")
     with pytest.raises(ModelError, match="Nothing ends"):
         Prompt.from_tokenizer(tokenizer_factory(PLAIN))

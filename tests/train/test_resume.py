@@ -91,14 +91,13 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, tmp_p
     assert first.last is not None
     path = first.last / "config.yaml"
     config = OmegaConf.load(path)
-    for section, names in RENAMED.items():
-        part = OmegaConf.select(config, section)
-        for old, new in names.items():
-            if isinstance(new, str):
-                part[old] = part.pop(new)
-            else:
-                values = {key: part.pop(name) for key, name in new.items()}
-                part[old] = list(values.values()) if old == "betas" else values
+    values = {old: OmegaConf.select(config, new) for old, new in RENAMED.items()}
+    for new in RENAMED.values():
+        section, _, name = new.rpartition(".")
+        OmegaConf.select(config, section).pop(name)
+    for old, value in values.items():
+        OmegaConf.update(config, old, value)
+    config.training.betas = list(config.training.betas.values())
     config.training.race = []  # a setting that is gone
     OmegaConf.save(config, path)
     again = ("training.resume_from_checkpoint=last", "training.batch_seconds=auto")

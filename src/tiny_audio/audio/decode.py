@@ -1,8 +1,6 @@
 """Encoded audio to mono blocks, by libsndfile where it is quick and by FFmpeg for the rest.
 
-Both decoders hand over a ``Decoding``: the sample rate, the duration that the header declares and
-an iterator over blocks. Nothing is allocated by what a header claims, so that one that lies costs
-no memory.
+Nothing is allocated by what a header claims, so that one that lies costs no memory.
 
 S samples, C channels.
 """
@@ -11,6 +9,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,34 +20,41 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 import soundfile
+import soxr
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from tiny_audio.audio import headers
+from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.fetch import PipeCopy
 
 Mono = NDArray[np.float32]
 
 _BLOCK_VALUES = 1 << 20  # of all channels together, decoded at a time: 4 MiB
 _BATCH_SAMPLES = 1 << 15  # FFmpeg's frames are tiny; joined to blocks of at least this
+_LIVE_BYTES = 1 << 12  # of a pipe, waited for at a time
+
+_LIBSNDFILE = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"caff", b".snd", b"NIST", b"riff")
+_MORE_AUDIO = (b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u", b"wvpk", b"MAC ", b"TTA1")
+# libsndfile's log of a header that declares more bytes than there are.
+_LACKING = re.compile(r"(data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+_PIPED_LENGTH = 0x7FFF0000  # a 32-bit length from here on was written to a pipe: not known
+_OGG_PAGE_BYTES = 65_307  # at most
+# Form of a chunk's header, byte of the first, and the length from which on it is not known.
+_CHUNKS = {b"RIFF": ("<4sI", 12, _PIPED_LENGTH), b"caff": (">4sQ", 8, 1 << 63)}
 
 # Containers that count their audio. Elsewhere FFmpeg guesses the duration from the bit rate.
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-
-_LIVE_BYTES = 1 << 12  # of a pipe, waited for at a time
+# Whose time stamps are exact to the sample; Matroska's are to the millisecond.
+_EXACT_TIMES = {"mp3", "aac", "mov,mp4,m4a,3gp,3g2,mj2"}
 _NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
+_BEFORE, _AFTER = 1.0, 0.25  # seconds decoded around a stretch, so that codec and resampler settle
 
 
 class UndecodableError(Exception):
-    """This decoder cannot read these bytes; another one may.
-
-    Args:
-        reason: as in ``AudioError``.
-        finding: what is wrong, in words that follow the file's name.
-    """
+    """This decoder cannot read these bytes; another one may. `finding` follows the file's name."""
 
     def __init__(self, reason: str, finding: str) -> None:
         super().__init__(reason, finding)
@@ -56,23 +63,13 @@ class UndecodableError(Exception):
 
 @dataclass
 class Decoding:
-    """An opened recording.
+    """An opened recording; all durations in seconds."""
 
-    Attributes:
-        rate: samples a second.
-        declared: seconds by the header, None where none counts them. Less the pauses that a call
-            or a browser left out of a recording, as they turn up.
-        slack: seconds by which a whole recording of this kind may fall short of its header.
-        blocks: mono float32 blocks [S], decoded as they are asked for.
-        damage: seconds that could not be decoded, infinite for a recording that breaks off;
-            complete once the blocks are spent.
-    """
-
-    rate: int
-    declared: float | None
-    slack: float
-    blocks: Iterator[Mono] = field(default_factory=lambda: iter(()))
-    damage: float = 0.0
+    rate: int  # Hz
+    declared: float | None  # by the header, less the pauses that a call left out, as they turn up
+    slack: float  # by which a whole recording of this kind may fall short of its header
+    blocks: Iterator[Mono] = field(default_factory=lambda: iter(()))  # [S], decoded when asked for
+    damage: float = 0.0  # could not be decoded so far; infinite for a recording that breaks off
 
 
 def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
@@ -91,15 +88,14 @@ def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
     return mono
 
 
-def frame_to_mono(frame: av.AudioFrame) -> Mono:
-    """Average the channels of one frame of FFmpeg."""
+def _frame_to_mono(frame: av.AudioFrame) -> Mono:
     values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T
     return to_mono(values, channel_axis=0)
 
 
-class Seekable:
+class _Seekable:
     """A file as the decoders should see it.
 
     Nameless, so that they look at the bytes and not at the suffix, and calm about the seeks before
@@ -118,67 +114,108 @@ class Seekable:
             return self.tell()
 
 
+def _open_ffmpeg(file: BinaryIO) -> InputContainer:
+    return av.open(
+        _Seekable(file),
+        mode="r",
+        # A playlist must not make FFmpeg open other files or addresses.
+        options={"protocol_whitelist": "none"},
+        metadata_errors="replace",
+        buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
+    )
+
+
 @contextmanager
 def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
     """Open what libsndfile reads well: WAV, FLAC, Ogg, AIFF, CAF, AU, Sphere.
 
     MP3 is left to FFmpeg, because libsndfile's reader of it writes warnings to stderr.
-
-    Raises:
-        UndecodableError: on opening, or while the blocks are read.
+    Raises UndecodableError, on opening or while the blocks are read.
     """
-    if file.read(4) not in headers.LIBSNDFILE_MAGIC or isinstance(file, PipeCopy):
+    head = file.read(1_024)
+    if not head.startswith(_LIBSNDFILE) or isinstance(file, PipeCopy):
         raise UndecodableError("not_audio", "is no format of libsndfile")
-    cut = headers.declared_over_held(file)
+    broken = head.startswith(b"OggS") and _breaks_off(file)
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(Seekable(file))
+        sound = soundfile.SoundFile(_Seekable(file))
     except soundfile.LibsndfileError as error:
         raise UndecodableError("unreadable", "is not readable by libsndfile") from error
     with sound:
         if sound.frames >= 2**62:  # a FLAC stream of unknown length, which libsndfile cannot read
             raise UndecodableError("unreadable", "has no length")
         decoding = Decoding(sound.samplerate, None, _EXACT, _libsndfile_blocks(sound))
+        cut = math.inf if broken else _declared_over_held(sound, head)
         if math.isinf(cut):
             decoding.damage = cut
-        else:  # libsndfile counts what is there, not declared
+        else:
             decoding.declared = sound.frames / sound.samplerate * cut
         yield decoding
 
 
+def _declared_over_held(sound: soundfile.SoundFile, head: bytes) -> float:
+    """How many times more audio a header declares than there is, which libsndfile takes for all."""
+    declared, held = 0, 0
+    if head.startswith(b"NIST") and (count := re.search(rb"sample_count -i (\d+)", head)):
+        declared, held = int(count[1]), sound.frames
+    elif found := _LACKING.search(sound.extra_info):
+        declared, held = int(found[2]), int(found[3])
+        if declared >= _PIPED_LENGTH and found[1].lower()[:4] != "riff":
+            declared = 0
+    if declared <= held:
+        return 1.0
+    return declared / held if held else math.inf
+
+
+def _breaks_off(file: BinaryIO) -> bool:
+    """Whether a WAV, CAF or Ogg file ends before its audio does, which FFmpeg does not tell."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    magic = file.read(4)
+    if magic == b"OggS":
+        file.seek(max(0, size - _OGG_PAGE_BYTES))
+        tail = file.read()
+        page = tail[tail.rfind(b"OggS") :]  # header of 27 bytes, segment table, segments
+        segments = page[26] if len(page) >= 27 else 0
+        return len(page) < 27 + segments + sum(page[27 : 27 + segments])
+    if magic not in _CHUNKS:
+        return False
+    form, position, unknown = _CHUNKS[magic]
+    for _ in range(1000):  # a real file has a few
+        file.seek(min(position, size))
+        header = file.read(struct.calcsize(form))
+        if len(header) < struct.calcsize(form):
+            break
+        name, length = struct.unpack(form, header)
+        position += len(header)
+        if name == b"data":
+            return bool(length < unknown and position + length > size)
+        position += length + (length % 2 if magic == b"RIFF" else 0)
+    return False
+
+
 def _libsndfile_blocks(sound: soundfile.SoundFile) -> Iterator[Mono]:
     frames = max(1, _BLOCK_VALUES // sound.channels)
-    while True:
-        try:
-            block = sound.read(frames, dtype="float32", always_2d=True)  # [S, C]
-        except soundfile.LibsndfileError as error:
-            raise UndecodableError("truncated", "is damaged") from error
-        if not len(block):
-            return
-        yield to_mono(block, channel_axis=1)
+    try:
+        while len(block := sound.read(frames, dtype="float32", always_2d=True)):  # [S, C]
+            yield to_mono(block, channel_axis=1)
+    except soundfile.LibsndfileError as error:
+        raise UndecodableError("truncated", "is damaged") from error
 
 
 @contextmanager
 def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     """Open any container with an audio track that FFmpeg knows.
 
-    Raises:
-        UndecodableError: on opening, or while the blocks are read.
+    Raises UndecodableError, on opening or while the blocks are read.
     """
-    known = headers.looks_like_audio(file.read(12))
+    known = _looks_like_audio(file.read(12))
     damaged = UndecodableError("truncated", "breaks off before any audio, or is damaged")
     foreign = UndecodableError("not_audio", "is not in an audio or video format known here")
-    counts_frames = headers.has_mp3_count(file)
+    counts_frames = _has_mp3_count(file)
     file.seek(0)
     try:
-        container = av.open(
-            Seekable(file),
-            mode="r",
-            # A playlist must not make FFmpeg open other files or addresses.
-            options={"protocol_whitelist": "none"},
-            metadata_errors="replace",
-            buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
-        )
+        container = _open_ffmpeg(file)
     except (av.FFmpegError, ValueError) as error:
         raise (damaged if known else foreign) from error
     with container:
@@ -204,6 +241,26 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         yield decoding
 
 
+def _looks_like_audio(head: bytes) -> bool:
+    """Tell a sound or video file that is damaged from a file of another kind."""
+    if head.startswith(b"RIFF"):
+        return head[8:12] in (b"WAVE", b"AVI ", b"")
+    mp3 = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] != 0xFF
+    return mp3 or head[4:8] == b"ftyp" or head.startswith(_LIBSNDFILE + _MORE_AUDIO)
+
+
+def _has_mp3_count(file: BinaryIO) -> bool:
+    """Whether the first MP3 frame counts the frames of the file (Xing, LAME and VBRI headers)."""
+    file.seek(0)
+    head = file.read(10)
+    if head.startswith(b"ID3") and len(head) == 10:
+        a, b, c, d = head[6:10]  # 7 bits in each byte
+        file.seek(10 + (a << 21 | b << 14 | c << 7 | d))
+        head = file.read(4)
+    frame = head + file.read(200)
+    return frame[0:1] == b"\xff" and any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
 def _declared(container: InputContainer, stream: av.AudioStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
@@ -224,7 +281,7 @@ def _ffmpeg_frames(
             packet = next(packets)
         except StopIteration:  # FFmpeg believes what is there
             ended = not isinstance(file, PipeCopy) or file.ended
-            if ended and headers.declared_over_held(file) > 1 + _EXACT:
+            if ended and _breaks_off(file):
                 decoding.damage = math.inf
             return
         except (av.FFmpegError, IndexError):  # IndexError: a track that begins in mid-file
@@ -247,13 +304,82 @@ def _ffmpeg_frames(
 def _ffmpeg_blocks(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[Mono]:
     batch: list[Mono] = []
     for frame in frames:
-        if frame.sample_rate != rate:
-            raise UndecodableError(
-                "unreadable", f"changes its rate from {rate} to {frame.sample_rate}"
-            )
-        batch.append(frame_to_mono(frame))
+        if (new := frame.sample_rate) != rate:
+            raise UndecodableError("unreadable", f"changes its rate from {rate} to {new}")
+        batch.append(_frame_to_mono(frame))
         if sum(map(len, batch)) >= _BATCH_SAMPLES:
             yield np.concatenate(batch)
             batch = []
     if batch:
         yield np.concatenate(batch)
+
+
+# ------------------------------------------------------------------------------------ stretches
+
+
+def read_stretch(file: BinaryIO, start: int, stop: int) -> Mono | None:
+    """Samples `start` to `stop`, counted at 16 kHz, without decoding what comes before: [S].
+
+    The same samples as decoding the whole gives: the decoder begins a little earlier, at a place
+    that is a whole sample at 16 kHz too. None where it cannot be had in this way, for whatever
+    reason: decode the whole then.
+    """
+    known = file.read(4) in _LIBSNDFILE
+    file.seek(0)
+    try:
+        found = (_seek_libsndfile if known else _seek_ffmpeg)(file, start, stop)
+    except (soundfile.LibsndfileError, av.FFmpegError, ValueError, IndexError, OverflowError):
+        return None
+    if found is None:
+        return None
+    samples, rate, first = found
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    skipped = start - first * SAMPLE_RATE // rate
+    stretch = samples[skipped : skipped + stop - start].copy()  # or the margins stay in memory
+    return stretch if len(stretch) == stop - start and np.isfinite(stretch).all() else None
+
+
+def _margins(start: int, stop: int, rate: int) -> tuple[int, int]:
+    """First and last frame at `rate` to decode; the first falls on a sample at 16 kHz."""
+    step = rate // math.gcd(rate, SAMPLE_RATE)
+    first = max(0, int(start / SAMPLE_RATE * rate - _BEFORE * rate))
+    return first - first % step, math.ceil(stop / SAMPLE_RATE * rate + _AFTER * rate)
+
+
+def _seek_libsndfile(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
+    """Mono samples [S], their rate and the number of the first."""
+    with soundfile.SoundFile(_Seekable(file)) as sound:
+        first, last = _margins(start, stop, sound.samplerate)
+        if first >= sound.frames or sound.frames >= 2**62:
+            return None
+        sound.seek(first)
+        samples = sound.read(last - first, dtype="float32", always_2d=True)  # [S, C]
+        return to_mono(samples, channel_axis=1), sound.samplerate, first
+
+
+def _seek_ffmpeg(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
+    with _open_ffmpeg(file) as container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None or container.format.name not in _EXACT_TIMES or not stream.time_base:
+            return None
+        rate, base = stream.rate or 0, stream.time_base
+        began = stream.start_time or 0
+        first, last = _margins(start, stop, rate)
+        if first <= _BEFORE * rate:
+            return None  # so near the beginning that there is nothing to gain
+        container.seek(int(first / rate / base) + began, stream=stream, backward=True)
+        frames = container.decode(stream)
+        head = next(frames, None)
+        if head is None or head.pts is None or head.sample_rate != rate:
+            return None
+        place = round((head.pts - began) * base * rate)
+        if place > first:
+            return None
+        pieces, count = [_frame_to_mono(head)], head.samples
+        for frame in frames:
+            if place + count >= last:
+                break
+            pieces.append(_frame_to_mono(frame))
+            count += frame.samples
+        return np.concatenate(pieces)[first - place :], rate, first

@@ -1,10 +1,7 @@
 """Waveform to log-mel spectrogram and SpecAugment, batched, on the model's device.
 
 The numbers are those of Whisper's feature extractor (Radford et al. 2022, section 2.2), which
-GLM-ASR uses too: power spectrum under a periodic Hann window, Slaney mel bands up to 8 kHz,
-log10, everything more than 8 decades below the clip's loudest band lifted to that floor, then
-scaled by (x + 4) / 4. One thing is different, on purpose: a frame depends on its own clip alone,
-never on how much padding or which neighbours share the batch.
+GLM-ASR uses too, but a frame depends on its own clip alone, never on padding or on the batch.
 
 B utterances, S samples, L mel frames, M mel bands, N masks.
 """
@@ -32,13 +29,8 @@ Length = TypeVar("Length", int, Tensor)
 class LogMel(nn.Module):
     """Whisper's log-mel spectrogram, independent of padding.
 
-    Valid frames equal ``transformers.WhisperFeatureExtractor`` with its default padding to 30 s.
-    A clip longer than that is treated as the formula says: not cut, and followed by zeros.
-
-    Args:
-        n_mels: mel bands, M (80 or 128 for Whisper; 128 for GLM-ASR).
-        n_fft: window and transform length in samples.
-        hop: step between frames in samples.
+    Valid frames equal ``transformers.WhisperFeatureExtractor`` with its default padding to 30 s;
+    a clip longer than that is not cut. `n_mels` is M, `n_fft` and `hop` are in samples.
     """
 
     window: Tensor
@@ -46,11 +38,6 @@ class LogMel(nn.Module):
 
     def __init__(self, n_mels: int, n_fft: int, hop: int) -> None:
         super().__init__()
-        if min(n_mels, n_fft, hop) < 1:
-            raise ConfigError(
-                "features: n_mels, n_fft and hop must be positive, "
-                f"got {n_mels}, {n_fft} and {hop}; Whisper and GLM-ASR use 128, 400 and 160"
-            )
         self.n_mels, self.n_fft, self.hop = n_mels, n_fft, hop
         filters = mel_filter_bank(
             num_frequency_bins=1 + n_fft // 2,
@@ -88,8 +75,7 @@ class LogMel(nn.Module):
             lengths: [B] samples of each clip, at most S.
 
         Returns:
-            mel [B, M, S // hop] float32, exactly 0 beyond each clip's own frames, and the number
-            of frames of each clip [B].
+            mel [B, M, S // hop] float32, 0 beyond each clip's own frames, and those [B].
         """
         samples = waveform.shape[1]
         # Zeros on the right stand for the rest of the 30 s window: the transform reflects the
@@ -104,15 +90,8 @@ class LogMel(nn.Module):
     def native(self, waveform: Tensor, lengths: Tensor, window_samples: int) -> Tensor:
         """Compute the features exactly as the stock extractor does for a fixed window.
 
-        Each clip is cut or zero padded to the window, and the padding then counts as signal.
-
-        Args:
-            waveform: [B, S] samples at 16 kHz; whatever lies beyond a length is ignored.
-            lengths: [B] samples of each clip.
-            window_samples: the window, for example 480,000 (30 s).
-
-        Returns:
-            mel [B, M, window_samples // hop] float32, no frame masked.
+        Each clip of [B, S] is cut or zero padded to the window, and the padding then counts as
+        signal: [B, M, window_samples // hop] float32, no frame masked.
         """
         return self._log_mel(_zero_padded(waveform, lengths, window_samples)).contiguous()
 
@@ -143,15 +122,13 @@ class LogMel(nn.Module):
 class SpecAugment(nn.Module):
     """Time and frequency masks on the log-mel (Park et al. 2019, arXiv:1904.08779, section 2).
 
-    Widths are uniform from 0 to the maximum and positions uniform where the mask fits; time warping
-    is left out. Masked cells become 0, about the mean of Whisper's scaled log-mel. The masks of one
-    utterance never cover all of its frames or bands; in evaluation mode nothing is changed.
+    Widths are uniform from 0 to the maximum and positions uniform where the mask fits; there is no
+    time warping. Masked cells become 0, about the mean of Whisper's scaled log-mel. The masks of
+    one utterance never cover all of its frames or bands; in evaluation mode nothing is changed.
 
     Args:
-        freq_masks: masks over mel bands for each utterance.
-        freq_width: mel bands at most in one.
-        time_masks: masks over frames for each utterance.
-        time_width: mel frames at most in one.
+        freq_masks, time_masks: masks over mel bands and over frames, for each utterance.
+        freq_width, time_width: bands and frames at most in one.
         max_time_fraction: of the utterance's own frames at most in one time mask.
     """
 
@@ -177,16 +154,9 @@ class SpecAugment(nn.Module):
     def forward(
         self, mel: Tensor, lengths: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Mask a batch; the input is left as it is.
+        """Return mel [B, M, L] with masks within each utterance's `lengths` [B] frames.
 
-        Args:
-            mel: [B, M, L] log-mel.
-            lengths: [B] frames of each utterance; only these are masked.
-            generator: where the masks are drawn, on any device; the default generator of the
-                mel's device without one.
-
-        Returns:
-            mel [B, M, L] with masked cells 0.
+        They are drawn from `generator`, on any device, or the default one of the mel's device.
         """
         if not self.training:
             return mel
@@ -201,11 +171,7 @@ class SpecAugment(nn.Module):
     def _masks(
         number: int, width: Tensor, extent: Tensor, size: int, generator: torch.Generator | None
     ) -> Tensor:
-        """Draw masks of at most `width` [B] cells within the first `extent` [B] of `size` cells.
-
-        Returns:
-            [B, size] bool, the union of each utterance's masks, smaller than its extent.
-        """
+        """Masks of at most `width` [B] cells within the first `extent` [B]: union, [B, size]."""
         device = width.device if generator is None else generator.device
         uniform = torch.rand(2, len(width), number, generator=generator, device=device)
         uniform = uniform.to(width.device)  # [2, B, N]

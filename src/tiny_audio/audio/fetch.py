@@ -11,10 +11,9 @@ import math
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, BinaryIO, cast
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO
 
 from tiny_audio.audio.remote import (
     RemoteFile,
@@ -29,7 +28,6 @@ _MAX_DOWNLOAD, _MAX_PIPE = 1 << 30, 2 << 30  # bytes, unless another limit is gi
 _IN_MEMORY_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
 _RETRIES = RetryPolicy(retries=2, backoff=0.2, timeout=15.0)
-_DOWNLOAD_SECONDS = 600.0  # altogether
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -51,7 +49,15 @@ def opened(
             download that ended early).
     """
     with ExitStack() as stack:
-        file, name = _open(source, stack, max_bytes, whole)
+        file, name = _find(source, stack)
+        if not _is_plain(file):
+            copy = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
+            remote = isinstance(file, RemoteFile)
+            limit = max_bytes or (_MAX_DOWNLOAD if remote else _MAX_PIPE)
+            file = PipeCopy(file, copy, name, limit)
+            if whole or remote:
+                file.wait_for(math.inf)
+                file = copy
         file.seek(0)
         if not file.read(1):
             raise AudioError(f"{name} is empty", reason="empty")
@@ -59,44 +65,22 @@ def opened(
         yield file, name
 
 
-def can_rewind(source: Source) -> bool:
-    """Whether looking into the source is cheap and takes nothing from a later reader."""
-    if isinstance(source, (str, os.PathLike)):
-        with suppress(OSError, ValueError):  # opening it will say what is wrong
-            return not stat.S_ISFIFO(os.stat(source).st_mode)
-        return not is_remote(str(source))
-    return isinstance(source, (bytes, bytearray, memoryview)) or _is_plain(source)
-
-
-def _open(
-    source: Source, stack: ExitStack, max_bytes: int | None, whole: bool
-) -> tuple[BinaryIO, str]:
-    """Find the bytes of a source; what has to be closed or deleted goes on the stack."""
+def _find(source: Source, stack: ExitStack) -> tuple[Any, str]:
+    """The bytes of a source and its name; what has to be closed goes on the stack."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), f"the audio of {len(source)} bytes"
     if isinstance(source, str) and is_remote(source):
-        copy, name = stack.enter_context(_temporary()), plain_url(source)
-        _download(source, copy, name, max_bytes or _MAX_DOWNLOAD)
-        return copy, name
+        return stack.enter_context(RemoteFile(source, _RETRIES)), plain_url(source)
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        file = stack.enter_context(_open_path(name))
-    elif hasattr(source, "read"):
-        name = f"the file object {getattr(source, 'name', type(source).__name__)}"
-        file = source
-    else:
-        raise AudioError(
-            f"cannot read audio from a {type(source).__name__}: give a path, an address, bytes, "
-            "a file object, an array or a tensor",
-            reason="unreadable",
-        )
-    if _is_plain(file):
-        return file, name
-    copy = stack.enter_context(_temporary())
-    pipe = PipeCopy(file, copy, name, max_bytes or _MAX_PIPE)
-    if whole:
-        pipe.wait_for(math.inf)
-    return (copy if whole else cast(BinaryIO, pipe)), name
+        return stack.enter_context(_open_path(name)), name
+    if hasattr(source, "read"):
+        return source, f"the file object {getattr(source, 'name', type(source).__name__)}"
+    raise AudioError(
+        f"cannot read audio from a {type(source).__name__}: give a path, an address, bytes, "
+        "a file object, an array or a tensor",
+        reason="unreadable",
+    )
 
 
 def _open_path(path: str) -> BinaryIO:
@@ -120,35 +104,8 @@ def _is_plain(file: object) -> bool:
     return not file.closed and file.seekable()
 
 
-def _temporary() -> Any:
-    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
-
-
-def _download(url: str, copy: BinaryIO, name: str, max_bytes: int) -> None:
-    deadline = time.monotonic() + _DOWNLOAD_SECONDS
-    remote = RemoteFile(url, _RETRIES)
-    try:
-        with io.BufferedReader(remote, _CHUNK_BYTES) as file:
-            if (remote.length() or 0) > max_bytes:
-                raise _too_large(name, max_bytes)
-            while chunk := file.read1(_CHUNK_BYTES):
-                copy.write(chunk)
-                if copy.tell() > max_bytes:
-                    raise _too_large(name, max_bytes)
-                if time.monotonic() > deadline:
-                    message = f"{name}: the download takes more than {_DOWNLOAD_SECONDS:g} s"
-                    raise AudioError(message, reason="unreadable")
-    except UnreadableError as error:
-        if remote.size is not None:
-            ended = f"the download ended after {copy.tell()} of {remote.size} bytes"
-            message = f"{name}: {ended}: {error}; try again"
-            raise AudioError(message, reason="truncated") from error
-        message = f"{name} cannot be downloaded: {error}"
-        raise AudioError(message, reason="unreadable") from error
-
-
 class PipeCopy:
-    """What a pipe sends, kept in a file that can seek; the rest is waited for.
+    """What a pipe or a download sends, kept in a file that can seek; the rest is waited for.
 
     Args:
         pipe: read from its start if it can go back.
@@ -156,7 +113,7 @@ class PipeCopy:
         max_bytes: more are refused.
     """
 
-    def __init__(self, pipe: BinaryIO, copy: BinaryIO, name: str, max_bytes: int) -> None:
+    def __init__(self, pipe: Any, copy: Any, name: str, max_bytes: int) -> None:
         self._pipe, self._copy, self._name, self._max_bytes = pipe, copy, name, max_bytes
         self._size, self.ended = 0, False
         self.tell = copy.tell
@@ -175,14 +132,17 @@ class PipeCopy:
     def read(self, size: int = -1) -> bytes:
         """So many bytes, or all; fewer only at the end."""
         self.wait_for(math.inf if size < 0 else self.tell() + size)
-        return self._copy.read(size)
+        data: bytes = self._copy.read(size)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position, waiting for it; -1 for one counted from an end not yet there."""
-        if whence == os.SEEK_END:
-            return self._copy.seek(offset, whence) if self.ended else -1
-        self.wait_for(offset + (self.tell() if whence == os.SEEK_CUR else 0))
-        return self._copy.seek(offset, whence)
+        if whence == os.SEEK_END and not self.ended:
+            return -1
+        if whence != os.SEEK_END:
+            self.wait_for(offset + (self.tell() if whence == os.SEEK_CUR else 0))
+        self._copy.seek(offset, whence)
+        return int(self.tell())
 
     def wait_for(self, end: float) -> None:
         """Receive until `end` bytes are there, or all there are."""
@@ -195,24 +155,32 @@ class PipeCopy:
                 raise AudioError(message, reason="unreadable")
             self.ended = not chunk
             self._size += len(chunk)
-            if self._size > self._max_bytes:
-                raise _too_large(self._name, self._max_bytes)
+            self._check_size(self._size)
             self._copy.write(chunk)
         self._copy.seek(position)
 
     def _receive(self) -> Any:
         try:
-            if self._size == 0 and self._pipe.seekable():
+            if self._size == 0 and isinstance(self._pipe, RemoteFile):
+                self._check_size(self._pipe.length() or 0)
+            elif self._size == 0 and self._pipe.seekable():
                 self._pipe.seek(0)
             return getattr(self._pipe, "read1", self._pipe.read)(_CHUNK_BYTES)
+        except UnreadableError as error:
+            if (size := self._pipe.size) is None:
+                message = f"{self._name} cannot be downloaded: {error}"
+                raise AudioError(message, reason="unreadable") from error
+            ended = f"the download ended after {self._size} of {size} bytes"
+            message = f"{self._name}: {ended}: {error}; try again"
+            raise AudioError(message, reason="truncated") from error
         except (OSError, ValueError, AttributeError) as error:
             message = f"{self._name} cannot be read: {error}"
             raise AudioError(message, reason="unreadable") from error
 
-
-def _too_large(name: str, max_bytes: int) -> AudioError:
-    return AudioError(
-        f"{name} is larger than the {max_bytes / (1 << 30):.3g} GiB allowed: allow more with "
-        "--max-download, or save and split it first",
-        reason="too_long",
-    )
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise AudioError(
+                f"{self._name} is larger than the {self._max_bytes / (1 << 30):.3g} GiB allowed: "
+                "allow more with --max-download, or save and split it first",
+                reason="too_long",
+            )

@@ -1,7 +1,7 @@
 """Any recording to one waveform: mono, float32, 16 kHz.
 
-A path, bytes, file object, http(s) address, numpy array or torch tensor goes in; whatever is wrong
-with it comes out as an ``AudioError`` of one line, with the reason under which it is counted.
+Whatever is wrong with it comes out as an ``AudioError`` of one line, with the reason under which
+it is counted.
 
 S samples, C channels.
 """
@@ -9,6 +9,7 @@ S samples, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,9 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
-from tiny_audio.audio.decode import Decoding, Mono, UndecodableError, ffmpeg, libsndfile, to_mono
-from tiny_audio.audio.fetch import can_rewind, opened
-from tiny_audio.audio.stretch import read_stretch
+from tiny_audio.audio.decode import (
+    Decoding,
+    Mono,
+    UndecodableError,
+    ffmpeg,
+    libsndfile,
+    read_stretch,
+    to_mono,
+)
+from tiny_audio.audio.fetch import opened
 from tiny_audio.errors import AudioError
 
 AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor
@@ -44,14 +52,13 @@ def load_audio(
 
     Args:
         source: path, encoded bytes, binary file object (read from its start if it can go back),
-            http(s) address, or samples as array or tensor: [S], [C, S] or [S, C], where the
-            smaller axis is the channels.
+            address, or samples as array or tensor: [S], [C, S] or [S, C], where the smaller axis
+            is the channels.
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
         max_seconds: refuse what is longer, by the header where there is one to trust, else as
             soon as so much has been decoded.
-        offset, duration: read only this stretch, in seconds, or what the recording holds of it;
-            what comes before it is leapt over where the format allows. Without a duration it goes
-            to the end. `max_seconds` has no meaning then.
+        offset, duration: read only this stretch, in seconds, or what the recording holds of it.
+            Without a duration it goes to the end. `max_seconds` has no meaning then.
         max_bytes: refuse an address or a pipe of more, see ``opened``.
 
     Raises:
@@ -119,29 +126,18 @@ def audio_blocks(
         raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
 
-def probe_duration(source: AudioInput, *, sample_rate: int | None = None) -> float | None:
-    """Tell a recording's length in seconds from its header, without decoding it.
-
-    Returns:
-        None where that cannot be known cheaply: addresses, pipes, formats that do not count.
+def probe_duration(path: str | Path) -> float | None:
+    """Tell a file's length in seconds from its header, None where it does not count.
 
     Raises:
-        AudioError: for what ``load_audio`` could not open either.
+        AudioError: for a file that cannot be opened.
     """
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        samples = _as_samples(source)[0]
-        return float(samples.shape[1] / (sample_rate or SAMPLE_RATE))
-    if not can_rewind(source):
-        return None
-    with opened(source) as (file, name):
+    with opened(path) as (file, _):
         for decoder in (libsndfile, ffmpeg):
-            try:
-                file.seek(0)
-                with decoder(file) as decoding:
-                    return decoding.declared
-            except UndecodableError as error:
-                failure = error
-    raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
+            file.seek(0)
+            with suppress(UndecodableError), decoder(file) as decoding:
+                return decoding.declared
+    return None
 
 
 def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iterator[Mono]:
@@ -195,16 +191,13 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
     if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
-        raise AudioError(
-            f"{name} of {source.dtype} is no audio: give floats in [-1, 1] or integers of "
-            "8, 16 or 32 bits",
-            reason="not_audio",
+        wrong = (
+            f"of {source.dtype} is no audio: give floats in [-1, 1] or integers of up to 32 bits"
         )
+        raise AudioError(f"{name} {wrong}", reason="not_audio")
     if source.ndim not in (1, 2):
-        raise AudioError(
-            f"{name} has {source.ndim} axes: give samples, or channels by samples",
-            reason="not_audio",
-        )
+        wrong = f"has {source.ndim} axes: give samples, or channels by samples"
+        raise AudioError(f"{name} {wrong}", reason="not_audio")
     if not source.size:
         raise AudioError(f"{name} holds no samples", reason="empty")
     if source.ndim == 1:

@@ -1,8 +1,8 @@
 """Remote files through fsspec: seekable, and read to the end in spite of a failing server.
 
-A lost connection is taken up again at the byte where it broke, after waits that double. Addresses
-of http(s) need nothing else; s3://, gs://, az://, hf:// and the like need fsspec's package for them
-(s3fs, gcsfs, adlfs, huggingface_hub) and take credentials from its usual places.
+A lost connection is taken up again at the byte where it broke, after waits that double. s3://,
+gs://, az://, hf:// and the like need fsspec's package (s3fs, gcsfs, adlfs, huggingface_hub) and
+take credentials from its usual places.
 """
 
 from __future__ import annotations
@@ -26,19 +26,15 @@ _PROGRESS = 1 << 15  # bytes after which earlier failures are forgotten
 _SKIP = 1 << 18  # bytes that are read over rather than asked for anew
 _BUFFER = 1 << 20
 _BLOCK = 1 << 22  # of an object store, fetched at a time
-# Bytes asked for after a failure, and 4 KiB after another: aiohttp drops what it holds of an
-# answer that breaks off, so that only a smaller one gets to the place where it does.
-_WINDOW = 1 << 16
+# Bytes asked for after a failure: aiohttp drops what it holds of an answer that breaks off, so
+# that only small ones get to the place where it does.
+_WINDOW = 1 << 14
 _PERMANENT = (FileNotFoundError, PermissionError, ValueError, ImportError)  # retrying cannot help
 _PERMANENT_STATUS = (401, 403, 404, 410)
 
 
 class UnreadableError(Exception):
-    """A file cannot be read, or not to its end.
-
-    Args:
-        reason: ``unreachable`` or ``corrupt``.
-    """
+    """A file cannot be read, or not to its end; `reason` is ``unreachable`` or ``corrupt``."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -109,11 +105,10 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str, policy: RetryPolicy, stopped: Event | None = None) -> None:
         self._url, self._policy, self._stopped = url, policy, stopped or Event()
-        self._position = 0  # of the reader
         self.size: int | None = None
+        self._position = 0  # of the reader
         self._file: Any = None
         self._file_position, self._file_end = 0, math.inf
-        self._window: int | None = None  # bytes to ask for at a time; None: all
         self._bytes, self._seconds = 0, 0.0  # received lately, to tell a trickle
         self._failures, self._since = 0, 0  # in a row, and bytes received since the last one
 
@@ -122,9 +117,6 @@ class RemoteFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = self._position if whence == io.SEEK_CUR else 0
@@ -160,30 +152,24 @@ class RemoteFile(io.RawIOBase):
             except UnreadableError:
                 raise
             except Exception as error:  # the file systems' errors share no base class
+                self._hang_up()
+                self._failures, self._since = self._failures + 1, 0
                 what, permanent = _describe(error, self._policy.timeout)
-                failure = error
+                if permanent or self._failures > self._policy.retries or self._stopped.is_set():
+                    message = f"{what} (tried {self._failures} times)"
+                    raise UnreadableError(message, UNREACHABLE) from error
             else:
                 self._since += len(data)
                 if self._since >= _PROGRESS:
                     self._failures = 0
                 return data
-            self._hang_up()
-            window = self._window
-            self._window = _WINDOW if window is None or window > _WINDOW else 1 << 12
-            self._failures, self._since = self._failures + 1, 0
-            if permanent or self._failures > self._policy.retries or self._stopped.is_set():
-                message = f"{what} (tried {self._failures} times)"
-                raise UnreadableError(message, UNREACHABLE) from failure
             self._policy.wait(self._failures, self._stopped)
 
     def _read(self, count: int) -> bytes:
         if self.size is not None and self._position >= self.size:
             return b""
         gap = self._position - self._file_position
-        at_end = self._position >= self._file_end
-        if self._file is None or at_end or not 0 <= gap <= _SKIP:
-            if at_end and self._window is not None and not self._failures:
-                self._window = self._window * 4 if self._window < _BUFFER else None
+        if self._file is None or self._position >= self._file_end or not 0 <= gap <= _SKIP:
             self._hang_up()
             self._open()
         data = b"more"
@@ -205,32 +191,24 @@ class RemoteFile(io.RawIOBase):
 
     def _open_http(self, fs: Any) -> None:
         """Stream one response. fsspec's own seekable file would ask anew for every block."""
-        from aiohttp import ClientResponseError, ClientTimeout
+        from aiohttp import ClientTimeout
 
-        end = "" if self._window is None else self._position + self._window - 1
         headers = {"User-Agent": "tiny-audio", "Accept-Encoding": "identity"}
-        headers["Range"] = f"bytes={self._position}-{end}"
-        seconds = self._policy.timeout
-        request: dict[str, Any] = {"headers": headers, "read_bufsize": _BUFFER}
-        request["timeout"] = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
-        try:  # with a size, it does not ask for one
-            self._file = fs.open(self._url, block_size=0, size=1, **request)
-        except ClientResponseError as error:
-            headers = dict(error.headers or {})
-            total = headers.get("Content-Range", "").rpartition("/")[2]
-            if error.status != 416 or not total.isdigit() or int(total) > self._position:
-                raise
-            self._set_size(int(total))  # asked for what is past the end
-            self._file = io.BytesIO()
-            return
+        end = self._position + _WINDOW if self._failures else math.inf
+        if self._position or self._failures:
+            headers["Range"] = f"bytes={self._position}-{'' if math.isinf(end) else end - 1}"
+        wait = self._policy.timeout
+        timeout = ClientTimeout(total=None, sock_connect=wait, sock_read=wait)
+        # With a size, it does not ask for one.
+        options = {"headers": headers, "timeout": timeout, "read_bufsize": _BUFFER}
+        self._file = fs.open(self._url, block_size=0, size=1, **options)
         response = self._file.r
-        partial = response.status == 206
-        if not partial:
+        total = response.headers.get("Content-Length", "")
+        if response.status == 206:
+            self._file_end = end
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        else:
             self._file_position = 0
-        elif self._window is not None:
-            self._file_end = self._position + self._window
-        length = response.headers.get("Content-Length", "")
-        total = response.headers.get("Content-Range", "").rpartition("/")[2] if partial else length
         self._set_size(int(total) if total.isdigit() else None)
 
     def _set_size(self, size: int | None) -> None:
@@ -275,5 +253,10 @@ def _describe(error: Exception, timeout: float) -> tuple[str, bool]:
         return "the connection was cut", False
     if isinstance(error, OSError) and (error.errno or 0) > 0:
         return os.strerror(error.errno or 0), isinstance(error, _PERMANENT)
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", line), isinstance(error, _PERMANENT)
+    line = re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", first_line(error))
+    return line, isinstance(error, _PERMANENT)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, shortened to one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,4 @@
-"""Cutting a long recording into pieces that the encoder takes, between words where it can be.
-
-S samples.
-"""
+"""Cutting a long recording into pieces that the encoder takes, between words where it can be."""
 
 from __future__ import annotations
 
@@ -24,16 +21,10 @@ def split_long(
     """Cut a waveform [S] at 16 kHz into spans of bounded length, at its quietest points.
 
     Each cut lies where the smoothed short-time energy is least, in the second half of the longest
-    piece allowed, or wherever the bounds leave room. Equally quiet points: the latest.
+    piece allowed, or wherever the bounds leave room. Equally quiet points: the latest. A recording
+    under `min_seconds` is one span.
 
-    Args:
-        waveform: the recording.
-        max_seconds: of a span at most.
-        min_seconds: of a span at least, unless the recording itself is shorter; at most half of
-            `max_seconds`, else some lengths could not be divided.
-
-    Returns:
-        (start, stop) in samples, without gap or overlap from 0 to S; no span for no samples.
+    Returns (start, stop) in samples, without gap or overlap from 0 to S; no span for no samples.
     """
     longest, shortest = int(max_seconds * SAMPLE_RATE), math.ceil(min_seconds * SAMPLE_RATE)
     if not 0 <= 2 * shortest <= longest or longest < 1:

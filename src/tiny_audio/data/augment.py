@@ -17,7 +17,8 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,57 +38,56 @@ Wave = npt.NDArray[np.float32]
 Transform = Callable[..., Wave]
 
 _KEY = "data.augment"
-_CHANGES = ("speed", "room", "noise", "band", "telephone", "gain")  # in the order they are made
-_RANGES = {"speed": (0.5, 2.0), "noise": (-60, 120), "band": (200, 8_000), "gain": (-60, 60)}
-_RECORDED = ("room", "noise")
+_RANGES: dict[str, tuple[float, float] | None] = {  # in the order in which changes are made
+    "speed": (0.5, 2.0), "room": None, "noise": (-60, 120), "band": (200, 8_000),
+    "telephone": None, "gain": (-60, 60),
+}  # fmt: skip
+_RECORDED = ("noise_only", "room", "noise")
 _TRIES = 20  # recordings of which one must be good
 _TELEPHONE_RATE, _TELEPHONE_BAND = 8_000, (300.0, 3_400.0)  # ITU-T G.712
 _MU = 255.0  # ITU-T G.711
 _ROLLOFF = 120  # of the band limits, dB an octave
 
 
-def open_augmenter(
-    settings: Mapping[str, Any], *, seed: int, min_seconds: float, max_seconds: float
-) -> Augmenter | None:
+def open_augmenter(settings: dict[str, Any], **of_run: Any) -> Augmenter | None:
     """The augmenter of the section ``data.augment`` as plain values; None where all is off.
 
-    Raises:
-        ConfigError: a value makes no sense.
-        DataError: noises or rooms cannot be read.
-        MissingExtraError: a change is on, but the `augment` extra is not installed.
+    `of_run`: the other fields of `Augmenter`. Raises ConfigError for a value without sense,
+    DataError for noises or rooms that cannot be read, MissingExtraError without the extra.
     """
     _check(settings)
-    changes = any(settings[kind]["p"] for kind in _CHANGES)
-    if not (changes or settings["noise_only"] or settings["transforms"]):
-        return None
-    return Augmenter(settings, seed=seed, min_seconds=min_seconds, max_seconds=max_seconds)
+    changes = any(settings[kind]["p"] for kind in _RANGES)
+    if changes or settings["noise_only"] or settings["transforms"]:
+        return Augmenter(settings, **of_run)
+    return None
 
 
+@dataclass(eq=False)
 class Augmenter:
-    """Changes waveforms as configured; picklable, and the same in every process.
+    """Changes waveforms as configured; picklable, and the same in every process."""
 
-    Args:
-        settings: of the section ``data.augment``, see ``AugmentConfig``.
-        seed: of the run.
-        min_seconds, max_seconds: a change that would leave these durations is not made.
-    """
+    settings: dict[str, Any]  # of the section ``data.augment``, see ``AugmentConfig``
+    seed: int
+    min_seconds: float  # a change that would leave these durations is not made
+    max_seconds: float
+    repeats: int = 0  # passes after which the same changes come again; 0: never
 
-    def __init__(
-        self, settings: Mapping[str, Any], *, seed: int, min_seconds: float, max_seconds: float
-    ) -> None:
-        self.settings = json.loads(json.dumps(settings))  # what a resumed run is compared by
-        self.repeats = 0  # passes after which the same changes come again; 0: never
-        self._seed, self._limits = seed, (min_seconds, max_seconds)
+    def __post_init__(self) -> None:
+        self.settings = json.loads(json.dumps(self.settings))  # as in a checkpoint
         self._unusable: set[str] = set()  # recordings that were warned of
         try:
             library = importlib.import_module("audiomentations")
         except ImportError:
-            raise MissingExtraError(
-                f"{_KEY} needs audiomentations: pip install 'tiny-audio[augment]'"
-            ) from None
+            remedy = "pip install 'tiny-audio[augment]'"
+            raise MissingExtraError(f"{_KEY} needs audiomentations: {remedy}") from None
         warnings.filterwarnings("ignore", message=".* had to be resampled")
+        self._load = lru_cache(library.core.audio_loading_utils.load_sound_file)
         with _seeded("opening"):
             self._transforms = dict(_transforms(library, self.settings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Built anew in each process: the library's objects stay behind."""
+        return Augmenter, tuple(getattr(self, field.name) for field in fields(self))
 
     def __call__(self, waveform: Wave, *, source: str, id: str, epoch: int) -> tuple[Wave, bool]:
         """Change the waveform [S] of sample `id` of `source` on pass `epoch` over the source.
@@ -102,7 +102,7 @@ class Augmenter:
             if only_noise and kind in ("speed", *_RECORDED):
                 continue
             before = changed
-            with _seeded(self._seed, kind, epoch, source, id):
+            with _seeded(self.seed, kind, epoch, source, id):
                 changed = self._apply(kind, transform, before)
             if kind == "noise_only" and changed is not before:
                 changed, only_noise = changed - before, True
@@ -112,26 +112,24 @@ class Augmenter:
         return changed, only_noise
 
     def _apply(self, kind: str, transform: Transform, waveform: Wave) -> Wave:
+        drawn: dict[str, Any] = getattr(transform, "parameters", {})
         try:
             changed = transform(waveform, sample_rate=SAMPLE_RATE)
+            if kind == "room" and changed is not waveform:
+                response, _ = self._load(drawn["ir_file_path"], SAMPLE_RATE)
+                changed = _aligned(changed, waveform, response)
         except Exception as error:  # of the library's decoders
-            if kind not in ("noise_only", *_RECORDED):
+            if kind not in _RECORDED:
                 raise
-            parameters: dict[str, Any] = getattr(transform, "parameters", {})
-            name = parameters.get("noise_file_path") or parameters.get("ir_file_path")
+            name = str(drawn.get("noise_file_path") or drawn.get("ir_file_path"))
             if name not in self._unusable:
                 logger.warning("%s.%s: %s cannot be used (%s)", _KEY, kind, name, error)
-                self._unusable.add(str(name))
+                self._unusable.add(name)
             return waveform
         if changed.ndim != 1 or not np.isfinite(changed).all():
             raise ConfigError(f"{_KEY}: {kind} made a waveform of {changed.shape} that is no audio")
-        low, high = self._limits
-        return changed if low <= len(changed) / SAMPLE_RATE <= high else waveform
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        low, high = self._limits  # built anew in each process: the library's objects stay behind
-        make = partial(Augmenter, seed=self._seed, min_seconds=low, max_seconds=high)
-        return make, (self.settings,), {"repeats": self.repeats}
+        fits = self.min_seconds <= len(changed) / SAMPLE_RATE <= self.max_seconds
+        return changed if fits else waveform
 
 
 @contextmanager
@@ -150,77 +148,62 @@ def _seeded(*parts: object) -> Iterator[None]:
 
 def _transforms(library: Any, settings: dict[str, Any]) -> Iterator[tuple[str, Transform]]:
     """The transforms that are on, by kind, in the order in which they are made."""
-    files = {
-        kind: _recordings(library, settings[kind]["path"], f"{_KEY}.{kind}")
-        for kind in _RECORDED
-        if settings[kind]["p"] or (kind == "noise" and settings["noise_only"])
-    }
-    if settings["noise_only"]:
-        yield "noise_only", _noise(library, files["noise"], settings, settings["noise_only"])
-    for kind in _CHANGES:
-        p = settings[kind]["p"]
-        low, high = settings[kind]["range"] or (0.0, 0.0)
+
+    @cache
+    def files(kind: str) -> list[Path]:
+        return _recordings(library, settings[kind]["path"], f"{_KEY}.{kind}")
+
+    noise_only = settings["noise"] | {"p": settings["noise_only"]}
+    for kind in ("noise_only", *_RANGES):
+        change = noise_only if kind == "noise_only" else settings[kind]
+        p = change["p"]
+        low, high = change["range"] or (0.0, 0.0)
         if not p:
             continue
         if kind == "speed":  # tempo and pitch together, Ko et al. 2015
             rates = round(SAMPLE_RATE / high), round(SAMPLE_RATE / low)
             yield kind, library.Resample(*rates, p=p)
         elif kind == "room":
-            yield kind, _Room(library, files[kind], p)
-        elif kind == "noise":
-            yield kind, _noise(library, files[kind], settings, p)
+            whole = {"leave_length_unchanged": False}
+            yield kind, library.ApplyImpulseResponse(files("room"), p=p, **whole)
         elif kind == "band":
             yield kind, library.LowPassFilter(low, high, _ROLLOFF, _ROLLOFF, zero_phase=True, p=p)
         elif kind == "telephone":
             yield kind, _telephone(library, p)
         elif kind == "gain":
             yield kind, library.Gain(low, high, p=p)
+        else:
+            snr = {"min_snr_db": low, "max_snr_db": high, "noise_transform": _audible}
+            yield kind, library.AddBackgroundNoise(files("noise"), p=p, **snr)
     for number, spec in enumerate(settings["transforms"]):
         yield f"transforms[{number}]", _named_transform(library, spec)
 
 
-def _noise(library: Any, files: list[Path], settings: dict[str, Any], p: float) -> Any:
-    def check(samples: Wave, sample_rate: int) -> Wave:
-        if not samples.any():
-            raise ValueError("it is silent")
-        return samples
-
-    low, high = settings["noise"]["range"]
-    return library.AddBackgroundNoise(
-        files, min_snr_db=low, max_snr_db=high, noise_transform=check, p=p
-    )
+def _audible(samples: Wave, sample_rate: int) -> Wave:
+    if not samples.any():
+        raise ValueError("it is silent")
+    return samples
 
 
-class _Room:
-    """Convolution with an impulse response, as loud as before, its direct sound not delayed."""
+def _aligned(wet: Wave, dry: Wave, response: Wave) -> Wave:
+    """A convolution as loud as what went in, its direct sound not delayed."""
+    direct = int(np.argmax(np.abs(response)))
+    wet = wet[direct : direct + len(dry)]
+    return (wet * (_rms(dry) / max(_rms(wet), 1e-12))).astype(np.float32)
 
-    def __init__(self, library: Any, files: list[Path], p: float) -> None:
-        self._transform = library.ApplyImpulseResponse(files, p=p, leave_length_unchanged=False)
-        self._load = lru_cache(library.core.audio_loading_utils.load_sound_file)
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What was drawn last."""
-        found: dict[str, Any] = self._transform.parameters
-        return found
-
-    def __call__(self, waveform: Wave, sample_rate: int) -> Wave:
-        wet: Wave = self._transform(waveform, sample_rate=sample_rate)
-        if wet is waveform:
-            return waveform
-        response, _ = self._load(self.parameters["ir_file_path"], sample_rate)
-        direct = int(np.argmax(np.abs(response)))
-        wet = wet[direct : direct + len(waveform)]
-        return (wet * (_rms(waveform) / max(_rms(wet), 1e-12))).astype(np.float32)
+def _rms(waveform: Wave) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
 def _telephone(library: Any, p: float) -> Any:
     """300 to 3400 Hz, 8 kHz, 8 bits of mu-law."""
     low, high = _TELEPHONE_BAND
+    steep = {"zero_phase": True, "p": 1.0}
     filters = library.Compose(
         [
-            library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, zero_phase=True, p=1.0),
-            library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, zero_phase=True, p=1.0),
+            library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, **steep),
+            library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, **steep),
         ]
     )
 
@@ -242,18 +225,16 @@ def _telephone(library: Any, p: float) -> Any:
 def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
     """A transform of the library by the name of its class and its arguments, p among them."""
     arguments = dict(spec)
-    name = arguments.pop("name", None)
-    kind = getattr(library, str(name), None)
-    base = library.core.transforms_interface.BaseWaveformTransform
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise ConfigError(
-            f"{_KEY}.transforms: audiomentations has no transform {name!r}; write "
-            "[{name: PitchShift, p: 0.1}]"
-        )
     try:
-        return kind(**arguments)
+        transform = getattr(library, arguments.pop("name"))(**arguments)
+        if not isinstance(transform, library.core.transforms_interface.BaseWaveformTransform):
+            raise TypeError("it changes no waveforms")
+        return transform
     except Exception as error:  # each class checks its arguments in its own way
-        raise ConfigError(f"{_KEY}.transforms: {name} refuses {arguments} ({error})") from error
+        raise ConfigError(
+            f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r}); write "
+            "[{name: PitchShift, p: 0.1}]"
+        ) from error
 
 
 def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
@@ -270,30 +251,26 @@ def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
         raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
     for file in files[:_TRIES]:
         try:
-            if library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE)[0].any():
-                return files
+            _audible(*library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE))
+            return files
         except Exception as error:  # libsndfile's, audioread's
             logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
-    raise DataError(
-        f"None of {len(files[:_TRIES])} recordings of {path} can be read or heard: set {key}.path "
-        "to another folder."
-    )
+    tried = f"None of {len(files[:_TRIES])} recordings of {path}"
+    raise DataError(f"{tried} can be read or heard: set {key}.path to another folder.")
 
 
 def _listed(manifest: Path, key: str) -> list[Path]:
     """The recordings that a manifest names, in its order."""
-    number = 0
     files: list[Path] = []
+    number = 0
     try:
-        for line in manifest.read_text("utf-8-sig").split("\n"):
+        for line in manifest.read_bytes().splitlines():
             number += 1
             if line.strip():
                 files.append(manifest.parent / json.loads(line)["audio_filepath"])
-    except OSError as error:
-        raise DataError(f"{manifest} cannot be read ({error.strerror}): set {key}.path.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{manifest} is wrong in line {number} ({error}): {key}.path needs JSON lines with "
+            f"{manifest} is wrong in line {number} ({error!r}): {key}.path needs JSON lines with "
             "audio_filepath, or a folder."
         ) from error
     return files
@@ -301,24 +278,17 @@ def _listed(manifest: Path, key: str) -> list[Path]:
 
 def _check(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a probability, a range or a path without sense."""
-    probabilities = {f"{kind}.p": settings[kind]["p"] for kind in _CHANGES}
-    for name, p in (probabilities | {"noise_only": settings["noise_only"]}).items():
+    chances = {"noise_only": settings["noise_only"]}
+    for name, p in (chances | {f"{kind}.p": settings[kind]["p"] for kind in _RANGES}).items():
         if not 0 <= p <= 1:
             raise ConfigError(f"{_KEY}.{name}={p:g} is a probability: use 0 to 1")
-    for kind in _CHANGES:
-        values = settings[kind]["range"]
-        if settings[kind]["path"] is not None and kind not in _RECORDED:
+    for kind, limits in _RANGES.items():
+        path, values = settings[kind]["path"], settings[kind]["range"]
+        if path is not None and kind not in _RECORDED:
             raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-        if kind not in _RANGES:
-            if values:
-                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-            continue
-        low, high = _RANGES[kind]
-        if len(values) != 2 or not low <= values[0] <= values[1] <= high:
-            raise ConfigError(
-                f"{_KEY}.{kind}.range={values}: write [lowest,highest] within {low:g} and {high:g}"
-            )
-
-
-def _rms(waveform: Wave) -> float:
-    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+        if limits is None and values:
+            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+        low, high = limits or (0, 0)
+        if limits and not (len(values) == 2 and low <= values[0] <= values[1] <= high):
+            wanted = f"write [lowest,highest] within {low:g} and {high:g}"
+            raise ConfigError(f"{_KEY}.{kind}.range={values}: {wanted}")

@@ -28,8 +28,8 @@ def length_batches(
 ) -> list[list[Utterance]]:
     """Cut a pool into batches of like lengths: longest x count <= batch_seconds in each.
 
-    With `rng` the batches are random in what shares a batch, and in their order; without, they
-    come longest first. An utterance over the budget is a batch of its own.
+    With `rng` they are random in content and order; without, they come longest first. An utterance
+    over the budget is a batch of its own.
     """
     seconds = np.array([utterance.seconds for utterance in utterances])
     keys = seconds if rng is None else seconds * rng.uniform(1 - JITTER, 1 + JITTER, len(seconds))
@@ -64,24 +64,22 @@ def collate(
     an utterance that yields none is a ValueError.
     """
     lengths = [len(utterance.waveform) for utterance in utterances]
-    rows: list[tuple[list[int], tuple[int, int], int]] = []  # ids, span of the audio, prompt
-    for utterance, length in zip(utterances, lengths, strict=True):
-        n_audio = audio_tokens(length)
-        if with_labels:
-            ids, n_prompt = prompt.training(n_audio, utterance.text)
-        else:
-            ids = prompt.build(n_audio)
-            n_prompt = len(ids)
-        rows.append((ids, prompt.audio_span(n_audio), n_prompt))
-    width = max(len(ids) for ids, _, _ in rows)
+    counts = [audio_tokens(length) for length in lengths]
+    if with_labels:
+        pairs = zip(counts, utterances, strict=True)
+        rows = [prompt.training(n_audio, utterance.text) for n_audio, utterance in pairs]
+    else:
+        rows = [(prompt.build(n_audio), 0) for n_audio in counts]
+    width = max(len(ids) for ids, _ in rows)
     shape = (len(rows), width)
     waveform = torch.zeros(len(rows), max(lengths))
     input_ids = torch.full(shape, prompt.end_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     audio_mask = torch.zeros(shape, dtype=torch.bool)
     labels = torch.full(shape, IGNORE) if with_labels else None
-    for row, (ids, (first, last), n_prompt) in enumerate(rows):
+    for row, (ids, n_prompt) in enumerate(rows):
         left = 0 if with_labels else width - len(ids)
+        first, last = prompt.audio_span(counts[row])
         waveform[row, : lengths[row]] = torch.from_numpy(utterances[row].waveform)
         input_ids[row, left : left + len(ids)] = torch.tensor(ids)
         attention_mask[row, left : left + len(ids)] = 1

@@ -1,7 +1,4 @@
-"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches.
-
-Parquet and arrow are read by pyarrow, which can begin at any row group or batch.
-"""
+"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ import re
 import tarfile
 import urllib.parse
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
@@ -24,6 +21,7 @@ from tiny_audio.audio.remote import (
     RetryPolicy,
     UnreadableError,
     file_system,
+    first_line,
     is_http,
     is_remote,
     open_remote,
@@ -43,13 +41,10 @@ _ROWS = 64  # of a table that are decoded together
 
 
 class FileShards:
-    """Files of one kind, each a shard.
+    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets.
 
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-
-    Attributes:
-        names: path or address of each, without secrets.
     """
 
     def __init__(
@@ -57,37 +52,23 @@ class FileShards:
     ) -> None:
         self.kind, self.paths, self.columns = kind, paths, columns
         self.names = [plain_url(path) if is_remote(path) else path for path in paths]
-        self._policy = policy
+        self.policy = policy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of a shard from `start` on; raises UnreadableError where that cannot be.
-
-        What arrives damaged over the network is asked for once more: it may be a proxy's answer.
-        """
-        again = is_remote(self.paths[shard])
-        while True:
-            try:
-                for row in self._rows(shard, start, stopped):
-                    yield row
-                    start += 1
-                return
-            except UnreadableError as error:
-                if error.reason != CORRUPT or not again or stopped.is_set():
-                    raise
-                again = False
-                self._policy.wait(1, stopped)
-
-    def _rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        used = list(dict.fromkeys(filter(None, self.columns.values())))
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
                 yield from tar_rows(file, self.names[shard], self.columns, start)
-            else:
-                for row in _table_rows(file, self.kind, used, start):
-                    yield self._with_audio(row, shard)
+                return
+            used = list(dict.fromkeys(filter(None, self.columns.values())))
+            for row in _table_rows(file, self.kind, used, start):
+                yield self._with_audio(row, shard)
+
+    def retries(self, shard: int, reason: str) -> int:
+        """What arrives damaged over the network may be a proxy's answer; the rest was retried."""
+        return int(reason == CORRUPT and is_remote(self.paths[shard]))
 
     def found_columns(self, key: str) -> list[str]:
-        """Names of the columns: of the first shard that can be read.
+        """Names of the columns, of the first shard that can be read.
 
         Raises DataError if none of the first few can be.
         """
@@ -115,7 +96,7 @@ class FileShards:
 
         try:
             return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except damage_errors():
+        except _damage_errors():
             return None
 
     @contextmanager
@@ -123,12 +104,11 @@ class FileShards:
         path = self.paths[shard]
         try:
             remote = is_remote(path)
-            with open_remote(path, self._policy, stopped) if remote else open(path, "rb") as file:
+            with open_remote(path, self.policy, stopped) if remote else open(path, "rb") as file:
                 yield file
-        except damage_errors() as error:
+        except _damage_errors() as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
-            line = str(error).strip().splitlines() or [type(error).__name__]
-            raise UnreadableError(line[0], UNREACHABLE if away else CORRUPT) from error
+            raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
     def _with_audio(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
         """The row with its audio as bytes, or as a path that is relative to the shard no more."""
@@ -141,15 +121,16 @@ class FileShards:
         path = value and value.get("path")
         if path and value.get("bytes") is None and not is_remote(path):
             if is_http(shard_path):
-                value["path"] = urllib.parse.urljoin(shard_path, path)
+                path = urllib.parse.urljoin(shard_path, path)
             elif is_remote(shard_path):
-                value["path"] = f"{shard_path.rpartition('/')[0]}/{path}"
+                path = f"{shard_path.rpartition('/')[0]}/{path}"
             else:
-                value["path"] = str(Path(shard_path).parent / path)
+                path = str(Path(shard_path).parent / path)
+            value = {"bytes": None, "path": path}
         return {**row, name: value}
 
 
-def damage_errors() -> tuple[type[Exception], ...]:
+def _damage_errors() -> tuple[type[Exception], ...]:
     """What opening or reading a file raises that is damaged, or away."""
     import pyarrow as pa
 
@@ -158,7 +139,7 @@ def damage_errors() -> tuple[type[Exception], ...]:
 
 
 def _table(file: BinaryIO, kind: str) -> tuple[Any, list[str]]:
-    """A reader of parquet, of arrow's file format or of its stream format, and its columns."""
+    """A reader of parquet, or of arrow's file or stream format, and its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -195,13 +176,11 @@ def _table_rows(
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
-    """The files that a path stands for, in a fixed order.
+    """The files that a path stands for, in a fixed order; raises DataError where there are none.
 
     Args:
         path: a file, a folder, a pattern with ``*``, an address; ``{0000..0123}`` and ``{a,b}``
             are written out. A ``.txt`` file lists such, one on a line.
-
-    Raises DataError where there is nothing.
     """
     if path.endswith(".txt"):
         try:
@@ -212,7 +191,7 @@ def find_shards(path: str, kind: str, key: str) -> list[str]:
     else:
         listed = [path]
     found: list[str] = []
-    for item in (item for line in listed for item in _braces(line)):
+    for item in chain.from_iterable(map(_braces, listed)):
         if is_http(item) and "*" in item:
             raise DataError(f"{item}: an address takes no *; write {{0000..0123}} in {key}.path.")
         files = [item] if is_http(item) else _matches(item, SUFFIXES[kind], key)
@@ -224,28 +203,26 @@ def find_shards(path: str, kind: str, key: str) -> list[str]:
     return found
 
 
-def _matches(path: str, endings: Sequence[str], key: str) -> list[str]:
+def _matches(path: str, endings: tuple[str, ...], key: str) -> list[str]:
     """The file, the files in the folder, or those of the pattern, sorted."""
     if is_remote(path):
         try:
             fs, inner = file_system(path)
             if glob.has_magic(path):
                 names = fs.glob(inner)
-            elif path.endswith(tuple(endings)):
+            elif path.endswith(endings):
                 return [path]  # reading it tells whether it is there
             else:
-                names = [name for name in fs.find(inner) if name.endswith(tuple(endings))]
+                names = [name for name in fs.find(inner) if name.endswith(endings)]
             return [str(fs.unstrip_protocol(name)) for name in sorted(names)]
         except Exception as error:  # the file systems' errors share no base class
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{path} cannot be listed: {line}. Look at {key}.path.") from error
-    local = Path(path).expanduser()
-    if local.is_dir():
-        inside = (file for file in local.rglob("*") if file.name.endswith(tuple(endings)))
+            what = f"{path} cannot be listed: {first_line(error)}"
+            raise DataError(f"{what}. Look at {key}.path.") from error
+    local = os.path.expanduser(path)
+    if os.path.isdir(local):
+        inside = (file for file in Path(local).rglob("*") if file.name.endswith(endings))
         return sorted(str(file) for file in inside if file.is_file())
-    if glob.has_magic(path):
-        return sorted(glob.glob(str(local), recursive=True))
-    return [str(local)] if os.path.exists(local) else []
+    return sorted(glob.glob(local, recursive=True)) or [local] * os.path.exists(local)
 
 
 def _braces(pattern: str) -> list[str]:

@@ -18,19 +18,13 @@ AUDIO_SUFFIXES = frozenset({
     ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov",
     ".mp2", ".mp3", ".mp4", ".mpga", ".oga", ".ogg", ".opus", ".sph", ".wav", ".webm", ".wma",
 })  # fmt: skip
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 _FALLBACK_TEXT = "transcription"  # what Hugging Face's own audio folders often call it
 
 
 class FolderSource(IndexedSource):
     """Audio files at any depth, in the order of their paths; the id is the relative path.
 
-    A metadata file describes the files at and below its own folder by ``file_name``, relative to
-    it, and goes before a .txt. Audio without a transcript is rejected as ``no_transcript``.
-
-    Args:
-        spec: fields of ``SourceConfig``.
-
+    A metadata file describes files by ``file_name``, relative to itself, and goes before a .txt.
     Raises SourceError if the folder has no audio, or a metadata file lacks a column.
     """
 
@@ -44,7 +38,7 @@ class FolderSource(IndexedSource):
         files = sorted(file for file in path.rglob("*") if file.is_file())
         self._rows: dict[Path, dict[str, Any]] = {}  # relative path -> its metadata
         for file in files:
-            if file.name in METADATA_NAMES:
+            if file.name in ("metadata.csv", "metadata.jsonl"):
                 self._read_metadata(file)
         found = {file.relative_to(path) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
         # A file that is described but missing is part of the set: reading it says that it's gone.
@@ -60,17 +54,16 @@ class FolderSource(IndexedSource):
         row = dict(self._rows.get(file, {}))
         record_id = (text_of(row.pop(self._id, None)) if self._id else None) or file.as_posix()
         speaker = text_of(row.pop(self._speaker, None)) if self._speaker else None
+        beside = (self._path / file).with_suffix(".txt")
         try:
-            text = text_of(row.pop("text")) if row else self._text_beside(file)
+            text = text_of(row.pop("text")) if row else beside.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             return Reject(record_id, self.name, "bad_record", f"the .txt is not UTF-8 ({error})")
+        except FileNotFoundError:
+            text = None
         if text is None:
             return Reject(record_id, self.name, "no_transcript", "no .txt beside it, no metadata")
         return Record(record_id, self.name, self._path / file, text, speaker, extra=row)
-
-    def _text_beside(self, file: Path) -> str | None:
-        beside = (self._path / file).with_suffix(".txt")
-        return beside.read_text("utf-8-sig") if beside.exists() else None
 
     def _read_metadata(self, file: Path) -> None:
         for row in _rows(file):
@@ -80,8 +73,7 @@ class FolderSource(IndexedSource):
                     f"{file} has no column 'file_name', but {', '.join(map(str, row))}: it must "
                     "give the path of each audio file, relative to itself."
                 )
-            wanted = {"text_column": text, "id_column": self._id}
-            check_columns(wanted, list(row), where=str(file))
+            check_columns({"text_column": text, "id_column": self._id}, list(row), where=str(file))
             audio = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
             transcript = row.pop(text)
             self._rows[audio] = {**row, "text": transcript}
@@ -98,6 +90,5 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             if line.strip():
                 yield dict(json.loads(line))
     except (UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(
-            f"{file} cannot be read as {file.suffix[1:]} ({error}): mend it."
-        ) from error
+        kind = file.suffix[1:]
+        raise DataError(f"{file} cannot be read as {kind} ({error}): mend it.") from error

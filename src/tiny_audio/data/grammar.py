@@ -46,7 +46,7 @@ def ordinal_words(n: int) -> str:
 
 
 def plural(noun: str) -> str:
-    """The regular English plural of a noun; of those in "o" it knows the ones that take "es"."""
+    """The regular English plural of a noun, and that of potato and tomato."""
     if noun.endswith(("s", "x", "z", "ch", "sh", "tato", "mato")):
         return noun + "es"
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
@@ -114,7 +114,7 @@ def _sentence(rng: random.Random) -> str:
 
 
 def is_test_text(text: str) -> bool:
-    """Whether a sentence belongs to the held-out tenth (by its hash, so for ever)."""
+    """Whether a sentence belongs to the held-out tenth, by its hash."""
     return zlib.crc32(text.encode()) % 10 == 0
 
 

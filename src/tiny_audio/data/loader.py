@@ -2,7 +2,7 @@
 
     sources -> mixture -> records -> workers: decode, clean -> pools -> batches
 
-A pool is shuffled, sorted by length and cut into batches; while they are used the next one fills.
+A pool is sorted by length and cut into batches; while they are used the next one fills.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
 from tiny_audio.data.prepare import (
     Preparer,
     QualityLimits,
-    Result,
     TokenLimits,
     decode,
     over_budget,
@@ -44,111 +43,19 @@ _TAG = 78  # keeps these random numbers apart from others with the same seed
 _BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
 
 
-# ---------------------------------------------------------------------------------------- pools
-
-
 @dataclass
 class _Pool:
-    """The next `size` usable utterances, or as many as there are before a source begins anew.
+    """The next usable utterances: a full pool, or those until a source begins anew.
 
     So no recording is twice in a pool, and a small set is one pool on each pass.
     """
 
-    size: int
     start: Position  # where it can be read again from
     rejects: RejectCounts  # those before it
+    end: Position  # after the last record that was read for it
     epochs: dict[int, int] = field(default_factory=dict)  # source -> the pass it is on
     utterances: list[Utterance] = field(default_factory=list)
     complete: bool = False
-
-
-class _PoolReader:
-    """Reads a mixture from a position on and fills one pool after the other.
-
-    Args:
-        rejects: counted here, each record on its source's first pass only, but a shard that is
-            lost on every pass: it may be another one each time.
-        budget: seconds that fit into a batch; longer utterances are rejected as over_budget.
-    """
-
-    def __init__(
-        self,
-        mixture: Mixture,
-        start: Position,
-        preparer: Preparer,
-        limits: TokenLimits,
-        *,
-        rejects: RejectCounts,
-        log: RejectLog,
-        budget: float,
-        num_workers: int,
-    ) -> None:
-        self._mixture, self._limits, self._budget = mixture, limits, budget
-        self._rejects, self._log = rejects, log
-        drawn = ((_with_epoch(draw), draw) for draw in mixture.draws(start))
-        self._results = decode(drawn, preparer, num_workers)
-        self._pending: tuple[Result, MixtureDraw] | None = None  # belongs to the next pool
-        self._end = start  # after the last record that went into a pool
-        self._fruitful = start  # after the last usable one
-        self._barren = 0  # records since then
-
-    def begin(self, size: int) -> _Pool:
-        """An empty pool that begins where the last one ended, which must be complete."""
-        return _Pool(size, self._end, self._rejects.copy())
-
-    def fill(self, pool: _Pool, count: int) -> None:
-        """Add up to `count` utterances; the pool is complete when it says so.
-
-        Raises DataError when all the data is rejected.
-        """
-        wanted = min(len(pool.utterances) + count, pool.size)
-        while len(pool.utterances) < wanted and not pool.complete:
-            pair = self._pending or next(self._results, None)
-            if pair is None:
-                pool.complete = True
-                return
-            result, draw = pair
-            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
-                self._pending, pool.complete = pair, True
-                return
-            self._pending, self._end = None, draw.after
-            self._add(pool, result, draw)
-            pool.complete = len(pool.utterances) == pool.size
-
-    def _add(self, pool: _Pool, result: Result, draw: MixtureDraw) -> None:
-        reject = result if isinstance(result, Reject) else self._check(result)
-        if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
-            self._rejects.seen += 1
-            if reject is not None:
-                self._rejects.add(reject)
-                self._log.add(reject)
-        if reject is None and isinstance(result, Utterance):
-            pool.utterances.append(result)
-            self._fruitful, self._barren = draw.after, 0
-            return
-        self._barren += 1
-        passed = self._mixture.passes(draw.after) - self._mixture.passes(self._fruitful)
-        if passed >= _BARREN_PASSES or self._barren >= _BARREN_RECORDS:
-            raise self._useless()
-
-    def _check(self, utterance: Utterance) -> Reject | None:
-        return over_budget(utterance, self._budget) or self._limits.check(utterance)
-
-    def check_fruitful(self) -> None:
-        """Raise DataError if all data was read and rejected."""
-        if self._rejects.total == self._rejects.seen:
-            raise self._useless()
-
-    def _useless(self) -> DataError:
-        return DataError(f"No sample of the training data can be used: {self._rejects.why()}.")
-
-
-def _with_epoch(draw: MixtureDraw) -> Item:
-    """The item as it goes to a worker, which is to know the pass it belongs to."""
-    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
-
-
-# --------------------------------------------------------------------------------------- batches
 
 
 @dataclass(frozen=True)
@@ -166,18 +73,15 @@ class TrainingStream:
     """Batches for one rank, without end unless sources are not to repeat.
 
     Iterating goes on after the last batch that was yielded, also in another process that has
-    loaded the `state_dict`: then the utterances of one pool are decoded again, no more. The order
-    is a function of `seed` and the sources, not of `num_workers`. With several ranks, each has a
-    share of the records that no other has, and a `state_dict` of its own.
+    loaded the `state_dict`: then the utterances of one pool are decoded again. The order is a
+    function of `seed` and the sources, not of `num_workers`. Each rank has its own share of the
+    records, and a `state_dict` of its own.
 
     Args:
         weights: shares of the sources in the mixture.
         audio_tokens: samples -> audio tokens; called in this process only.
         batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
         pool: utterances that are shuffled and sorted by length together.
-        quality: limits beside those of length.
-        augment: how utterances are changed.
-        log: where rejects are written down.
         repeat: sources begin again when they end; else batches end with the last source.
     """
 
@@ -244,7 +148,7 @@ class TrainingStream:
             "pool": self._state.pool,
             "served": self._state.served,
             "epoch": self._state.epoch,
-            "start": self._state.start.to_dict(),
+            "start": asdict(self._state.start),
             "rejects": self._state.rejects.to_dict(),
             "lost_shards": self._mixture.lost_shards(),
             "usage": self.usage.to_dict(),
@@ -273,7 +177,7 @@ class TrainingStream:
             logger.warning("Batches are cut otherwise now: a part of the last pool comes again.")
             served = 0
         rejects = RejectCounts.from_dict(state["rejects"])
-        start = Position.from_dict(state["start"])
+        start = Position(**state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
         self.rejects = rejects.copy()
         self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
@@ -283,44 +187,91 @@ class TrainingStream:
         state = self._state
         self.rejects = state.rejects.copy()
         self._log.keep(state.rejects.total)
-        reader = _PoolReader(
-            self._mixture,
-            state.start,
-            self._preparer,
-            self._limits,
-            rejects=self.rejects,
-            log=self._log,
-            budget=self._batching["batch_seconds"],
-            num_workers=self._num_workers,
-        )
-        size = self._batching["pool"]
-        pool = reader.begin(size)
-        reader.fill(pool, size)
+        size, prompt = self._batching["pool"], self._limits.prompt
+        pools = self._pools()
+        pool = _grown(pools, None, size)
         for number in count(state.pool):
             if not pool.utterances:  # all sources have ended
-                reader.check_fruitful()
+                if self.rejects.total == self.rejects.seen:
+                    raise self._useless()
                 return
-            following = reader.begin(size)
-            first, last = map(self._mixture.passes, (pool.start, following.start))
-            batches = self._batches(pool.utterances, number)
+            first, last = map(self._mixture.passes, (pool.start, pool.end))
+            tags = [self._data["seed"], _TAG, self._data["rank"], number]
+            batches = length_batches(
+                pool.utterances,
+                batch_seconds=self._batching["batch_seconds"],
+                max_utterances=self._batching["max_utterances"],
+                rng=np.random.default_rng(tags),
+            )
+            following: _Pool | None = None
             for served, batch in enumerate(batches, start=1):
                 if number > state.pool or served > state.served:
                     epoch = first + (last - first) * served / len(batches)
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
                     self.usage.add(batch)
-                    prompt, audio_tokens = self._limits.prompt, self._limits.audio_tokens
-                    yield collate(batch, prompt, audio_tokens, with_labels=True)
-                reader.fill(following, len(batch))  # bit by bit, while the model works
-            reader.fill(following, size)
-            pool = following
+                    yield collate(batch, prompt, self._limits.audio_tokens, with_labels=True)
+                following = _grown(pools, following, len(batch))  # while the model works
+            pool = _grown(pools, following, size)
 
-    def _batches(self, utterances: list[Utterance], number: int) -> list[list[Utterance]]:
-        return length_batches(
-            utterances,
-            batch_seconds=self._batching["batch_seconds"],
-            max_utterances=self._batching["max_utterances"],
-            rng=np.random.default_rng([self._data["seed"], _TAG, self._data["rank"], number]),
-        )
+    def _pools(self) -> Iterator[_Pool]:
+        """Pools from where the stream stands; each is yielded as it grows, at last complete.
+
+        Records are counted in `rejects` on their source's first pass only, but a shard that is
+        lost on every pass: it may be another one each time.
+        """
+        start = self._state.start
+        pool = _Pool(start, self.rejects.copy(), end=start)
+        fruitful, barren = start, 0  # position after the last usable record, and records since
+        drawn = ((_with_epoch(draw), draw) for draw in self._mixture.draws(start))
+        for result, draw in decode(drawn, self._preparer, self._num_workers):
+            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
+                pool.complete = True
+                yield pool
+                epochs = {draw.source: draw.epoch}
+                pool = _Pool(pool.end, self.rejects.copy(), pool.end, epochs)
+            pool.end = draw.after
+            reject = result if isinstance(result, Reject) else self._check(result)
+            if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
+                self.rejects.seen += 1
+                if reject is not None:
+                    self.rejects.add(reject)
+                    self._log.add(reject)
+            if isinstance(result, Utterance) and reject is None:
+                fruitful, barren = draw.after, 0
+                pool.utterances.append(result)
+                pool.complete = len(pool.utterances) == self._batching["pool"]
+                yield pool
+                if pool.complete:
+                    pool = _Pool(pool.end, self.rejects.copy(), pool.end)
+                continue
+            barren += 1
+            passed = self._mixture.passes(draw.after) - self._mixture.passes(fruitful)
+            if passed >= _BARREN_PASSES or barren >= _BARREN_RECORDS:
+                raise self._useless()
+        while True:  # what follows the last pool is an empty one
+            pool.complete = True
+            yield pool
+            pool = _Pool(pool.end, self.rejects.copy(), pool.end)
+
+    def _check(self, utterance: Utterance) -> Reject | None:
+        budget = self._batching["batch_seconds"]
+        return over_budget(utterance, budget) or self._limits.check(utterance)
+
+    def _useless(self) -> DataError:
+        return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")
+
+
+def _with_epoch(draw: MixtureDraw) -> Item:
+    """The item as it goes to a worker, which is to know the pass it belongs to."""
+    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
+
+
+def _grown(pools: Iterator[_Pool], pool: _Pool | None, count: int) -> _Pool:
+    """The pool, or the next, after up to `count` more utterances."""
+    while pool is None or (count > 0 and not pool.complete):
+        pool = next(pools)
+        count -= 1
+    return pool
 
 
 def eval_utterances(
@@ -339,9 +290,8 @@ def eval_utterances(
 ) -> dict[int, Utterance]:
     """This rank's share of the utterances that the model can take, by record number, in memory.
 
-    The shares of all ranks are disjoint and together the whole. Whose a record is depends on its
-    id, so that utterances which are evenly spread over the set are spread over the ranks as well.
-    What is rejected is added to `rejects`. Raises DataError for a source without end.
+    Whose a record is depends on its id, so that the shares are disjoint, and each is spread over
+    the set. What is rejected is added to `rejects`. Raises DataError for a source without end.
     """
     for source in sources:
         if source.endless:

@@ -1,12 +1,11 @@
-"""Several sources as one stream: the seed alone decides which is drawn from next. With it the
-shares by hours, and the statistics of what was used.
-"""
+"""Several sources as one stream: the seed alone decides which is drawn from next."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,8 @@ class Position:
     """Where a mixture stands: draws made by this rank, each source's cursor, and which ended."""
 
     drawn: int
-    cursors: tuple[Cursor, ...]
-    ended: tuple[int, ...] = ()  # indices of sources that take no more part
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Position:
-        """The position that `to_dict` wrote."""
-        return cls(values["drawn"], tuple(values["cursors"]), tuple(values.get("ended", ())))
+    cursors: Sequence[Cursor]
+    ended: Sequence[int] = ()  # indices of sources that take no more part
 
 
 @dataclass(frozen=True)
@@ -52,8 +42,7 @@ class MixtureDraw:
 class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
-    Every rank makes the same choices, and each takes its own share of the chosen source: together
-    the ranks see what one process would.
+    Every rank makes the same choices, and each takes its own share of the chosen source.
 
     Args:
         repeat: a source that ends begins again in another order; else it takes no more part, its
@@ -124,7 +113,7 @@ class Mixture:
             default=0.0,
         )
 
-    def _choice(self, number: float, ended: tuple[int, ...]) -> int | None:
+    def _choice(self, number: float, ended: Sequence[int]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
         shares = self._shares.copy()
         shares[list(ended)] = 0.0
@@ -145,8 +134,7 @@ class Mixture:
 def mean_seconds(source: Source, declared: float | None) -> float:
     """Mean duration of a source's utterances, in seconds; `declared` is taken as it is.
 
-    Raises DataError where it is neither given nor cheap to measure: manifests tell it, and the
-    heads of local files.
+    Raises DataError where neither it, nor manifests, nor the heads of local files tell.
     """
     if declared is not None:
         if declared <= 0:
@@ -154,10 +142,9 @@ def mean_seconds(source: Source, declared: float | None) -> float:
         return declared
     found: list[float] = []
     if isinstance(source, IndexedSource) and source.length is not None:
-        count = min(source.length, _PROBED)
-        for position in np.linspace(0, source.length - 1, count).astype(int).tolist():
-            seconds = _seconds(next(source.records(position)))
-            found += [] if seconds is None else [seconds]
+        places = np.linspace(0, source.length - 1, min(source.length, _PROBED)).astype(int)
+        items = (next(source.records(place)) for place in places.tolist())
+        found = [seconds for item in items if (seconds := _seconds(item)) is not None]
     if not found:
         raise DataError(
             f"data.weights=hours needs to know how long the utterances of {source.name!r} are: set "
@@ -167,14 +154,12 @@ def mean_seconds(source: Source, declared: float | None) -> float:
 
 
 def _seconds(item: Item) -> float | None:
-    if not isinstance(item, Record):
-        return None
-    if item.seconds is not None or not isinstance(item.audio, Path) or item.offset is not None:
-        return item.seconds
-    try:
-        return probe_duration(item.audio)
-    except AudioError:
-        return None
+    if not isinstance(item, Record) or item.seconds is not None:
+        return getattr(item, "seconds", None)
+    if isinstance(item.audio, Path) and item.offset is None:
+        with suppress(AudioError):
+            return probe_duration(item.audio)
+    return None
 
 
 @dataclass
@@ -182,20 +167,19 @@ class Usage:
     """Utterances and seconds of audio that each source gave to batches so far."""
 
     utterances: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, batch: Iterable[Utterance]) -> None:
         """Count a batch."""
         for utterance in batch:
-            name = utterance.source
-            self.utterances[name] += 1
-            self.seconds[name] = self.seconds.get(name, 0.0) + utterance.seconds
+            self.utterances[utterance.source] += 1
+            self.seconds[utterance.source] += utterance.seconds
 
     def merge(self, other: Usage) -> None:
         """Add what another process counted."""
         self.utterances.update(other.utterances)
         for name, seconds in other.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.seconds[name] += seconds
 
     def row(self) -> dict[str, float]:
         """Figures by the names of metrics.jsonl: utterances_<source> and hours_<source>."""
@@ -221,4 +205,5 @@ class Usage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
         """What `to_dict` wrote."""
-        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))
+        seconds = defaultdict(float, values.get("seconds", {}))
+        return cls(Counter(values.get("utterances", {})), seconds)

@@ -1,21 +1,19 @@
-"""Records become utterances in worker processes, or rejects with their reasons.
-
-S samples.
-"""
+"""Records become utterances in worker processes, or rejects with their reasons. S samples."""
 
 from __future__ import annotations
 
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
@@ -44,54 +42,35 @@ _FRAME = SAMPLE_RATE // 10  # loudness is measured over 0.1 s
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a training sample must keep to; evaluation data is taken as it is.
+    """What a training sample must keep to; without words only the limit on clipping holds."""
 
-    A sample without words has no speech to measure: only the clipping limit holds for it.
-
-    Args:
-        chars_per_second: lowest and highest, of the label over the whole clip. Fast English speech
-            has 25; where the transcript belongs to other audio the figure is far off.
-        max_clipped: share of samples at full scale, from 0 to 1.
-        silence_db: RMS of the loudest tenth of a second below which nothing can be heard, dBFS.
-    """
-
-    chars_per_second: tuple[float, ...]
-    max_clipped: float
-    silence_db: float
+    chars_per_second: tuple[float, ...]  # lowest and highest; fast English speech has 25
+    max_clipped: float  # share of samples at full scale
+    silence_db: float  # dBFS, RMS of the loudest tenth of a second: below it nothing is heard
 
     def __post_init__(self) -> None:
         rates = self.chars_per_second
         if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
-            written = ",".join(f"{rate:g}" for rate in rates)
-            raise ConfigError(
-                f"data.chars_per_second=[{written}]: write [lowest,highest], none below 0"
-            )
+            problem = "write [lowest,highest], none below 0"
+            raise ConfigError(f"data.chars_per_second={[*rates]}: {problem}")
         if not 0 <= self.max_clipped <= 1:
             raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
 
     def check(self, waveform: npt.NDArray[np.float32], label: str) -> None:
-        """Raise for a waveform [S] and its label that break a limit.
-
-        Raises:
-            AudioError: ``silent`` or ``clipped``.
-            LabelRejected: ``few_chars_per_second`` or ``many_chars_per_second``.
-        """
+        """Raise AudioError or LabelRejected for a waveform [S] and its label that break a limit."""
         if label and (loudest := loudness(waveform)) < self.silence_db:
             message = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
             raise AudioError(message, reason="silent")
-        clipped = float(np.mean(np.abs(waveform) >= FULL_SCALE)) if len(waveform) else 0.0
+        clipped = np.count_nonzero(np.abs(waveform) >= FULL_SCALE) / max(len(waveform), 1)
         if clipped > self.max_clipped:
             message = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
             raise AudioError(message, reason="clipped")
-        if not label:
-            return
-        rate, (low, high) = len(label) * SAMPLE_RATE / len(waveform), self.chars_per_second
-        if rate < low:
-            message = f"{rate:.2g} characters a second, under {low:g}"
-            raise LabelRejected(message, reason="few_chars_per_second")
-        if rate > high:
-            message = f"{rate:.0f} characters a second, over {high:g}"
-            raise LabelRejected(message, reason="many_chars_per_second")
+        if label:
+            rate, (low, high) = len(label) * SAMPLE_RATE / len(waveform), self.chars_per_second
+            if not low <= rate <= high:
+                reason = "few_chars_per_second" if rate < low else "many_chars_per_second"
+                message = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
+                raise LabelRejected(message, reason=reason)
 
 
 def quality_limits(data: DataConfig) -> QualityLimits:
@@ -121,24 +100,23 @@ def sample_labels(sources: Sequence[Source], labels: LabelConfig) -> Labels:
     for source in sources:
         for item in source.sample(count):
             if isinstance(item, Record):
-                try:
+                with suppress(LabelRejected):  # counted and said when it is read for training
                     found[source.name].append(rules.clean(item.text))
-                except LabelRejected:  # counted and said when it is read for training
-                    continue
     return found
 
 
 def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
     """Put what ``auto`` decides into ``labels.case_of``, where nothing is yet; lines to say."""
     lines: list[str] = []
-    if labels.case != "auto":
-        return lines
-    for name in [name for name in found if name not in labels.case_of]:
-        labels.case_of[name], share = case_for(found[name])
-        if labels.case_of[name] != "keep":
-            what = "all" if labels.case_of[name] == "lower" else "those"
+    for name, texts in found.items():
+        if labels.case != "auto" or name in labels.case_of:
+            continue
+        case, share = case_for(texts)
+        labels.case_of[name] = case
+        if case != "keep":
             lines.append(
-                f"Labels of {name}: {share:.0%} are in capitals; {what} are learned in lower case "
+                f"Labels of {name}: {share:.0%} are in capitals; "
+                f"{'all' if case == 'lower' else 'those'} are learned in lower case "
                 f"(data.labels.case=auto; data.labels.case=keep leaves them)"
             )
     return lines
@@ -148,28 +126,19 @@ def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
 class Preparer:
     """Decodes and cleans records: the part of the work that is done in worker processes.
 
-    Args:
-        rules: how the label is cleaned; a label that teaches nothing rejects the sample.
-        min_seconds, max_seconds: durations outside are rejected, by the declared duration
-            before anything is decoded, then by the real one.
-        quality: further limits, of training data; None: there are none.
-        augment: how a usable sample is changed at last, so that what is rejected does not depend
-            on it; None: not at all, as in evaluation.
-        max_bytes: of a recording at an address, see ``load_audio``.
+    The limits on seconds hold for the declared duration, before anything is decoded, and for the
+    real one. Augmentation comes last, so that rejects do not depend on it.
     """
 
     rules: LabelRules
     min_seconds: float
     max_seconds: float
-    quality: QualityLimits | None = None
+    quality: QualityLimits | None = None  # of training data
     augment: Augmenter | None = None
-    max_bytes: int | None = None
+    max_bytes: int | None = None  # of a recording at an address, see ``load_audio``
 
-    def __call__(self, record: Record) -> Utterance | Reject:
-        """The utterance, or why there is none.
-
-        Raises RuntimeError with the record's id for anything but a SampleRejected.
-        """
+    def __call__(self, record: Record) -> Result:
+        """The utterance, or why there is none; RuntimeError with the record's id for a defect."""
         try:
             return self._utterance(record)
         except SampleRejected as rejected:
@@ -181,6 +150,13 @@ class Preparer:
                 f"record {record.id!r} of source {record.source!r} failed with "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def __getitem__(self, item: Item) -> Result | TinyAudioError:
+        """What a DataLoader's worker gives back: raised, an error would have its traceback."""
+        try:
+            return item if isinstance(item, Reject) else self(item)
+        except TinyAudioError as error:
+            return error
 
     def _utterance(self, record: Record) -> Utterance:
         if record.seconds is not None:
@@ -197,15 +173,13 @@ class Preparer:
         if self.quality is not None:
             self.quality.check(waveform, label)
         extra = {**record.extra, "transcript": record.text}
-        utterance = Utterance(record.id, waveform, label, record.source, record.speaker, extra)
-        if self.augment is None:
-            return utterance
-        waveform, only_noise = self.augment(
-            waveform, source=record.source, id=record.id, epoch=record.epoch
-        )
-        if not only_noise:
-            return replace(utterance, waveform=waveform)
-        return replace(utterance, waveform=waveform, text="", extra=extra | {UNHEARD: label})
+        if self.augment is not None:
+            waveform, only_noise = self.augment(
+                waveform, source=record.source, id=record.id, epoch=record.epoch
+            )
+            if only_noise:
+                label, extra[UNHEARD] = "", label
+        return Utterance(record.id, waveform, label, record.source, record.speaker, extra)
 
     def _check_seconds(self, seconds: float) -> None:
         if seconds < self.min_seconds:
@@ -216,16 +190,11 @@ class Preparer:
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What the model can take of an utterance: checked in the main process, where the model is.
-
-    Args:
-        audio_tokens: samples -> audio tokens.
-        max_label_tokens: most tokens of a label, the end token not counted.
-    """
+    """What the model can take of an utterance: checked in the main process, where the model is."""
 
     prompt: Prompt
-    audio_tokens: Callable[[int], int]
-    max_label_tokens: int
+    audio_tokens: Callable[[int], int]  # of so many samples
+    max_label_tokens: int  # the end token not counted
 
     def check(self, utterance: Utterance) -> Reject | None:
         """The reason why the model cannot take it, if there is one."""
@@ -258,48 +227,28 @@ def decode(
     Workers hold no state, so what comes out does not depend on how many there are; 0 decodes here.
     With workers, some chunks more than were asked for are read ahead.
     """
-    if num_workers == 0:
-        for item, tag in items:
-            yield (item if isinstance(item, Reject) else preparer(item)), tag
-        return
-    tags: deque[T] = deque()
+    tags = deque[T]()
+
+    def chunks() -> Iterator[list[Item]]:
+        pairs = iter(items)
+        while chunk := list(islice(pairs, CHUNK if num_workers else 1)):
+            tags.extend(tag for _, tag in chunk)
+            yield [item for item, _ in chunk]
+
+    records: Any = preparer  # its "indices" are the records
     loader: DataLoader[Any] = DataLoader(
-        _Decoder(preparer),
-        batch_sampler=_chunks(items, tags),  # runs in this process; its "indices" are the records
+        records,
+        batch_sampler=chunks(),  # runs in this process
         num_workers=num_workers,
-        prefetch_factor=PREFETCH,
+        prefetch_factor=PREFETCH if num_workers else None,
         collate_fn=list,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or it would draw from the global one, which training uses
     )
-    for chunk in loader:
-        for result in chunk:
-            if isinstance(result, TinyAudioError):
-                raise result
-            yield result, tags.popleft()
-
-
-class _Decoder(Dataset[Result | TinyAudioError]):
-    """Map-style over the records themselves.
-
-    An error for people is a result too: raised here, it would come with the worker's traceback.
-    """
-
-    def __init__(self, preparer: Preparer) -> None:
-        self._preparer = preparer
-
-    def __getitem__(self, item: Item) -> Result | TinyAudioError:
-        try:
-            return item if isinstance(item, Reject) else self._preparer(item)
-        except TinyAudioError as error:
-            return error
-
-
-def _chunks(items: Iterable[tuple[Item, T]], tags: deque[T]) -> Iterator[list[Item]]:
-    pairs = iter(items)
-    while chunk := list(islice(pairs, CHUNK)):
-        tags.extend(tag for _, tag in chunk)
-        yield [item for item, _ in chunk]
+    for result in chain.from_iterable(loader):
+        if isinstance(result, TinyAudioError):
+            raise result
+        yield result, tags.popleft()
 
 
 def _start_worker(_: int) -> None:

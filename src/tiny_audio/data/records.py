@@ -1,10 +1,8 @@
-"""Records and utterances, and what every source of data is: records in a fixed order, and endless
-shuffled draws.
+"""Records, utterances, and what every source of data is.
 
 `Source.records` goes through a source once, in its own order: evaluation. `Source.draws` is
 endless, shuffled anew on each pass, and tells after each record the cursor from which another
-process could go on: training. Cursors are JSON values, and a draw is a function of the seed, the
-rank and the cursor alone.
+process could go on: training. A draw is a function of the seed, the rank and the cursor alone.
 
 S samples.
 """
@@ -16,7 +14,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,7 +50,7 @@ class Record:
 class Utterance:
     """One decoded sample: waveform float32 [S] mono 16 kHz and its cleaned label.
 
-    `extra` holds the source's other columns and, as ``transcript``, the text before cleaning.
+    `extra`: the source's other columns and, as ``transcript``, the text before cleaning.
     """
 
     id: str
@@ -102,16 +99,13 @@ class Source(ABC):
     def records(self, start: int = 0) -> Iterator[Item]:
         """One pass in the source's own order, from record `start` on."""
 
+    @abstractmethod
     def sample(self, count: int) -> list[Item]:
         """At most `count` records to look at, which leaves training's draws as they are."""
-        return list(islice(self.records(), count))
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's share of an endless stream, each pass in another order.
-
-        The shares of all ranks are disjoint and together are what one process would draw.
-        """
+        """This rank's own share of an endless stream, each pass in another order."""
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -132,8 +126,7 @@ class Source(ABC):
 class IndexedSource(Source):
     """A source whose records can be read one by one: subclasses give `size` and `read`.
 
-    Args:
-        max_samples: use only the first so many.
+    Of them only the first `max_samples` are used.
     """
 
     def __init__(self, name: str, weight: float, max_samples: int | None) -> None:
@@ -200,10 +193,8 @@ class IndexedSource(Source):
         """Hold out the records with the smallest hash of their id, at most a tenth of all."""
         length = self.length
         if length is None:
-            raise DataError(
-                f"The data source {self.name!r} is endless, nothing can be held out of it: "
-                "set max_samples, or give evaluation data."
-            )
+            what = f"The data source {self.name!r} is endless, nothing can be held out of it"
+            raise DataError(f"{what}: set max_samples, or give evaluation data.")
         count = min(count, max(1, length // 10)) if length > 1 else 0
         items = ((position, self._item(position)) for position in range(length))
         ranked = sorted((id_hash(item.id), p) for p, item in items if isinstance(item, Record))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tiny_audio.errors import DataError
 
@@ -71,65 +73,46 @@ class RejectCounts:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RejectCounts:
-        """The counts that `to_dict` wrote."""
-        examples = {reason: list(found) for reason, found in values["examples"].items()}
-        return cls(values["seen"], Counter(values["reasons"]), examples)
+        """An independent copy of the counts that `to_dict` gave."""
+        return cls(values["seen"], Counter(values["reasons"]), deepcopy(values["examples"]))
 
     def copy(self) -> RejectCounts:
         """An independent copy."""
-        return RejectCounts.from_dict(self.to_dict())
+        return deepcopy(self)
 
 
 class RejectLog:
-    """rejects.jsonl of one process, with one line for each record; without a folder no file.
-
-    The process that trains writes it, never its workers. Each rank has its own file, as each has
-    its own share of the records: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
+    """One line for each rejected record; without a folder no file. The process that trains writes
+    it, never its workers, and each rank its own: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
     """
 
     def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
-        self.path = None if folder is None else folder / file_name(rank)
+        name = f"rejects-{rank}.jsonl" if rank else "rejects.jsonl"
+        self._path = None if folder is None else folder / name
 
     def continue_from(self, folder: Path) -> None:
         """Take over what another run's folder has, for a run that goes on from there."""
-        if self.path is None:
-            return
-        other = folder / self.path.name
-        if other.is_file() and other.resolve() != self.path.resolve():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(other, self.path)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError, shutil.SameFileError):
+                shutil.copyfile(folder / self._path.name, self._path)
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` rejects: a resumed run meets the others again."""
-        if self.path is None or not self.path.exists():
-            return
-        try:
-            with self.path.open("r+b") as file:
-                file.truncate(_end_of_line(file, count))
-        except OSError as error:
-            raise self._write_error(error) from error
+        if self._path is not None and self._path.exists():
+            with self._path.open("r+b") as file:
+                whole = (line for line in islice(file, count) if line.endswith(b"\n"))
+                file.truncate(sum(map(len, whole)))
 
     def add(self, reject: Reject) -> None:
         """Append one, at once and whole, so that a kill loses none. Raises DataError."""
-        if self.path is None:
+        if self._path is None:
             return
         line = json.dumps(asdict(reject), ensure_ascii=False).encode("utf-8", "backslashreplace")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:
                 file.write(line + b"\n")
         except OSError as error:
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> DataError:
-        return DataError(f"{self.path}: cannot be written ({error.strerror}); free some space")
-
-
-def file_name(rank: int) -> str:
-    """The name of a process's file in the run's folder."""
-    return "rejects.jsonl" if rank == 0 else f"rejects-{rank}.jsonl"
-
-
-def _end_of_line(file: BinaryIO, count: int) -> int:
-    """The byte after line number `count` (from 1), or after the last whole line before it."""
-    return sum(len(line) for line in islice(file, count) if line.endswith(b"\n"))
+            message = f"{self._path}: cannot be written ({error.strerror}); free some space"
+            raise DataError(message) from error

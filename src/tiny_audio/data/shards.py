@@ -1,10 +1,9 @@
 """Sources that are read in shards: streamed from the hub, from addresses, or from local files.
 
-The order of the shards is shuffled anew on each pass. Within them the rows are read in blocks, and
-each block is shuffled: unlike a rolling shuffle buffer, a block can be read again from where it
-starts, so that a cursor is exact. A shard that cannot be read, or not to its end, is left out from
-there on and comes out as one reject. Which ones that were is part of a run's state
-(`lost_shards`): a resumed run leaves out the same, even if the server is back.
+The shards are shuffled anew on each pass, and their rows within blocks: unlike a rolling shuffle
+buffer, a block can be read again from where it starts, so that a cursor is exact. A shard that
+cannot be read to its end is left out from there on and comes out as one reject. Which ones were is
+part of a run's state (`lost_shards`), so that a resumed run leaves out the same.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -22,8 +21,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
-from tiny_audio.data.records import Audio, Cursor, Draw, Record, Source, id_hash, name_seed, text_of
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
+from tiny_audio.data.records import (
+    Audio,
+    Cursor,
+    Draw,
+    Item,
+    Record,
+    Source,
+    id_hash,
+    name_seed,
+    text_of,
+)
 from tiny_audio.data.rejects import Reject
 from tiny_audio.data.webdataset import KEY, PROBLEM
 from tiny_audio.errors import DataError
@@ -31,21 +40,22 @@ from tiny_audio.errors import DataError
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
-HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
+_HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
 LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # of rejects
-_KEPT = 16  # passes whose lost shards are remembered: more than a pool and the prefetch span
 _LOST_IN_A_ROW = 64  # shards without one row between them: the server is gone for good
-
-Item = Record | Reject
 
 
 class Shards(Protocol):
     """What is read: rows are dicts by column."""
 
     names: list[str]  # of each shard, for messages
+    policy: RetryPolicy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of one shard from `start` on; raises UnreadableError when it is given up."""
+        """Rows of one shard from `start` on; raises UnreadableError where it cannot be read."""
+
+    def retries(self, shard: int, reason: str) -> int:
+        """How often a shard is asked for again that cannot be read for this reason."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class ShardSource(Source):
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
         size: rows altogether, None where that is not known.
-        stop_at_loss: whether a lost shard ends the run; else it is left out.
+        stop_at_loss: a lost shard ends the run; else it is left out.
     """
 
     def __init__(
@@ -80,28 +90,26 @@ class ShardSource(Source):
         stop_at_loss: bool,
     ) -> None:
         super().__init__(name, weight)
-        self._reader, self._columns = _Reader(name, shards, stop_at_loss), columns
-        self._names = shards.names
-        self._limit = max_samples
+        self._shards, self._names, self._columns = shards, shards.names, columns
+        self._limit, self._stop_at_loss = max_samples, stop_at_loss
         self._size = min((n for n in (size, max_samples) if n), default=None)
         self._held_out: bool | None = None  # None: all; else only the held-out part, or all but it
         self._count: int | None = None  # of the held-out part
+        self.restore(None)
 
     @property
     def length(self) -> int | None:
         return self._size if self._held_out is None else None
 
     def records(self, start: int = 0) -> Iterator[Item]:
-        every = np.arange(len(self._names))
-        self._reader.restore(())  # what was lost last time may be back
-        rows = self._rows(Position(), every, (0, 1), Event())
+        self.restore(None)  # what was lost last time may be back
+        rows = self._rows(Position(), range(len(self._names)), (0, 1), Event())
         items = (item for item, _ in rows if item is not None and self._belongs(item))
         yield from islice(items, start, self._count)
 
     def sample(self, count: int) -> list[Item]:
         """The first ones; none of a held-out part, which would be read through for them."""
-        apart = copy.copy(self)
-        apart._reader = copy.copy(self._reader)  # what is lost now is not left out in training
+        apart = copy.copy(self)  # what is lost now is not left out in training
         return [] if self._held_out else list(islice(apart.records(), count))
 
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
@@ -120,18 +128,21 @@ class ShardSource(Source):
                         following = after if last else replace(here, offset=offset + 1)
                         yield Draw(item, here.epoch, asdict(following))
             if drawn == lost == 0 and at == Position(at.epoch):
-                raise DataError(
-                    f"The data source {self.name!r} holds too few records for {world_size} "
-                    "process(es): look at its path and split."
-                )
+                few = f"holds too few records for {world_size} process(es)"
+                raise DataError(f"The data source {self.name!r} {few}: look at its path and split.")
             at = Position(at.epoch + 1)
-            self._reader.forget(at.epoch - _KEPT)
 
-    def lost_shards(self) -> Any:
-        return self._reader.lost_shards()
+    def lost_shards(self) -> list[list[Any]]:
+        return [[*key, *lost] for key, lost in list(self._lost.items())]
 
     def restore(self, lost_shards: Any) -> None:
-        self._reader.restore(lost_shards or ())
+        # (pass, shard) -> the row from which on it is left out, reason, message
+        self._lost: dict[tuple[int, int], tuple[int, str, str]] = {
+            (epoch, shard): (row, reason, message)
+            for epoch, shard, row, reason, message in lost_shards or ()
+        }
+        self._barren = 0  # shards lost without a row before them
+        self._fruitful = False  # whether a row came since the last loss
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         at = Position(**cursor) if cursor else Position()
@@ -145,44 +156,40 @@ class ShardSource(Source):
         return at.epoch + min(done, 1.0)
 
     def hold_out(self, count: int) -> tuple[Source, Source]:
-        """Hold out one id in 32, by its hash; the held-out source yields the first `count`."""
+        """Hold out one id in 32; the held-out source yields the first `count`."""
         left, held = copy.copy(self), copy.copy(self)
         left._held_out, held._held_out = False, True
-        held._reader = copy.copy(self._reader)
-        held._reader.restore(())
+        held.restore(None)
         held._count = count
         return left, held
 
     def _belongs(self, item: Item) -> bool:
         if self._held_out is None:
             return True
-        held = isinstance(item, Record) and id_hash(item.id) % HELD_OUT_SHARE == 0
+        held = isinstance(item, Record) and id_hash(item.id) % _HELD_OUT_SHARE == 0
         return held == self._held_out
 
     def _apart(self, world_size: int) -> bool:
-        """Whether each rank has shards of its own; else all go through all, and share the rows."""
+        """Whether each rank has shards of its own; else all read all, and share the rows."""
         return self._limit is None and len(self._names) >= world_size
 
     def _blocks(
         self, at: Position, seed: int, rank: int, world_size: int
     ) -> Iterator[tuple[list[Item], Position, Position]]:
-        """Blocks of one pass from `at` on, each with its position and the one after it.
-
-        A thread reads the next block while the last one is used: the network is slow.
-        """
-        order = np.arange(len(self._names))
+        """Blocks of one pass, each with its position and the next; a thread reads ahead by one."""
+        order: Sequence[int] = range(len(self._names))
         share = (rank, world_size)
         if self._limit is None:
             rng = np.random.default_rng([seed, name_seed(self.name), at.epoch])
-            order = rng.permutation(order)
+            order = rng.permutation(len(self._names)).tolist()
         if self._apart(world_size):
             order, share = order[rank::world_size], (0, 1)
         stopped = Event()
         rows = self._rows(at, order, share, stopped)
 
-        def read() -> tuple[list[Item], Position | None]:
+        def read() -> tuple[list[Item], Position]:
             block: list[Item] = []
-            after: Position | None = None
+            after = at
             for item, position in rows:
                 after = position
                 if item is not None:
@@ -196,7 +203,7 @@ class ShardSource(Source):
                 coming = thread.submit(read)
                 while True:
                     block, after = coming.result()
-                    if after is None or not block:
+                    if not block:
                         return
                     coming = thread.submit(read)
                     yield block, at, after
@@ -205,15 +212,15 @@ class ShardSource(Source):
                 stopped.set()
 
     def _rows(
-        self, at: Position, order: Any, share: tuple[int, int], stopped: Event
+        self, at: Position, order: Sequence[int], share: tuple[int, int], stopped: Event
     ) -> Iterator[tuple[Item | None, Position]]:
         """Each row or lost shard of a pass and the position after it; other ranks' rows: None."""
         rank, world_size = share
         seen = at.seen
         for position in range(at.shard, len(order)):
             row = at.row if position == at.shard else 0
-            shard = int(order[position])
-            for values in self._reader.rows(shard, at.epoch, row, stopped):
+            shard = order[position]
+            for values in self._shard_rows(shard, at.epoch, row, stopped):
                 if isinstance(values, Reject):
                     yield values, Position(at.epoch, position + 1, 0, seen)
                     continue
@@ -225,67 +232,39 @@ class ShardSource(Source):
                 row, seen = row + 1, seen + 1
                 yield item, Position(at.epoch, position, row, seen)
 
-
-@dataclass(frozen=True)
-class LostShard:
-    """What is left out of one shard on one pass: everything from row `row` on."""
-
-    row: int
-    reason: str
-    message: str
-
-
-class _Reader:
-    """Reads shards, and remembers on which pass what was left out of which."""
-
-    def __init__(self, source: str, shards: Shards, stop_at_loss: bool) -> None:
-        self._source, self._shards, self._stop_at_loss = source, shards, stop_at_loss
-        self._lost: dict[tuple[int, int], LostShard] = {}  # (pass, shard) -> what is left out
-        self._barren = 0  # shards lost without a row before them
-        self._fruitful = False  # whether a row came since the last loss
-
-    def rows(
+    def _shard_rows(
         self, shard: int, epoch: int, row: int, stopped: Event
     ) -> Iterator[dict[str, Any] | Reject]:
-        """Rows of one shard from `row` on, and a reject at the end if it was not the whole.
-
-        What was left out before on this pass is left out again.
-
-        Raises DataError if all shards are lost, or at the first one with `stop_at_loss`.
-        """
+        """Rows of one shard from `row` on, and a reject for what is, or was before, left out."""
         lost = self._lost.get((epoch, shard))
-        if lost is None or row < lost.row:
-            stop = None if lost is None else lost.row - row
+        failures = 0
+        while lost is None or row < lost[0]:
+            stop = None if lost is None else lost[0] - row
             try:
                 for values in islice(self._shards.rows(shard, row, stopped), stop):
-                    row += 1
+                    row, failures = row + 1, 0
                     self._fruitful = True
                     yield values
+                break
             except UnreadableError as error:
+                failures += 1
                 if stopped.is_set():
                     return
-                message = f"{error}; left out from row {row} on"
-                lost = self._lost[epoch, shard] = LostShard(row, f"shard_{error.reason}", message)
-                self._report(shard, error, message)
+                if failures > self._shards.retries(shard, error.reason):
+                    message = f"{error}; left out from row {row} on"
+                    lost = self._lost[epoch, shard] = (row, f"shard_{error.reason}", message)
+                    self._report(shard, error, row)
+                    break
+                if failures == 1:
+                    logger.warning("%s: %s; trying again", self._names[shard], error)
+                self._shards.policy.wait(failures, stopped)
         if lost is not None:
-            yield Reject(self._shards.names[shard], self._source, lost.reason, lost.message)
+            yield Reject(self._names[shard], self.name, *lost[1:])
 
-    def lost_shards(self) -> list[list[Any]]:
-        """What was left out so far, as JSON values."""
-        return [[*key, *asdict(lost).values()] for key, lost in list(self._lost.items())]
-
-    def restore(self, lost_shards: Iterable[Any]) -> None:
-        """Leave out what `lost_shards` told of, and nothing else."""
-        self._lost = {(epoch, shard): LostShard(*lost) for epoch, shard, *lost in lost_shards}
-        self._barren, self._fruitful = 0, False
-
-    def forget(self, epoch: int) -> None:
-        """Forget passes before this one."""
-        self._lost = {key: lost for key, lost in self._lost.items() if key[0] >= epoch}
-
-    def _report(self, shard: int, error: UnreadableError, message: str) -> None:
-        name, every = self._shards.names[shard], len(self._shards.names)
-        where = f"The shard {name} of the data source {self._source!r}"
+    def _report(self, shard: int, error: UnreadableError, row: int) -> None:
+        """Warn of a lost shard; raise DataError where one is too many, or all are lost."""
+        name, every = self._names[shard], len(self._names)
+        where = f"The shard {name} of the data source {self.name!r}"
         if self._stop_at_loss:
             raise DataError(f"{where} cannot be read: {error} (on_failure=stop).")
         self._barren = 0 if self._fruitful else self._barren + 1
@@ -293,10 +272,10 @@ class _Reader:
         if self._barren >= min(every, _LOST_IN_A_ROW):
             which = f"All {every}" if every <= _LOST_IN_A_ROW else f"{_LOST_IN_A_ROW} in a row"
             raise DataError(
-                f"{which} of the shards of the data source {self._source!r} cannot be read, such "
+                f"{which} of the shards of the data source {self.name!r} cannot be read, such "
                 f"as {name}: {error}. Look at its path and at the network, then resume."
             )
-        logger.warning("%s: %s", where, message)
+        logger.warning("%s: %s; left out from row %d on", where, error, row)
 
 
 def row_item(
@@ -304,15 +283,13 @@ def row_item(
 ) -> Item:
     """The record of a row, its audio undecoded, or the reject that says what it lacks."""
     audio, path = audio_of(row[str(columns["audio"])])
-    record_id: str | None
+    record_id: str | None = path
     if columns["id"]:
         record_id = text_of(row[columns["id"]])
     elif KEY in row:
         record_id = f"{PurePosixPath(shard).name}/{row[KEY]}"
     elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
         record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
-    else:
-        record_id = path
     if PROBLEM in row:
         return Reject(record_id or row[KEY], source, "bad_record", row[PROBLEM])
     text = text_of(row[str(columns["text"])])
@@ -332,6 +309,4 @@ def audio_of(value: dict[str, Any] | None) -> tuple[Audio | None, str]:
     path = str(value["path"] or "")
     if value["bytes"] is not None:
         return bytes(value["bytes"]), path
-    if is_remote(path):
-        return path, path
-    return Path(path) if path else None, path
+    return (path if is_remote(path) else Path(path) if path else None), path

@@ -10,7 +10,7 @@ from pathlib import Path
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
 from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import RETRY_OPTIONS, open_files, open_hub
+from tiny_audio.data.hub import RETRY_OPTIONS, open_shards
 from tiny_audio.data.manifest import ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source, Spec
@@ -20,23 +20,20 @@ from tiny_audio.hints import BENCHMARKS
 
 
 def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
-    """Open every source.
+    """Open every source; raises DataError, with the setting to change, for what cannot be opened.
 
     Args:
         specs: name -> fields of ``SourceConfig``.
         key: where these settings stand, for messages: ``data.train``.
         typed: what on the command line named their path, where it was no setting: ``--data``.
-
-    Raises DataError, with the setting to change, for what cannot be opened.
     """
     found = []
     for name, spec in specs.items():
         try:
             found.append(_open(name, spec, f"{key}.{name}"))
         except SourceError as error:
-            raise DataError(
-                f"{error}: {_remedy(error.setting, f'{key}.{name}', typed)}."
-            ) from error
+            remedy = _remedy(error.setting, f"{key}.{name}", typed)
+            raise DataError(f"{error}: {remedy}.") from error
     return found
 
 
@@ -60,11 +57,9 @@ def open_data(
 ) -> tuple[list[Source], list[Source]]:
     """Open the training sources and what to evaluate on.
 
-    With `weights` ``hours`` the weights of the sources become what they must be for the shares of
-    audio, not of utterances, to be as asked.
-
-    Evaluation sources without a path are left out. Where none remains, `holdout` utterances of
-    the training sources are held out by their ids; with holdout 0 there is no evaluation.
+    With `weights` ``hours`` the sources' weights are made those that give shares of audio, not of
+    utterances. Where no evaluation source has a path, `holdout` utterances of the training sources
+    are held out by their ids; with holdout 0 there is no evaluation.
     """
     if not train:
         raise DataError("There is no training data: set data=..., or data.train.NAME.path.")
@@ -94,9 +89,6 @@ def _with_path(specs: Mapping[str, Spec]) -> dict[str, Spec]:
     return {k: v for k, v in specs.items() if v["path"] is not None or v["kind"] == "synthetic"}
 
 
-# ------------------------------------------------------------------------------------- by kind
-
-
 def _open(name: str, spec: Spec, key: str) -> Source:
     kind = spec["kind"]
     if kind not in KINDS:
@@ -107,10 +99,8 @@ def _open(name: str, spec: Spec, key: str) -> Source:
             raise DataError(f"{key}.{field} has no meaning for kind={kind}: remove it.")
     unknown = set(spec["options"]) - set(options) if options is not None else set()
     if unknown:
-        known = ", ".join(options or ()) or "none"
-        raise DataError(
-            f"{key}.options has {', '.join(sorted(unknown))}, but {kind} knows {known}."
-        )
+        given, known = ", ".join(sorted(unknown)), ", ".join(options or ()) or "none"
+        raise DataError(f"{key}.options has {given}, but {kind} knows {known}.")
     if spec["max_samples"] is not None and spec["max_samples"] < 1:
         raise DataError(f"{key}.max_samples={spec['max_samples']}: use 1 or more, or null for all.")
     if "path" not in meaningless and not spec["path"]:
@@ -126,24 +116,19 @@ _NO_HUB = ("subset", "split", "revision")
 KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
     "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ("duration_column",)),
     "folder": (lambda name, spec, _: FolderSource(name, spec), _NO_HUB, ()),
-    "hub": (open_hub, (), None),
+    "hub": (open_shards, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
-    "parquet": (open_files, _NO_HUB, RETRY_OPTIONS),
-    "arrow": (open_files, _NO_HUB, RETRY_OPTIONS),
-    "webdataset": (open_files, _NO_HUB, RETRY_OPTIONS),
+    "parquet": (open_shards, _NO_HUB, RETRY_OPTIONS),
+    "arrow": (open_shards, _NO_HUB, RETRY_OPTIONS),
+    "webdataset": (open_shards, _NO_HUB, RETRY_OPTIONS),
 }
 
 
-# ------------------------------------------------------------------------------------- by name
-
-
 def open_set(data: str, option: str = "--data") -> list[Source]:
-    """Open what `data` names: a manifest file, a folder, a benchmark or a preset of conf/data.
+    """Open what `data`, typed after `option`, names: a manifest, a folder, a benchmark or a preset.
 
-    Of a preset that is both, the benchmark's test sets go before the sets for training. `option`:
-    of the command line, after which `data` stood.
-
-    Raises DataError where it is none of these, or cannot be opened.
+    Of a name that is both, the benchmark goes before the preset. Raises DataError where it is none
+    of these, or cannot be opened.
     """
     path = Path(data).expanduser()
     if path.is_dir():
@@ -166,15 +151,10 @@ def is_path(data: str) -> bool:
 
 
 def training_settings(data: str, settings: Sequence[str]) -> Config:
-    """The configuration of a training run on what `data` names.
+    """The configuration, with further ``key=value``, of a training run on what `data` names.
 
-    A manifest or a folder becomes the one training source, `main`; a preset keeps its sources and
-    how it cleans labels.
-
-    Args:
-        settings: further ``key=value``, such as ``data.train.main.text_column=sentence``.
-
-    Raises DataError where `data` is nothing known, ConfigError for a wrong setting.
+    A manifest or a folder becomes the one training source, `main`. Raises DataError where `data`
+    is nothing known, ConfigError for a wrong setting.
     """
     path = Path(data).expanduser()
     kind = "folder" if path.is_dir() else "manifest" if path.is_file() else None
@@ -203,6 +183,5 @@ def _preset(name: str) -> Config:
         if name in _options("data"):
             raise
         known = ", ".join(sorted({*_options("data"), *benchmarks()}))
-        raise DataError(
-            f"{name}: there is no such file, folder or preset; presets: {known}."
-        ) from None
+        message = f"{name}: there is no such file, folder or preset; presets: {known}."
+        raise DataError(message) from None

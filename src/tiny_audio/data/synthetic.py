@@ -1,9 +1,7 @@
 """Synthetic speech: sentences of the grammar, spoken by espeak-ng.
 
 espeak-ng is a separate GPL-3 library that is loaded at run time through the `espeakng-loader`
-wheel (the extra `synth`).
-
-S samples.
+wheel (the extra `synth`). S samples.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ import numpy.typing as npt
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.grammar import sentences
 from tiny_audio.data.records import IndexedSource, Record, Source, Spec, Utterance
-from tiny_audio.errors import DataError, MissingExtraError
+from tiny_audio.errors import DataError, MissingExtraError, SourceError
 
 Wave = npt.NDArray[np.float32]
 
@@ -43,6 +41,7 @@ _NO_PERSON = (
     "whisper", "robot", "demonic", "croak", "fast", "klatt", "tweaky", "storm", "anxious", "robo",
     "echo", "boris", "hugo",
 )  # fmt: skip
+_VARIANTS = "voices/!v"  # in the data of espeak-ng
 _SYNCHRONOUS, _UTF8 = 2, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _LOCK = threading.Lock()  # two threads would load one and the same copy
@@ -64,10 +63,8 @@ class Voice:
 def resample(
     waveform: npt.NDArray[np.floating[Any]], source_rate: int, rate: int = SAMPLE_RATE
 ) -> Wave:
-    """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT; needs no library.
-
-    Silence of one `source_rate / gcd` of samples on each side keeps the ends from meeting.
-    """
+    """Band-limited resampling [S] -> [S * rate // source_rate] through one FFT, with silence on
+    each side, so that the ends do not meet."""
     common = int(np.gcd(source_rate, rate))
     up, down = rate // common, source_rate // common
     blocks = -(-len(waveform) // down) + 2
@@ -83,16 +80,12 @@ class Synthesiser:
     """espeak-ng in this process: the same text and voice always give the same samples.
 
     The library carries phases and random numbers over from one sentence to the next, so each
-    sentence is spoken by a library that was just loaded. On Linux it is loaded from a private copy
-    in memory, so that nobody else in the process keeps it loaded; the system frees the copy
-    however the process ends. Elsewhere it is loaded from where it is installed.
-
-    Raises:
-        MissingExtraError: without the `synth` extra.
+    sentence is spoken by a library that was just loaded; on Linux from a private copy in memory,
+    so that nobody else in the process keeps it loaded. MissingExtraError without `synth`.
     """
 
     def __init__(self) -> None:
-        library, self.data = _espeak_paths()
+        library, self._data = _espeak_paths()
         self._library = str(library)
         if sys.platform == "linux":
             self._copy = os.fdopen(os.memfd_create(library.name), "wb", buffering=0)
@@ -118,8 +111,11 @@ class Synthesiser:
                 library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
                 library.espeak_Synchronize()
                 library.espeak_Terminate()
-            finally:
-                _unload(library)
+            finally:  # out of memory, with all that it remembers; ctypes has no public way to
+                if sys.platform == "win32":
+                    _ctypes.FreeLibrary(library._handle)
+                else:
+                    _ctypes.dlclose(library._handle)
         if not pieces:
             return np.zeros(0, dtype=np.float32)
         native = np.concatenate(pieces).astype(np.float32) / np.float32(32768.0)
@@ -128,18 +124,16 @@ class Synthesiser:
         return waveform / np.float32(max(1.0, peak))
 
     def _begin(self, library: ctypes.CDLL, callback: object, voice: Voice) -> int:
-        """Start the library with a voice and its random numbers at their beginning; its rate."""
-        rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self.data).encode(), 0))
+        """Start the library with a voice and its first random numbers; the samples a second."""
+        rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0))
         if rate <= 0:
-            raise DataError(
-                f"espeak-ng did not start with its data in {self.data}: "
-                "reinstall it with pip install --force-reinstall espeakng-loader"
-            )
+            remedy = "reinstall it with pip install --force-reinstall espeakng-loader"
+            raise DataError(f"espeak-ng did not start with its data in {self._data}: {remedy}")
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(1)
         self._c.srand(1)
         _, plus, variant = voice.name.partition("+")  # one that is unknown would be passed over
-        known = not plus or (_variants(self.data) / variant).is_file()
+        known = not plus or (self._data / _VARIANTS / variant).is_file()
         if not known or library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {voice.name!r}: see voice_names()")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
@@ -147,36 +141,25 @@ class Synthesiser:
         return rate
 
 
-def _unload(library: ctypes.CDLL) -> None:
-    """Take a library out of memory, with all it remembers; ctypes has no public way to."""
-    if sys.platform == "win32":
-        _ctypes.FreeLibrary(library._handle)
-    else:
-        _ctypes.dlclose(library._handle)
-
-
 def _espeak_paths() -> tuple[Path, Path]:
+    """The library and the folder of its data."""
     try:
         import espeakng_loader
     except ImportError:
-        raise MissingExtraError(
-            "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
-        ) from None
+        remedy = "pip install 'tiny-audio[synth]'"
+        raise MissingExtraError(f"synthetic speech needs espeak-ng: {remedy}") from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
-
-
-def _variants(data: Path) -> Path:
-    return data / "voices" / "!v"
 
 
 @cache
 def voice_names(split: str) -> tuple[str, ...]:
     """Accent+variant names of one split; no variant is in both "train" and "test"."""
     if split not in ("train", "test"):
-        raise DataError(f'Synthetic speech has no split {split!r}: use "train" or "test".')
+        message = f"Synthetic speech has the splits train and test, no split {split!r}"
+        raise SourceError(message, setting="split")
     variants = sorted(
         path.name
-        for path in _variants(_espeak_paths()[1]).iterdir()
+        for path in (_espeak_paths()[1] / _VARIANTS).iterdir()
         if not any(word in path.name.lower() for word in _NO_PERSON)
         and (path.name in TEST_VARIANTS) == (split == "test")
     )
@@ -185,12 +168,8 @@ def voice_names(split: str) -> tuple[str, ...]:
 
 def draw_voice(rng: random.Random, split: str) -> Voice:
     """A voice of the split with a random speaking rate, pitch and liveliness."""
-    return Voice(
-        name=rng.choice(voice_names(split)),
-        rate=rng.randint(125, 215),
-        pitch=rng.randint(20, 80),
-        range=rng.randint(30, 80),
-    )
+    name = rng.choice(voice_names(split))
+    return Voice(name, rng.randint(125, 215), rng.randint(20, 80), rng.randint(30, 80))
 
 
 def synthetic_utterances(
@@ -209,42 +188,22 @@ def synthetic_utterances(
             return
         voice = draw_voice(rng, split)
         waveform = speak(text, voice)
-        if not 0.3 <= len(waveform) / SAMPLE_RATE <= max_seconds:
-            continue
-        yield Utterance(f"{split}-{seed}-{made}", waveform, text, "synthetic", voice.name)
-        made += 1
-
-
-@dataclass(frozen=True)
-class LazySpeech:
-    """A sentence that is spoken when it is called, in whatever process that happens."""
-
-    text: str
-    voice: Voice
-
-    def __call__(self) -> Wave:
-        """Waveform float32 [S] at 16 kHz."""
-        return _synthesiser()(self.text, self.voice)
+        if 0.3 <= len(waveform) / SAMPLE_RATE <= max_seconds:
+            yield Utterance(f"{split}-{seed}-{made}", waveform, text, "synthetic", voice.name)
+            made += 1
 
 
 class SyntheticSource(IndexedSource):
     """Endless speech: `split` "train" or "test", which share neither texts nor voices.
 
-    Record n is the same sentence in the same voice, with the same samples, in whatever process
-    and order it is spoken: each chunk of sentences has its own seed, so that any of them is found
-    without those before it.
-
-    Raises DataError for another split, MissingExtraError without the `synth` extra.
+    Record n is the same in whatever process and order it is spoken: each chunk of sentences has its
+    own seed. Raises SourceError for another split, MissingExtraError without the `synth` extra.
     """
 
     def __init__(self, name: str, spec: Spec, key: str) -> None:
         super().__init__(name, spec["weight"], spec["max_samples"])
         self._split, self._seed = spec["split"] or "train", spec["options"].get("seed", 0)
-        if self._split not in ("train", "test"):
-            raise DataError(
-                f"Synthetic speech has no split {self._split!r}: set {key}.split=train|test."
-            )
-        voice_names(self._split)  # says now, not in a worker, that espeak-ng is missing
+        voice_names(self._split)  # says now, not in a worker, what is missing
 
     def size(self) -> None:
         return None
@@ -252,13 +211,9 @@ class SyntheticSource(IndexedSource):
     def read(self, index: int) -> Record:
         chunk, position = divmod(index, CHUNK)
         text, voice = _sentences(self._split, self._seed, chunk)[position]
-        return Record(
-            id=f"{self._split}-{self._seed}-{index}",
-            source=self.name,
-            audio=LazySpeech(text, voice),
-            text=text,
-            speaker=voice.name,
-        )
+        speech = partial(_speak, text, voice)
+        name = f"{self._split}-{self._seed}-{index}"
+        return Record(name, self.name, speech, text, voice.name)
 
     def hold_out(self, count: int) -> tuple[Source, Source]:
         """What is made for training is kept whole; the first of the test split are held out."""
@@ -269,10 +224,11 @@ class SyntheticSource(IndexedSource):
         return self, held
 
 
-@cache
-def _synthesiser() -> Synthesiser:
-    """The one of this process."""
-    return Synthesiser()
+_synthesiser = cache(Synthesiser)  # the one of this process
+
+
+def _speak(text: str, voice: Voice) -> Wave:
+    return _synthesiser()(text, voice)
 
 
 @lru_cache(maxsize=64)

@@ -36,21 +36,17 @@ def tar_rows(
         samples = groupby(_files(archive), key=lambda member: _split(member.name)[0])
         for number, (key, members) in enumerate(samples):
             if number < start:
-                for _ in members:  # heads only: bodies are leapt over
-                    pass
-                continue
-            parts: dict[str, bytes] = {}
-            twice = None
-            for member in members:
-                extension = _split(member.name)[1]
-                twice = extension if extension in parts else twice
-                body = archive.extractfile(member)
-                parts[extension] = body.read() if body else b""
+                continue  # groupby reads their heads; bodies are leapt over
             row: dict[str, Any] = {column: None for column in columns.values() if column}
             row[KEY] = key
+            parts: dict[str, bytes] = {}
+            for member in members:
+                extension = _split(member.name)[1]
+                if extension in parts:
+                    row[PROBLEM] = f"two .{extension}"
+                body = archive.extractfile(member)
+                parts[extension] = body.read() if body else b""
             try:
-                if twice is not None:
-                    raise ValueError(f"two .{twice}")
                 row |= _values(key, parts, columns)
             except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
                 row[PROBLEM] = str(error).splitlines()[0]
@@ -72,9 +68,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _split(path: str) -> tuple[str, str]:
     """Name up to the first dot of its last part, and the extension, lower case."""
     folder, slash, name = path.removeprefix("./").rpartition("/")
-    if name.startswith("."):
-        return folder + slash + name, ""
-    stem, _, extension = name.partition(".")
+    stem, _, extension = (name, "", "") if name.startswith(".") else name.partition(".")
     return folder + slash + stem, extension.lower()
 
 

@@ -35,7 +35,7 @@ def summary(results: Several, scoring: Scoring = None, markdown: Markdown = Fals
     from tiny_audio.evaluate.tables import figures_section, show
 
     systems = load_systems(results, scoring)
-    show((figures_section(one.evaluation, one.name) for one in systems), markdown=markdown)
+    show((figures_section(one, name) for name, one in systems.items()), markdown=markdown)
 
 
 @analysis.command("high-wer")
@@ -50,67 +50,40 @@ def high_wer(
     from tiny_audio.evaluate.results import load_systems
     from tiny_audio.evaluate.tables import high_wer_section, show
 
-    systems = load_systems([results], scoring)
-    show((high_wer_section(one, threshold, limit) for one in systems), markdown=markdown)
+    for name, one in load_systems([results], scoring).items():
+        show([high_wer_section(name, one, threshold, limit)], markdown=markdown)
 
 
 @analysis.command("errors")
 def errors(
-    results: Results,
-    top: Top = 15,
-    words: Annotated[
-        Path | None, typer.Option(help="a text, for example of training: which words are rare")
-    ] = None,
-    scoring: Scoring = None,
-    markdown: Markdown = False,
-) -> None:
-    """Show which words are confused, and which kinds of words go wrong."""
-    from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import count_words, error_sections, show
-
-    seen = None if words is None else count_words(words)
-    for system in load_systems([results], scoring):
-        show(error_sections(system.evaluation, top, seen), markdown=markdown)
-
-
-@analysis.command("homophones")
-def homophones(
     results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
-    """Show the word error rate if words that sound alike were forgiven (English)."""
+    """Show which words are substituted, deleted and inserted, and which are homophones."""
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import homophone_section, show
+    from tiny_audio.evaluate.tables import error_sections, show
 
-    systems = load_systems([results], scoring)
-    show((homophone_section(one.evaluation, top) for one in systems), markdown=markdown)
+    for one in load_systems([results], scoring).values():
+        show(error_sections(one, top), markdown=markdown)
 
 
 @analysis.command("compare")
 def compare(
-    results: Several,
-    top: Top = 10,
-    resamples: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 5000,
-    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    scoring: Scoring = None,
-    markdown: Markdown = False,
+    results: Several, top: Top = 10, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
     """Say which recogniser is better, how surely and where; all against the first."""
     from tiny_audio.errors import DataError
     from tiny_audio.evaluate import comparison
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.statistics import holm
     from tiny_audio.evaluate.tables import show
 
-    first, *others = load_systems(results, scoring)
+    systems = load_systems(results, scoring)
+    first, *others = systems
     if not others:
         raise DataError(f"{results[0]}: holds one model's results; name a second results file.")
-    found = [comparison.compare(first, one, resamples=resamples, seed=seed) for one in others]
-    adjusted = holm([one.bootstrap.p for one in found])
-    show([comparison.overview_section(found, adjusted)], markdown=markdown)
-    for one in found:
-        print(comparison.conclusion(one) + "\n")
-        show(comparison.breakdown_sections(one), markdown=markdown)
-        show([comparison.changed_section(one, top)], markdown=markdown)
+    for other in others:
+        found = comparison.compare({name: systems[name] for name in (first, other)})
+        print(comparison.conclusion(found) + "\n")
+        show(comparison.sections(found, top), markdown=markdown)
 
 
 @analysis.command("report")

@@ -2,31 +2,24 @@
 
     WER = (substitutions + deletions + insertions) / reference words
 
-over a whole set: counts are added up, rates are never averaged, so a set may be scored in parts
-(batches, processes, speakers) and the parts added together with `+` or `sum`.
-
-Where several alignments have the same least number of errors, jiwer's (rapidfuzz's) is taken. The
-sum S + D + I is the same whichever is taken; another tool's S, D and I may differ. Whatever is
-written for an empty reference (noise, silence) counts as insertions; a set without a reference
-word has no WER (None).
+Counts are added up over a set, rates are never averaged; a set without a reference word has no WER.
+Of alignments with equally few errors jiwer's is taken: S + D + I is the same in every tool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from tiny_audio.text.scoring import ScoringRule, get_rule, require_same_rule
 
-Operation = Literal["equal", "substitute", "delete", "insert"]
-
 
 class AlignedWord(NamedTuple):
-    """One step of an alignment; an inserted word has no reference "", a deleted no hypothesis."""
+    """One step: ``equal``, ``substitute``, ``delete`` or ``insert``; "" for a word that is not."""
 
-    op: Operation
+    op: str
     reference: str
     hypothesis: str
 
@@ -74,15 +67,10 @@ class UtteranceScore:
     characters: Counts  # spaces count
     alignment: tuple[AlignedWord, ...]
 
-    @property
-    def wer(self) -> float | None:
-        """Word error rate; None where the reference is empty."""
-        return self.words.rate
-
 
 @dataclass(frozen=True)
 class Score:
-    """A scored set, the sum of its utterances in the order they were given."""
+    """A scored set, the sum of its utterances in the order they were given; adds up with `+`."""
 
     rule: str
     words: Counts
@@ -90,11 +78,12 @@ class Score:
     utterances: tuple[UtteranceScore, ...]
 
     @classmethod
-    def of(cls, rule: str, utterances: Sequence[UtteranceScore]) -> Score:
+    def of(cls, rule: str, utterances: Iterable[UtteranceScore]) -> Score:
         """The sum of scored utterances."""
+        utterances = tuple(utterances)
         words = sum((one.words for one in utterances), Counts())
         characters = sum((one.characters for one in utterances), Counts())
-        return cls(rule, words, characters, tuple(utterances))
+        return cls(rule, words, characters, utterances)
 
     @property
     def wer(self) -> float | None:
@@ -113,57 +102,26 @@ class Score:
             return None
         return sum(one.words.errors > 0 for one in self.utterances) / len(self.utterances)
 
-    def summary(self) -> dict[str, str | int | float | None]:
-        """The figures and the rule they were counted under, ready for JSON."""
-        return {
-            "scoring": self.rule,
-            "utterances": len(self.utterances),
-            "empty_references": sum(not one.reference for one in self.utterances),
-            "reference_words": self.words.reference,
-            "hits": self.words.hits,
-            "substitutions": self.words.substitutions,
-            "deletions": self.words.deletions,
-            "insertions": self.words.insertions,
-            "wer": self.wer,
-            "cer": self.cer,
-            "sentence_error_rate": self.sentence_error_rate,
-        }
-
     def __add__(self, other: Score) -> Score:
         """Both sets as one; ConfigError where they were scored under different rules."""
         require_same_rule((self.rule, other.rule))
-        return Score(
-            self.rule,
-            self.words + other.words,
-            self.characters + other.characters,
-            self.utterances + other.utterances,
-        )
-
-    def __radd__(self, other: Literal[0] | Score) -> Score:
-        """Let `sum` begin with its 0."""
-        return self if other == 0 else NotImplemented
+        return Score.of(self.rule, self.utterances + other.utterances)
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], rule: ScoringRule | str) -> Score:
-    """Align each hypothesis with its reference under `rule` and count the errors.
-
-    Raises ValueError if the two lists differ in length, ConfigError for an unknown rule's name.
-    """
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
+    """Align each hypothesis with its reference; ValueError if the lists differ in length."""
     rule = get_rule(rule) if isinstance(rule, str) else rule
     pairs = zip(references, hypotheses, strict=True)
-    return Score.of(rule.id, [score_utterance(*pair, rule) for pair in pairs])
+    return Score.of(rule.id, (score_utterance(*pair, rule) for pair in pairs))
 
 
 def score_utterance(reference: str, hypothesis: str, rule: ScoringRule) -> UtteranceScore:
     """Levenshtein's alignment over words and over characters, as jiwer computes it."""
     import jiwer  # on first use: importing this module stays cheap
 
-    reference = " ".join(left := rule.normalise(reference).split())
-    hypothesis = " ".join(right := rule.normalise(hypothesis).split())
+    left, right = rule.normalise(reference).split(), rule.normalise(hypothesis).split()
+    reference, hypothesis = " ".join(left), " ".join(right)
     words = jiwer.process_words(reference, hypothesis)
-    letters = jiwer.process_characters(reference, hypothesis)
     alignment = []
     for chunk in words.alignments[0]:
         spans = (
@@ -171,11 +129,10 @@ def score_utterance(reference: str, hypothesis: str, rule: ScoringRule) -> Utter
             right[chunk.hyp_start_idx : chunk.hyp_end_idx],
         )
         for pair in zip_longest(*spans, fillvalue=""):
-            alignment.append(AlignedWord(cast(Operation, chunk.type), *pair))
-    return UtteranceScore(
-        reference,
-        hypothesis,
-        Counts(words.hits, words.substitutions, words.deletions, words.insertions),
-        Counts(letters.hits, letters.substitutions, letters.deletions, letters.insertions),
-        tuple(alignment),
-    )
+            alignment.append(AlignedWord(chunk.type, *pair))
+    characters = _counts(jiwer.process_characters(reference, hypothesis))
+    return UtteranceScore(reference, hypothesis, _counts(words), characters, tuple(alignment))
+
+
+def _counts(found: Any) -> Counts:
+    return Counts(found.hits, found.substitutions, found.deletions, found.insertions)

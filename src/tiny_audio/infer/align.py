@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Word:
     start: float
     end: float
     probability: float  # geometric mean over its tokens
+
+    def later(self, seconds: float) -> Word:
+        """The same word of a recording that begins so much earlier."""
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
 
 def align(model: SpeechModel, batch: Batch, hypotheses: Sequence[Hypothesis]) -> list[list[Word]]:

@@ -14,10 +14,9 @@ PATIENCE = 1.0  # seconds that the end waits for a recording which is being read
 def prefetch(items: Iterable[T], cost: Callable[[T], float], budget: float) -> Iterator[T]:
     """The same items in the same order, made on a background thread.
 
-    The thread rests while the items that wait cost `budget` or more together, so that no more
-    than the budget and one item lie in memory. What `items` raises is raised here, after the
-    items before it. Closing the iterator ends the thread; one that hangs in a read (a terminal, a
-    dead network) is left behind after a moment, so that Ctrl-C is never kept waiting for it.
+    The thread rests while the items that wait cost `budget` or more together. What `items` raises
+    is raised here, after the items before it. Closing the iterator ends the thread; one that hangs
+    in a read (a terminal, a dead network) is left behind after a moment, lest Ctrl-C wait for it.
     """
     changed = threading.Condition()  # guards all that follows
     waiting: deque[tuple[T, float]] = deque()

@@ -2,10 +2,8 @@
 
     recordings ─► spans of at most one window ─► batches of like length ─► generate ─► recordings
 
-Recordings come back in the order in which they went in, whatever order the model saw their spans
-in. Where memory decides the batch size, an estimate from the model's sizes picks the first
-batches; a batch that does not fit is halved and repeated, and so are those after it: nothing is
-lost. S samples.
+Recordings come back in the order in which they went in. A batch that does not fit into memory is
+halved and repeated, and so are those after it. S samples.
 """
 
 from __future__ import annotations
@@ -16,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import psutil
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.audio.segment import split_long
@@ -28,7 +27,10 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.records import Utterance
 from tiny_audio.errors import AudioError, ConfigError, ModelError
+from tiny_audio.infer.align import Word, align
+from tiny_audio.infer.vad import VadOptions, split_speech
 from tiny_audio.model.batch import Batch
+from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.speech import SpeechModel
 
 K = TypeVar("K")
@@ -43,7 +45,6 @@ AUTO = 0  # as a number of utterances: what memory allows
 MOST_UTTERANCES = {"cuda": 1024, "cpu": 256}  # more are no faster
 _SHARE = 0.5  # of the memory that is free, for one batch; the rest is for what is not counted
 _MARGIN = 0.2  # seconds after a cut that may decide where it lies: how loud it is around it
-_WINDOWS = 10  # of the longest spans are waited for before the first is cut off a stream
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class Segment:
     tokens: int  # how many were decoded, the end token included
     logprob: float | None  # their mean log-probability, None if they were found by beam search
     finished: bool  # False where the text was cut off because it grew too long for the audio
+    words: list[Word] = field(default_factory=list)  # with their times, if asked for
 
 
 @dataclass(frozen=True)
 class Recognition:
     """All that was recognised in one recording.
 
-    work_seconds: its share of the wall time, loading and waiting included, so that the shares of
-    all recordings add up to the time that the whole run took.
+    work_seconds: its share of the wall time, loading and waiting included; the shares of all
+    recordings add up to the time that the whole run took.
     """
 
     segments: list[Segment]
@@ -95,14 +97,13 @@ def recognise(
     options: GenerationConfig,
     batch_seconds: float,
     max_utterances: int,
-    on_audio: Callable[[float], None] | None = None,
+    word_timestamps: bool = False,
 ) -> Iterator[tuple[K, Recognition]]:
     """Recognise (key, waveform [S] float32 16 kHz) pairs; yields (key, Recognition) in order.
 
     Recordings are taken in groups of some batches' worth, whose spans are sorted by length and
-    decoded in batches of at most `batch_seconds` of padded audio and `max_utterances` spans, or,
-    with `max_utterances` 0, of what memory allows. Spans too short for a single audio token get no
-    segment. `on_audio` is told the seconds of every batch that is done.
+    decoded in batches of at most `batch_seconds` of padded audio and `max_utterances` spans (0:
+    what memory allows). Spans too short for a single audio token get no segment.
 
     Raises:
         ConfigError: a batch could hold nothing. ModelError: a single span does not fit into memory.
@@ -114,49 +115,41 @@ def recognise(
         )
     if max_utterances == AUTO:
         batch_seconds, max_utterances = largest_batch(model)
-    groups = _Groups(model, options, batch_seconds, max_utterances, on_audio)
+    decoder = _Decoder(model, options, batch_seconds, max_utterances, word_timestamps)
     for group in _grouped(recordings, min(batch_seconds, MOST_READ_SECONDS)):
         keys = [key for key, _ in group]
-        found = groups.recognise([waveform for _, waveform in group])
+        found = decoder.recognise([waveform for _, waveform in group])
         group.clear()  # the waveforms go before the next ones are read
         yield from zip(keys, found, strict=True)
 
 
 @dataclass
-class _Span:
-    """A stretch of a recording on its way through the model."""
-
-    start: int  # samples from the recording's beginning
-    clip: Utterance  # its waveform is a view, not a copy
-    segment: Segment | None = None
-    work_seconds: float = 0.0
-
-
-@dataclass
-class _Groups:
+class _Decoder:
     """What stays the same from group to group, and what is learned on the way."""
 
     model: SpeechModel
     options: GenerationConfig
     batch_seconds: float
     max_utterances: int
-    on_audio: Callable[[float], None] | None
+    word_timestamps: bool
     clock: float = field(default_factory=time.perf_counter)  # when the last batch was done
-    fitting: float = math.inf  # padded seconds that are not known to be too much for memory
+    limit: float = math.inf  # padded seconds that are not known to be too much for memory
 
     def recognise(self, waveforms: list[np.ndarray]) -> list[Recognition]:
         """Recognise one group of waveforms [S]."""
-        cut = [[_Span(*piece) for piece in cut_clips(self.model, w)] for w in waveforms]
-        of_clip = {span.clip: span for spans in cut for span in spans}
+        cut = [list(cut_clips(self.model, waveform)) for waveform in waveforms]
         batches = length_batches(
-            list(of_clip), batch_seconds=self.batch_seconds, max_utterances=self.max_utterances
+            [clip for clips in cut for _, clip in clips],
+            batch_seconds=self.batch_seconds,
+            max_utterances=self.max_utterances,
         )
+        found: dict[Utterance, _Found] = {}
         try:
-            self.fitting = in_parts(
-                [[of_clip[clip] for clip in clips] for clips in batches],
-                seconds=lambda span: span.clip.seconds,
-                run=self._decode,
-                limit=self.fitting,
+            self.limit = in_parts(
+                batches,
+                seconds=lambda clip: clip.seconds,
+                run=lambda batch: found.update(self._decode(batch)),
+                limit=self.limit,
             )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -167,38 +160,53 @@ class _Groups:
             ) from None
         return [
             Recognition(
-                segments=[span.segment for span in spans if span.segment is not None],
+                segments=[_segment(start, clip, found[clip]) for start, clip in clips],
                 seconds=len(waveform) / SAMPLE_RATE,
-                work_seconds=sum(span.work_seconds for span in spans),
+                work_seconds=sum(found[clip].work_seconds for _, clip in clips),
             )
-            for waveform, spans in zip(waveforms, cut, strict=True)
+            for waveform, clips in zip(waveforms, cut, strict=True)
         ]
 
-    def _decode(self, batch: list[_Span]) -> None:
-        """Give every span of one batch its segment and its share of the time."""
-        seconds = sum(span.clip.seconds for span in batch)
-        clips = prompt_batch(self.model, [span.clip for span in batch])
-        hypotheses = self.model.generate(clips, self.options)
+    def _decode(self, clips: list[Utterance]) -> dict[Utterance, _Found]:
+        """What is said in every clip of one batch, and the clip's share of the time."""
+        batch = prompt_batch(self.model, clips)
+        hypotheses = self.model.generate(batch, self.options, attention=self.word_timestamps)
+        words: list[list[Word]] = [[] for _ in clips]
+        if self.word_timestamps:
+            words = align(self.model, batch, hypotheses)
         before, self.clock = self.clock, time.perf_counter()
-        for span, hypothesis in zip(batch, hypotheses, strict=True):
-            span.segment = Segment(
-                start=span.start / SAMPLE_RATE,
-                end=(span.start + len(span.clip.waveform)) / SAMPLE_RATE,
-                text=hypothesis.text,
-                tokens=len(hypothesis.token_ids) + int(hypothesis.finished),
-                logprob=hypothesis.logprob,
-                finished=hypothesis.finished,
-            )
-            span.work_seconds = (self.clock - before) * span.clip.seconds / seconds
-        if self.on_audio is not None:
-            self.on_audio(seconds)
+        share = (self.clock - before) / sum(clip.seconds for clip in clips)
+        return {
+            clip: _Found(hypothesis, of_clip, share * clip.seconds)
+            for clip, hypothesis, of_clip in zip(clips, hypotheses, words, strict=True)
+        }
+
+
+class _Found(NamedTuple):
+    """What was recognised in one clip."""
+
+    hypothesis: Hypothesis
+    words: list[Word]
+    work_seconds: float
+
+
+def _segment(start: int, clip: Utterance, found: _Found) -> Segment:
+    hypothesis, offset = found.hypothesis, start / SAMPLE_RATE
+    return Segment(
+        start=offset,
+        end=(start + len(clip.waveform)) / SAMPLE_RATE,
+        text=hypothesis.text,
+        tokens=len(hypothesis.token_ids) + int(hypothesis.finished),
+        logprob=hypothesis.logprob,
+        finished=hypothesis.finished,
+        words=[word.later(offset) for word in found.words],
+    )
 
 
 def _grouped(
     recordings: Iterable[tuple[K, np.ndarray]], batch_seconds: float
 ) -> Iterator[list[tuple[K, np.ndarray]]]:
-    """Consecutive recordings: one batch's worth first, so that the first text comes soon, then
-    twice as much every time, up to GROUP_BATCHES."""
+    """Consecutive recordings: one batch at first, so that a text comes soon, then twice as much."""
     group: list[tuple[K, np.ndarray]] = []
     seconds, patience = 0.0, 1
     for key, waveform in recordings:
@@ -229,9 +237,6 @@ def join_texts(texts: Iterable[str]) -> str:
     return " ".join(stripped for text in texts if (stripped := text.strip()))
 
 
-# ------------------------------------------------------- spans of a recording that is being read
-
-
 @dataclass(frozen=True)
 class Piece:
     """Where a span lies in its recording."""
@@ -245,21 +250,25 @@ def read_pieces(
     source: AudioInput,
     rate: int | None,
     max_seconds: float,
-    min_seconds: float,
     max_bytes: int | None = None,
+    vad: VadOptions | None = None,
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     """The spans [S] of one recording, in order; always at least one, and one that is the last.
 
     They are read as they are needed: hours take no memory. ``rate`` (of an array) and ``max_bytes``
-    are those of ``load_audio``, the limits of a span those of ``split_long``.
+    are those of ``load_audio``. ``vad``: only the stretches in which someone speaks.
     """
     start, held = 0, np.zeros(0, np.float32)
     try:
         blocks = audio_blocks(source, sample_rate=rate, max_bytes=max_bytes)
-        for span in split_stream(blocks, max_seconds, min_seconds):
-            if len(held):
-                yield Piece(start, last=False), held
-            start, held = start + len(held), span
+        if vad is not None:
+            for start, span in split_speech(blocks, max_seconds, MIN_SPAN_SECONDS, vad):
+                yield Piece(start, last=False), span
+        else:
+            for span in split_stream(blocks, max_seconds, MIN_SPAN_SECONDS):
+                if len(held):
+                    yield Piece(start, last=False), held
+                start, held = start + len(held), span
     except AudioError as error:
         yield Piece(start, last=True, error=str(error)), np.zeros(0, np.float32)
     else:
@@ -267,30 +276,24 @@ def read_pieces(
 
 
 def split_stream(
-    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float, windows: int = _WINDOWS
+    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float
 ) -> Iterator[np.ndarray]:
-    """The spans of ``split_long``, cut from blocks [S] that come one after the other.
-
-    `windows`: so many of the longest spans are waited for before the first is cut.
-    """
+    """The spans of ``split_long``, cut from blocks [S] that come one after the other."""
     reach = int((max_seconds + min_seconds + _MARGIN) * SAMPLE_RATE)
-    waiting: list[np.ndarray] = []
-    samples = 0
+    waiting = np.zeros(0, np.float32)
     for block in blocks:
-        waiting.append(block)
-        samples += len(block)
-        if samples < windows * reach:
+        waiting = np.concatenate([waiting, block])
+        if len(waiting) < reach:
             continue
-        whole, cut = np.concatenate(waiting), 0
-        for start, end in split_long(whole, max_seconds, min_seconds):
-            if start + reach > samples:  # what is still to come may move this cut
+        cut = 0
+        for start, end in split_long(waiting, max_seconds, min_seconds):
+            if start + reach > len(waiting):  # what is still to come may move this cut
                 break
-            yield whole[start:end]
+            yield waiting[start:end]
             cut = end
-        waiting, samples = [whole[cut:]], samples - cut
-    whole = np.concatenate([np.zeros(0, np.float32), *waiting])
-    for start, end in split_long(whole, max_seconds, min_seconds):
-        yield whole[start:end]
+        waiting = waiting[cut:]
+    for start, end in split_long(waiting, max_seconds, min_seconds):
+        yield waiting[start:end]
 
 
 def join_pieces(found: Sequence[tuple[Piece, Recognition]]) -> Recognition:
@@ -301,16 +304,18 @@ def join_pieces(found: Sequence[tuple[Piece, Recognition]]) -> Recognition:
 
     return Recognition(
         segments=[
-            replace(s, start=later(s.start, piece.start), end=later(s.end, piece.start))
+            replace(
+                s,
+                start=later(s.start, piece.start),
+                end=later(s.end, piece.start),
+                words=[word.later(piece.start / SAMPLE_RATE) for word in s.words],
+            )
             for piece, part in found
             for s in part.segments
         ],
         seconds=later(found[-1][1].seconds, found[-1][0].start),
         work_seconds=sum(part.work_seconds for _, part in found),
     )
-
-
-# ---------------------------------------------------------------------- batches that memory takes
 
 
 def largest_batch(model: SpeechModel) -> tuple[float, int]:
@@ -326,8 +331,7 @@ def largest_batch(model: SpeechModel) -> tuple[float, int]:
 
 
 def bytes_per_second(model: SpeechModel) -> float:
-    """About the most memory that a second of padded audio holds: the larger of encoding and
-    decoding, each with its activations, and the waveform."""
+    """About what a second of padded audio needs: its samples, and encoding or decoding."""
     lm, config = model.causal_lm, model.causal_lm.config
     size, float32, mel_frames = next(lm.parameters()).element_size(), 4, 100
     tokens = model.audio_tokens(10 * SAMPLE_RATE) / 10 + 1 / 2  # and the prompt's
@@ -351,19 +355,11 @@ def in_parts(
     run: Callable[[list[T]], None],
     limit: float,
 ) -> float:
-    """Run every batch, in halves where it does not fit; says so once.
+    """Run every batch, in halves where it does not fit; warns once.
 
-    Args:
-        seconds: length of an item; a batch takes as much as its longest, for each of its items.
-        run: one batch; raises as PyTorch does when memory is out.
-        limit: the padded seconds that are known not to be too much; larger batches are halved
-            at once.
-
-    Returns:
-        The limit, lower where a batch did not fit.
-
-    Raises:
-        torch.OutOfMemoryError: a single item does not fit.
+    A batch takes as much as its longest item has ``seconds``, for each of its items; one above
+    ``limit``, known to be too much, is halved at once. Returns the limit, lower where a batch did
+    not fit. Raises what ``run`` does if a single item does not fit.
     """
     pending = deque(batches)
     while pending:
@@ -391,8 +387,6 @@ def in_parts(
     return limit
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory is out, on a device or in the machine, for which PyTorch has no class."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory is out, on a device or in the machine."""
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)

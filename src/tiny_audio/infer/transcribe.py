@@ -1,30 +1,31 @@
-"""Recordings to transcripts: in Python `load` and `transcribe`, in the shell `transcribe`."""
+"""Recordings to transcripts: `load` and `transcribe`."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, overload
 
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.config import EvaluationConfig, GenerationConfig
-from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import (
     MIN_SPAN_SECONDS,
     Piece,
     Recognition,
     Segment,
+    cut_clips,
     join_pieces,
+    prompt_batch,
     read_pieces,
     recognise,
     split_stream,
 )
-from tiny_audio.infer.stream import stream
+from tiny_audio.infer.subtitles import Layout, to_srt, to_vtt
+from tiny_audio.infer.vad import VadOptions
 from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.speech import SpeechModel
@@ -47,16 +48,13 @@ class Transcript:
         """One line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
+    def to_srt(self, layout: Layout | None = None) -> str:
+        """SubRip subtitles, of a transcript with word times."""
+        return to_srt(self, layout or Layout())
 
-class Options(TypedDict, total=False):
-    """What `transcribe` can be told."""
-
-    sample_rate: int | None  # of arrays and tensors, where it is not 16 kHz
-    batch_seconds: float  # padded audio that goes through the model at once
-    max_utterances: int  # clips that do; 0: what memory allows
-    beams: int  # 1 is greedy
-    max_bytes: int | None  # of an address or a pipe, see `load_audio`
-    on_audio: Callable[[float], None] | None  # is told the seconds of every batch that is done
+    def to_vtt(self, layout: Layout | None = None) -> str:
+        """WebVTT subtitles, of a transcript with word times."""
+        return to_vtt(self, layout or Layout())
 
 
 class Recogniser:
@@ -66,39 +64,52 @@ class Recogniser:
         self.model = model.eval()
 
     @overload
-    def transcribe(self, files: AudioInput, **options: Unpack[Options]) -> Transcript: ...
+    def transcribe(self, files: AudioInput, **options: Any) -> Transcript: ...
     @overload
-    def transcribe(self, files: Many, **options: Unpack[Options]) -> list[Transcript]: ...
-    def transcribe(
-        self, files: AudioInput | Many, **options: Unpack[Options]
-    ) -> Transcript | list[Transcript]:
+    def transcribe(self, files: Many, **options: Any) -> list[Transcript]: ...
+    def transcribe(self, files: AudioInput | Many, **options: Any) -> Transcript | list[Transcript]:
         """Transcribe one recording, or a list of them into a list in the same order.
 
         A recording is whatever `load_audio` reads: a path, URL, bytes, file object, array or
-        tensor. One that cannot be read gives a Transcript with `error`.
+        tensor. One that cannot be read gives a Transcript with `error`. options: of `transcripts`.
         """
         if isinstance(files, list | tuple):
             return list(self.transcripts(files, **options))
         return next(self.transcripts([files], **options))
 
     def transcripts(
-        self, files: Iterable[AudioInput], **options: Unpack[Options]
+        self,
+        files: Iterable[AudioInput],
+        *,
+        sample_rate: int | None = None,
+        batch_seconds: float = EvaluationConfig.batch_seconds,
+        max_utterances: int = EvaluationConfig.max_utterances,
+        beams: int = GenerationConfig.num_beams,
+        max_bytes: int | None = None,
+        word_timestamps: bool = False,
+        vad: bool | VadOptions = False,
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
         The next recordings are read while the model works on these, about one batch ahead; of a
         long one no more than that is in memory.
+
+        Args:
+            sample_rate: of arrays and tensors, where it is not 16 kHz.
+            batch_seconds: padded audio that goes through the model at once.
+            max_utterances: clips that do; 0: what memory allows.
+            beams: of the search; 1 is greedy.
+            max_bytes: of an address or a pipe, see `load_audio`.
+            word_timestamps: segments have words, with their times and how sure they are.
+            vad: only what voice activity detection takes for speech is transcribed.
         """
-        rate = options.get("sample_rate")
-        batch_seconds = options.get("batch_seconds", EvaluationConfig.batch_seconds)
+        speech = VadOptions() if vad is True else vad or None
         window = self.model.window_seconds
         loaded = prefetch(
             (
                 ((_path(file), piece), span)
                 for file in files
-                for piece, span in read_pieces(
-                    file, rate, window, MIN_SPAN_SECONDS, options.get("max_bytes")
-                )
+                for piece, span in read_pieces(file, sample_rate, window, max_bytes, speech)
             ),
             cost=lambda item: len(item[1]) / SAMPLE_RATE,
             budget=batch_seconds,
@@ -106,10 +117,10 @@ class Recogniser:
         recognised = recognise(
             self.model,
             loaded,
-            options=GenerationConfig(num_beams=options.get("beams", GenerationConfig.num_beams)),
+            options=GenerationConfig(num_beams=beams),
             batch_seconds=batch_seconds,
-            max_utterances=options.get("max_utterances", EvaluationConfig.max_utterances),
-            on_audio=options.get("on_audio"),
+            max_utterances=max_utterances,
+            word_timestamps=word_timestamps,
         )
         found: list[tuple[Piece, Recognition]] = []
         for (path, piece), part in recognised:
@@ -131,11 +142,35 @@ class Recogniser:
         """
         blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
         spans = prefetch(
-            split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS, windows=1),
+            split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS),
             cost=lambda span: len(span) / SAMPLE_RATE,
             budget=EvaluationConfig.batch_seconds,
         )
-        return stream(self.model, spans, GenerationConfig())
+        return join_streams(
+            self.model.stream(prompt_batch(self.model, [clip]), GenerationConfig())
+            for span in spans
+            for _, clip in cut_clips(self.model, span)
+        )
+
+
+def join_streams(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Texts that come in pieces, put together the way `join_texts` puts whole texts together.
+
+    White space is held back until it is known to lie inside a text.
+    """
+    written = False
+    for pieces in texts:
+        held, inside = "", False
+        for piece in pieces:
+            held += piece
+            ready = held.rstrip() if inside else held.strip()
+            if not ready:
+                continue
+            if not inside and written:
+                yield " "
+            yield ready
+            held = held[len(held.rstrip()) :]
+            inside = written = True
 
 
 def load(
@@ -155,101 +190,14 @@ def load(
 
 
 @overload
-def transcribe(files: AudioInput, model: str = ..., **options: Unpack[Options]) -> Transcript: ...
+def transcribe(files: AudioInput, model: str = ..., **options: Any) -> Transcript: ...
 @overload
-def transcribe(files: Many, model: str = ..., **options: Unpack[Options]) -> list[Transcript]: ...
+def transcribe(files: Many, model: str = ..., **options: Any) -> list[Transcript]: ...
 def transcribe(
-    files: AudioInput | Many, model: str = "nano", **options: Unpack[Options]
+    files: AudioInput | Many, model: str = "nano", **options: Any
 ) -> Transcript | list[Transcript]:
     """Transcribe one recording or a list with the named model; see `Recogniser.transcribe`."""
     return load(model).transcribe(files, **options)
-
-
-def transcribe_command(
-    files: list[str],
-    *,
-    model: str,
-    device: str,
-    as_json: bool,
-    stream: bool,
-    batch_seconds: float,
-    max_utterances: int,
-    beams: int,
-    quantise: str | None = None,
-    dtype: str | None = "auto",
-    max_bytes: int | None = None,
-) -> int:
-    """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
-
-    A line a file, preceded by the file's name where there are several; with `as_json` a JSON
-    object a line; with `stream` the text as it is written. `-` is standard input. 1 if a file
-    could not be read, otherwise 0. TinyAudioError where the texts cannot be written.
-    """
-    if stream and (as_json or beams > 1):
-        raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
-    if "-" in files and sys.stdin is None:
-        raise ConfigError("standard input is closed: name a file instead of -, or feed one in.")
-    recogniser = load(model, device=device, dtype=dtype, quantise=quantise)
-    sources = [sys.stdin.buffer if name == "-" else name for name in files]
-    names = [f"{name}: " if len(files) > 1 else "" for name in files]
-    if stream:
-        printed = [
-            _print_stream(recogniser, name, source, max_bytes)
-            for name, source in zip(names, sources, strict=True)
-        ]
-        return 0 if all(printed) else 1
-    failures = 0
-    transcripts = recogniser.transcripts(
-        sources,
-        batch_seconds=batch_seconds,
-        max_utterances=max_utterances,
-        beams=beams,
-        max_bytes=max_bytes,
-    )
-    for name, transcript in zip(names, transcripts, strict=True):
-        if transcript.error is not None:
-            failures += 1
-            print(transcript.error, file=sys.stderr)
-        if as_json:
-            write_out(transcript.to_json() + "\n")
-        elif transcript.error is None:
-            write_out(name + transcript.text + "\n")
-    return 1 if failures else 0
-
-
-def _print_stream(
-    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
-) -> bool:
-    """Print one recording's text as it is written; True if it could be read to its end."""
-    begun = False
-    try:
-        for piece in recogniser.stream(source, max_bytes=max_bytes):
-            write_out(piece if begun else name + piece)
-            begun = True
-    except AudioError as error:
-        if begun:
-            write_out("\n")
-        print(error, file=sys.stderr)
-        return False
-    write_out("\n" if begun else name + "\n")
-    return True
-
-
-def write_out(text: str) -> None:
-    """Write to standard output at once.
-
-    Raises:
-        TinyAudioError: it is closed, or its disk is full. BrokenPipeError: its reader has left.
-    """
-    if sys.stdout is None:
-        raise TinyAudioError("standard output is closed: there is nowhere to write the text.")
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what it holds is lost
-        raise TinyAudioError(f"standard output cannot be written: {error.strerror}.") from None
 
 
 def _path(source: AudioInput) -> str | None:

@@ -5,6 +5,7 @@ Shapes: S samples at 16 kHz, C chunks of 32 ms, L lanes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 
 from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.audio.segment import split_long
 from tiny_audio.errors import MissingExtraError
 
+_READ = 300 * SAMPLE_RATE  # of a long recording that is looked at together
 _CHUNK = 512  # what the network takes at once
 _LANES, _WARM_UP = 32, 32  # stretches heard side by side, each from 32 chunks (1 s) before its own
 
@@ -82,3 +85,37 @@ def speech_spans(waveform: np.ndarray, options: VadOptions) -> list[tuple[int, i
         audio_length_samples=len(waveform),
     )
     return [(int(span["start"]), int(span["end"])) for span in spans]
+
+
+def split_speech(
+    blocks: Iterable[np.ndarray], max_seconds: float, min_seconds: float, options: VadOptions
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Speech in blocks [S] that come one after the other: (first sample, stretch of at most
+    ``max_seconds``), in order; last an empty one at the recording's end."""
+    begun, waiting = 0, np.zeros(0, np.float32)
+    held: list[np.ndarray] = []
+    samples = 0
+    for block in blocks:
+        held.append(block)
+        samples += len(block)
+        if samples < _READ:
+            continue
+        waiting, held, samples = np.concatenate([waiting, *held]), [], 0
+        cut = len(waiting)
+        for start, end in speech_spans(waiting, options):
+            if end == len(waiting) and end - start < _READ:  # it may go on
+                cut = start
+                break
+            yield from _pieces(begun, waiting, start, end, max_seconds, min_seconds)
+        begun, waiting = begun + cut, waiting[cut:]
+    waiting = np.concatenate([waiting, *held])
+    for start, end in speech_spans(waiting, options):
+        yield from _pieces(begun, waiting, start, end, max_seconds, min_seconds)
+    yield begun + len(waiting), waiting[:0]
+
+
+def _pieces(
+    begun: int, waveform: np.ndarray, start: int, end: int, max_seconds: float, min_seconds: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    for first, stop in split_long(waveform[start:end], max_seconds, min_seconds):
+        yield begun + start + first, waveform[start + first : start + stop]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 IGNORE = -100  # label of a position that is not learned; PyTorch's own convention
 
@@ -97,6 +98,5 @@ def label_positions(labels: Tensor) -> Tensor:
     """Positions [N] among the B * T that predict a label of ``labels`` [B, T], row by row. Position
     t predicts token t + 1. Found on the host, where the batch is made: on the device it would make
     the host wait in the middle of every step."""
-    shifted = torch.full_like(labels, IGNORE)
-    shifted[:, :-1] = labels[:, 1:]
+    shifted = pad(labels[:, 1:], (0, 1), value=IGNORE)
     return (shifted.flatten() != IGNORE).nonzero().squeeze(1)

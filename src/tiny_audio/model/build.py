@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.encoder import load_encoder, random_encoder
+from tiny_audio.model.encoder import AudioEncoder, load_encoder, random_encoder
 from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
@@ -37,45 +37,21 @@ def build_model(
     spec_augment: SpecAugment | None = None,
     seed: int = 0,
 ) -> SpeechModel:
-    """Load the frozen encoder and decoder of a pair and join them with a fresh projector. The
-    revisions of parts from the hub in ``cfg`` become the commits that were loaded, so that a
-    checkpoint with these settings always finds the same ones. ``seed``: of the projector's weights.
-    Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
+    """Load a frozen encoder and decoder and join them with a fresh projector, random by ``seed``.
+    Revisions in ``cfg`` become the commits that were loaded, so that a checkpoint always finds the
+    same ones. Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
     if cfg.attn_implementation not in _ATTENTION:
         raise ConfigError(
-            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use one of "
-            f"{list(_ATTENTION)}"
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use "
+            + " or ".join(_ATTENTION)
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
-    common: dict[str, Any] = {
-        "attn_implementation": cfg.attn_implementation,
-        "dtype": pick_dtype(cfg.dtype, device),
-        "device": device,
-    }
-    hear, write = cfg.encoder, cfg.decoder
-    if cfg.random_weights:
-        for name, part in (("encoder", hear), ("decoder", write)):
-            if "model_type" not in part.architecture:
-                raise ConfigError(
-                    f"model.random_weights=true needs model.{name}.architecture with a model_type "
-                    "and sizes; this pair has none"
-                )
-        common["seed"] = _RANDOM_SEED
-        encoder = random_encoder(hear.architecture, padding=hear.padding, **common)
-        lm, tokenizer = random_decoder(write.architecture, **common)
-    else:
-        for part in (hear, write):
-            folder = snapshot(_resolve(part.id), part.revision, files=SMALL_FILES)
-            part.revision = commit_of(folder) or part.revision
-        encoder = load_encoder(
-            _resolve(hear.id), revision=hear.revision, padding=hear.padding, **common
-        )
-        lm, tokenizer = load_decoder(_resolve(write.id), revision=write.revision, **common)
+    encoder, lm, tokenizer = _load_bases(cfg, device)
     n_mels = cfg.features.n_mels
     if encoder.n_mels != n_mels:
         raise ModelError(
-            f"model.features.n_mels is {n_mels}, but the encoder {hear.id} reads "
+            f"model.features.n_mels is {n_mels}, but the encoder {cfg.encoder.id} reads "
             f"{encoder.n_mels} mel bands; set model.features.n_mels={encoder.n_mels}"
         )
     kind = cfg.projector.type
@@ -85,22 +61,55 @@ def build_model(
     projector = random_module(  # it learns, so its weights keep full precision
         lambda: build_projector(kind, *widths, rms, options), seed, torch.float32, device
     )
+    dec_cfg = cfg.decoder
     model = SpeechModel(
         features=LogMel(n_mels, cfg.features.n_fft, cfg.features.hop).to(device),
         encoder=encoder,
         projector=projector,
         decoder=lm,
         tokenizer=tokenizer,
-        prompt=Prompt.from_tokenizer(tokenizer, write.instruction, placeholder=write.placeholder),
+        prompt=Prompt.from_tokenizer(
+            tokenizer, dec_cfg.instruction, placeholder=dec_cfg.placeholder
+        ),
         spec_augment=spec_augment,
-        window_seconds=hear.window_seconds,
+        window_seconds=cfg.encoder.window_seconds,
     )
     model.identity = _identity(cfg, encoder, lm)
     return model.eval()
 
 
+def _load_bases(
+    cfg: ModelConfig, device: torch.device
+) -> tuple[AudioEncoder, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen encoder, the frozen decoder and its tokenizer."""
+    common: dict[str, Any] = {
+        "attn_implementation": cfg.attn_implementation,
+        "dtype": pick_dtype(cfg.dtype, device),
+        "device": device,
+    }
+    enc_cfg, dec_cfg = cfg.encoder, cfg.decoder
+    if cfg.random_weights:
+        for name, part in (("encoder", enc_cfg), ("decoder", dec_cfg)):
+            if "model_type" not in part.architecture:
+                raise ConfigError(
+                    f"model.random_weights=true needs model.{name}.architecture with a model_type "
+                    "and sizes; this pair has none"
+                )
+        common["seed"] = _RANDOM_SEED
+        encoder = random_encoder(enc_cfg.architecture, padding=enc_cfg.padding, **common)
+        lm, tokenizer = random_decoder(dec_cfg.architecture, **common)
+    else:
+        for part in (enc_cfg, dec_cfg):
+            folder = snapshot(_resolve(part.id), part.revision, files=SMALL_FILES)
+            part.revision = commit_of(folder) or part.revision
+        encoder = load_encoder(
+            _resolve(enc_cfg.id), revision=enc_cfg.revision, padding=enc_cfg.padding, **common
+        )
+        lm, tokenizer = load_decoder(_resolve(dec_cfg.id), revision=dec_cfg.revision, **common)
+    return encoder, lm, tokenizer
+
+
 def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
-    """What a projector belongs to: two models agree where all of these values agree."""
     kind = cfg.projector.type
     return {
         "pair": cfg.name,
@@ -178,12 +187,12 @@ class Lengths:
 def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
     """The lengths of a pair; of a decoder from the hub only the tokenizer is fetched.
     ``tokenizer``: a folder that holds it, as a checkpoint does. Raises HubError or ModelError."""
-    wanted_random, write = cfg.random_weights, cfg.decoder
+    wanted_random, dec_cfg = cfg.random_weights, cfg.decoder
     model = skeleton(cfg)
     prompt = model.prompt
     if cfg.random_weights and not wanted_random:  # then the tokenizer is a stand-in as well
-        source = str(tokenizer or _resolve(write.id))
-        folder = snapshot(source, write.revision, files=SMALL_FILES)
+        source = str(tokenizer or _resolve(dec_cfg.id))
+        folder = snapshot(source, dec_cfg.revision, files=SMALL_FILES)
         try:
             loaded = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, ImportError) as error:
@@ -192,7 +201,7 @@ def lengths_of(cfg: ModelConfig, tokenizer: Path | None = None) -> Lengths:
                 f"{first_line(error)} Set model.decoder.id to a folder that has it, or use --model "
                 "nano."
             ) from None
-        prompt = Prompt.from_tokenizer(loaded, write.instruction, placeholder=write.placeholder)
+        prompt = Prompt.from_tokenizer(loaded, dec_cfg.instruction, placeholder=dec_cfg.placeholder)
     context = getattr(model.causal_lm.config, "max_position_embeddings", None)
     return Lengths(cfg.name, model.audio_tokens, prompt, context)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from tiny_audio import config as schema
-from tiny_audio.errors import CheckpointError, HubError, ModelError
+from tiny_audio.errors import CheckpointError, HubError, ModelError, first_line
 from tiny_audio.hub import is_hub_id, snapshot
 from tiny_audio.model.build import ASSETS, build_model, pick_device
 from tiny_audio.model.decoder import embedding_table
@@ -67,10 +67,8 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise CheckpointError(f"{folder}: is no checkpoint (it has no {INFO})")
     try:
         info = json.loads(path.read_text())
-        found, result = (
-            info["format"],
-            CheckpointInfo(info["identity"], info["metadata"], info["parts"]),
-        )
+        found = info["format"]
+        result = CheckpointInfo(info["identity"], info["metadata"], info["parts"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error!r})") from None
     if found != FORMAT:
@@ -92,8 +90,7 @@ def read_config(folder: Path) -> schema.Config:
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {CONFIG}") from None
     except (OmegaConfBaseException, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: does not fit this version: {first}") from None
+        raise CheckpointError(f"{path}: does not fit this version: {first_line(error)}") from None
     assert isinstance(config, schema.Config)
     return config
 
@@ -110,29 +107,22 @@ def _rename(stored: Any) -> None:
     """Give the settings of an earlier version's configuration today's names, in place."""
     if OmegaConf.select(stored, "model.attn_implementation") == "packed":  # is no more
         stored.model.attn_implementation = "sdpa"
-    for key in schema.REMOVED:
+    values = {
+        new: value
+        for old, new in schema.RENAMED.items()
+        if (value := OmegaConf.select(stored, old, default=schema.MISSING)) != schema.MISSING
+    }
+    for key in (*schema.RENAMED, *schema.REMOVED):
         path, _, name = key.rpartition(".")
         section = OmegaConf.select(stored, path)
         if OmegaConf.is_dict(section):
             section.pop(name, None)
-    for path, names in schema.RENAMED.items():
-        section = OmegaConf.select(stored, path)
-        for old, new in names.items():
-            if not OmegaConf.is_dict(section) or old not in section:
-                continue
-            if isinstance(new, str):
-                section[new] = section.pop(old)
-            elif OmegaConf.is_config(section[old]):  # else the name still is one, of a number
-                parts = section.pop(old)
-                for part, name in new.items():
-                    section[name] = OmegaConf.select(parts, part)
+    for key, value in values.items():
+        OmegaConf.update(stored, key, value)
 
 
 def load_checkpoint(
-    folder: Path | str,
-    *,
-    device: str | torch.device = "auto",
-    dtype: str | None = None,
+    folder: Path | str, *, device: str | torch.device = "auto", dtype: str | None = None
 ) -> SpeechModel:
     """Build the pair that a checkpoint belongs to and give it what was learned. ``dtype``: of the
     frozen weights; None is as in training. Raises CheckpointError where it is damaged or
@@ -227,10 +217,9 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     extra: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model's projector, adapters and, where changed, decoder to ``folder``. It appears
-    whole or not at all, in place of one that is there. ``metadata``: JSON values, such as step and
-    metrics. ``extra`` is called with the temporary folder to write further files. Raises
-    CheckpointError where the disk is full or cannot be written; nothing is left behind."""
+    """Write a model's projector, adapters and, where changed, decoder to ``folder``, whole or not
+    at all. ``metadata``: JSON values, such as step and metrics; ``extra`` writes further files to
+    the folder it gets. Raises CheckpointError where the disk is full or cannot be written."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = part.with_suffix(".old")
     try:
@@ -266,7 +255,14 @@ def _write(
         save_adapter(model.decoder, folder / ADAPTER, base=config.model.decoder.id)
     if model.decoder_changed:
         parts.append("decoder")
-        write_tensors(_own_decoder_state(model.causal_lm), folder / DECODER)
+        lm = model.causal_lm
+        tied = _tied_names(lm)
+        own = {  # without adapters
+            key.replace(".base_layer.", "."): value
+            for key, value in lm.state_dict().items()
+            if ".lora_" not in key and key not in tied
+        }
+        write_tensors(own, folder / DECODER)
     model.tokenizer.save_pretrained(folder)
     mel = model.features
     extractor = WhisperFeatureExtractor(mel.n_mels, n_fft=mel.n_fft, hop_length=mel.hop)
@@ -275,16 +271,6 @@ def _write(
     info = {"format": FORMAT, "parts": parts, "identity": model.identity}
     info["metadata"] = dict(metadata)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
-
-
-def _own_decoder_state(lm: nn.Module) -> dict[str, Tensor]:
-    """The decoder's weights without adapters and without the second name of tied tensors."""
-    tied = _tied_names(lm)
-    return {
-        key.replace(".base_layer.", "."): value
-        for key, value in lm.state_dict().items()
-        if ".lora_" not in key and key not in tied
-    }
 
 
 def merge_command(folder: str, out: str, device: str = "auto") -> None:

@@ -23,7 +23,6 @@ from tiny_audio.errors import ModelError, first_line
 from tiny_audio.hub import MODEL_FILES, snapshot
 from tiny_audio.model.weights import random_module
 
-_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>"]
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -89,7 +88,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=core,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=_SPECIAL_TOKENS,
+        extra_special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>"],
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = _CHAT_TEMPLATE
@@ -110,10 +109,3 @@ def embedding_rms(lm: PreTrainedModel) -> float:
     rows = torch.split(table.detach(), 8192)  # a table of 151,936 rows never exists twice in fp32
     total = sum(part.float().square().sum().item() for part in rows)
     return float((total / table.numel()) ** 0.5)
-
-
-def end_ids(lm: PreTrainedModel, chat_end: int) -> list[int]:
-    """Every token that ends an answer: the chat template's first, then the decoder's own."""
-    own = getattr(lm.generation_config, "eos_token_id", None)
-    own = [own] if isinstance(own, int) else list(own or [])
-    return [chat_end, *sorted({*own} - {chat_end})]

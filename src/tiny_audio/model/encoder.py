@@ -19,7 +19,6 @@ from torch.nn.functional import gelu
 from transformers import (
     AttentionInterface,
     GlmAsrEncoderConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     WhisperConfig,
 )
@@ -32,7 +31,6 @@ from tiny_audio.hub import SMALL_FILES, snapshot
 from tiny_audio.model.projectors.base import Length, length_mask
 from tiny_audio.model.weights import check_tensors, find_tensors, random_module, read_matching
 
-PADDINGS = ("tight", "native")
 _CACHED_FRAMES = 1_200  # mel frames (12 s) whose activations fit a core's cache: measured
 _KEY_MASK = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
 # model_type in the checkpoint's config.json -> what marks the encoder's tensors in their names
@@ -45,10 +43,8 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__()
-        if padding not in PADDINGS:
-            raise ConfigError(
-                f"model.encoder.padding: '{padding}' is unknown; use one of {list(PADDINGS)}"
-            )
+        if padding not in ("tight", "native"):
+            raise ConfigError(f"model.encoder.padding: '{padding}' is unknown; use tight or native")
         self.tower: Any = tower  # its parts differ by family
         self.padding = padding
         self.attn_implementation: str = tower.config._attn_implementation
@@ -104,9 +100,8 @@ class AudioEncoder(nn.Module):
 
 class GlmEncoder(AudioEncoder):
     """GLM-ASR's audio tower: rotary positions, no limit of length. In transformers 5.17 its layers
-    tell their attention that there is no mask, whatever they are given. Unknown keyword arguments
-    they pass on in every version, so the mask travels under a name of its own, to an attention
-    function of ours that hands it to transformers' own."""
+    drop the mask they are given but pass on unknown keywords, so the mask travels under a name of
+    its own, to an attention function of ours that hands it to transformers' own."""
 
     def __init__(self, tower: PreTrainedModel, padding: str) -> None:
         super().__init__(tower, padding)
@@ -177,9 +172,8 @@ def load_encoder(
         raise ModelError(f"{source}: has no file 'config.json'; it is no model") from None
     except ValueError as error:
         raise ModelError(f"{path}: is damaged ({error}); delete it and run again") from None
-    config = _encoder_config(raw, source, attn_implementation)
     with torch.device("meta"):
-        tower = _tower(config)
+        tower = _tower(raw, source, attn_implementation)
     marker = _MARKERS[raw["model_type"]]
     state = read_matching(find_tensors(source, revision, marker), marker, source)
     check_tensors(tower.state_dict(), state, f"{source}: the encoder", ModelError)
@@ -201,8 +195,11 @@ def random_encoder(
     seed: int,
 ) -> AudioEncoder:
     """Build an encoder with random weights, the same for the same seed; downloads nothing."""
-    config = _encoder_config(architecture, "model.encoder.architecture", attn_implementation)
-    return _wrap(random_module(lambda: _tower(config), seed, dtype, device), padding)
+    tower = random_module(
+        lambda: _tower(architecture, "model.encoder.architecture", attn_implementation),
+        *(seed, dtype, device),
+    )
+    return _wrap(tower, padding)
 
 
 def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
@@ -210,14 +207,8 @@ def _wrap(tower: PreTrainedModel, padding: str) -> AudioEncoder:
     return encoder(tower, padding).requires_grad_(False).eval()
 
 
-def _tower(config: PreTrainedConfig) -> Any:
-    return WhisperEncoder(config) if config.model_type == "whisper" else GlmAsrEncoder(config)
-
-
-def _encoder_config(
-    raw: Mapping[str, Any], where: str, attn_implementation: str
-) -> PreTrainedConfig:
-    """The encoder's own configuration, wherever the checkpoint's config.json keeps it."""
+def _tower(raw: Mapping[str, Any], where: str, attn_implementation: str) -> Any:
+    """Build an encoder by its configuration, wherever a checkpoint's config.json keeps it."""
     values = dict(raw)
     kind = values.pop("model_type", "")
     if kind not in _MARKERS:
@@ -226,10 +217,10 @@ def _encoder_config(
         )
     if kind == "glmasr":
         values = values.get("audio_config", {})
-    make = WhisperConfig if kind == "whisper" else GlmAsrEncoderConfig
-    config: PreTrainedConfig = make(**values)
+    whisper = kind == "whisper"
+    config: Any = WhisperConfig(**values) if whisper else GlmAsrEncoderConfig(**values)
     config._attn_implementation = attn_implementation
-    return config
+    return WhisperEncoder(config) if whisper else GlmAsrEncoder(config)
 
 
 def _taking_key_mask(kind: str) -> Callable[..., Any]:

@@ -34,16 +34,9 @@ def audio_key(waveform: npt.NDArray[np.float32]) -> bytes:
 
 
 class FrameStore:
-    """Frames of one encoder, by key.
-
-    Args:
-        root: folder that several encoders may share.
-        about: JSON values that frames depend on, beside the clip.
-        width: D.
-
-    Raises:
-        DataError: the folder cannot be made or read.
-    """
+    """Frames [E, D] of one encoder, by key. ``root``: a folder that several encoders may share;
+    ``about``: JSON values that frames depend on, beside the clip; ``width``: D. Raises DataError
+    where the folder cannot be made or read."""
 
     def __init__(self, root: Path, about: dict[str, Any], width: int) -> None:
         described = json.dumps({"format": FORMAT, "width": width, **about}, sort_keys=True)

@@ -283,18 +283,19 @@ class Captured(Growing):
         self._layers: list[Any] = list(self._cache.layers)
         self._mask = pad(self._mask.bool(), (0, ROOM))[:, None, None]  # [R, 1, 1, C]
         self._tokens = torch.zeros_like(self._positions)
-        self._new_shape()
+        self._replay: Run = self._run
+        self._count = 0  # steps of this shape
 
     def next(self, tokens: Tensor) -> Tensor:
         if self._length == self._mask.shape[-1]:
             self._grow()
         self._tokens.copy_(tokens.unsqueeze(1))
         self._mask[..., self._length] = True
-        if self._steps == EAGER_STEPS:
+        if self._count == EAGER_STEPS:
             self._replay = self._capture(self._run)
             for layer in self._layers:
                 layer.cumulative_length.sub_(1)  # that run is made again
-        self._steps += 1
+        self._count += 1
         logits = self._replay()
         self._length += 1
         self._positions.add_(1)
@@ -318,8 +319,7 @@ class Captured(Growing):
         self._new_shape()
 
     def _new_shape(self) -> None:
-        self._replay: Run = self._run
-        self._steps = 0
+        self._replay, self._count = self._run, 0
 
     def _run(self) -> Tensor:
         return self._logits(self._mask, input_ids=self._tokens, position_ids=self._positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,22 +23,14 @@ from tiny_audio.errors import AudioError, CheckpointError
 from tiny_audio.model.build import skeleton
 from tiny_audio.model.checkpoint import BUNDLED, find_checkpoint, load_checkpoint, read_config
 from tiny_audio.model.decoder import embedding_rms, embedding_table
+from tiny_audio.model.lora import ADAPTER
 from tiny_audio.model.projectors import build_projector
 from tiny_audio.model.speech import SpeechModel
 
 
-class Part(NamedTuple):
-    """One row of the table."""
-
-    name: str
-    kind: str
-    parameters: int
-    learns: bool
-    bytes_held: int  # weights and, for what learns, gradient and AdamW's two moments (fp32)
-
-
-def parts(model: SpeechModel, learns: Sequence[str]) -> list[Part]:
-    """The model's parts; ``learns`` are the names in training.learns."""
+def parts(model: SpeechModel, learns: Sequence[str]) -> list[tuple[str, str, int, int]]:
+    """Name, kind, parameters and bytes of each part; ``learns`` are the names in training.learns.
+    Bytes are those of weights and, for what learns, of gradient and AdamW's two moments (fp32)."""
     decoder = dict(model.decoder.named_parameters())
     rows = []
     for name, kind, weights in (
@@ -49,9 +41,8 @@ def parts(model: SpeechModel, learns: Sequence[str]) -> list[Part]:
     ):
         learned = 12 if name in learns else 0
         held = sum(p.numel() * (p.element_size() + learned) for p in weights)
-        count = sum(p.numel() for p in weights)
-        rows.append(Part(name, type(kind).__name__, count, name in learns, held))
-    return [row for row in rows if row.parameters]
+        rows.append((name, type(kind).__name__, sum(p.numel() for p in weights), held))
+    return [row for row in rows if row[2]]
 
 
 def describe_command(arguments: Sequence[str]) -> None:
@@ -70,9 +61,9 @@ def describe_command(arguments: Sequence[str]) -> None:
     table = Table(title=config.model.name, title_justify="left")
     for column in ("part", "kind", "parameters", "learns", "GiB in training"):
         table.add_column(column, justify="right" if column == "parameters" else "left")
-    for part in parts(model, config.training.learns):
-        learns, held = "yes" if part.learns else "frozen", f"{part.bytes_held / 2**30:.2f}"
-        table.add_row(part.name, part.kind, f"{part.parameters:,}", learns, held)
+    for name, kind, count, held in parts(model, config.training.learns):
+        learns = "yes" if name in config.training.learns else "frozen"
+        table.add_row(name, kind, f"{count:,}", learns, f"{held / 2**30:.2f}")
     encoder, second = model.encoder, SAMPLE_RATE
     mel = model.features.out_len(10 * second)
     counts = parameter_counts(encoder.width, embedding_table(model.causal_lm).shape[1])
@@ -86,7 +77,6 @@ def describe_command(arguments: Sequence[str]) -> None:
         f"{getattr(model.causal_lm.config, 'max_position_embeddings', '?')} positions",
         "projectors at their default sizes for this pair: "
         + ", ".join(f"{kind} {count:,}" for kind, count in counts.items()),
-        "frozen weights are bfloat16 on CUDA and float32 elsewhere, unless model.dtype says",
     ):
         console.print(line)
 
@@ -115,9 +105,6 @@ def projector_command(folder: str, out: str | None = None, files: Sequence[str] 
     kind = type(model.projector).__name__
     table = Table("measure", "value", title=f"{kind} on {source}, {len(tokens)} audio tokens")
     measures = {"embedding_rms (decoder)": embedding_rms(model.causal_lm), **stats}
-    for name, weight in model.projector.named_parameters():
-        if weight.dim() > 1 or name.count(".") <= 1:  # not every bias inside the Q-Former
-            measures[f"rms of {name}"] = float(weight.detach().float().square().mean().sqrt())
     for name, value in measures.items():
         table.add_row(name, f"{value:.4g}")
     console = Console()
@@ -178,9 +165,10 @@ def lora_command(folder: str) -> None:
 def adapter_changes(model: nn.Module) -> dict[str, tuple[float, float]]:
     """Of each adapted layer the Frobenius norm of its change, and its share of the layer's own."""
     changes = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLinear):
-            norm = float(layer.get_delta_weight(layer.active_adapters[0]).norm())
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            layer: Any = module
+            norm = float(layer.get_delta_weight(ADAPTER).norm())
             own = float(layer.get_base_layer().weight.norm())
             changes[name.removeprefix("base_model.model.")] = norm, norm / own
     return changes

@@ -29,7 +29,6 @@ from tiny_audio.model.weights import check_tensors, read_tensors, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 ADAPTER = "default"  # PEFT's name for the only adapter
-_ALL = "all-linear"  # PEFT's word for every linear layer but the output embedding
 
 
 def add_lora(
@@ -50,41 +49,48 @@ def add_lora(
             f"target_modules={list(target_modules)}: r and lora_alpha must be above 0, "
             "lora_dropout from 0 to below 1, target_modules not empty"
         )
-    _refuse_output_embedding(decoder, target_modules)
+    # The loss calls the output embedding on label positions only, and it may be tied.
+    head = decoder.get_output_embeddings()
+    name = next((n for n, module in decoder.named_modules() if module is head), "")
+    for target in target_modules:
+        if f".{name}".endswith(f".{target}"):
+            raise ConfigError(
+                f"model.lora.target_modules: {target} is the output embedding, which stays as it "
+                "is; leave it out"
+            )
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=_ALL if _ALL in target_modules else list(target_modules),
+        target_modules="all-linear" if "all-linear" in target_modules else list(target_modules),
         bias="none",
     )
     try:
-        return _only_adapters_learn(_wrap(decoder, config), learns=True)
+        return _wrap(decoder, config)
     except ValueError as error:
         raise ConfigError(f"model.lora.target_modules: {first_line(error)}") from None
 
 
-def save_adapter(model: PeftModel, folder: Path, *, base: str | None = None) -> None:
-    """Write the adapters as PEFT does, so that PEFT alone can load them onto the base. ``base`` is
-    the hub id of the base to note; None: what transformers loaded it from."""
+def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
+    """Write the adapters as PEFT does, so that PEFT alone can load them onto ``base``, a hub id."""
     folder.mkdir(parents=True, exist_ok=True)
     # save_embedding_layers: PEFT's default asks the hub whether the vocabulary was resized.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     write_tensors(state, folder / WEIGHTS)
     config = copy(cast(LoraConfig, model.peft_config[ADAPTER]))
     config.inference_mode = True
-    config.base_model_name_or_path = base or config.base_model_name_or_path or None
+    config.base_model_name_or_path = base
     if not isinstance(config.target_modules, str):  # a set: in its order every file would differ
         config.target_modules = sorted(config.target_modules or [])
     config.save_pretrained(str(folder))
 
 
 def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly. A plain decoder
-    gets them added; of one that has adapters of the same shape they replace the weights.
-    ``trainable``: whether they may learn on. Raises CheckpointError: a file is missing or damaged;
-    a tensor is missing, unexpected or of another shape; the decoder has different adapters."""
+    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly: a plain one gets
+    them added, in one that has adapters of the same shape they replace the weights. ``trainable``:
+    whether they may learn on. Raises CheckpointError: something is missing, damaged or
+    different."""
     if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
         raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:
@@ -95,8 +101,15 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
         raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
     state = read_tensors(folder / WEIGHTS)
     if isinstance(decoder, PeftModel):
-        _compare(cast(LoraConfig, decoder.peft_config[ADAPTER]), config, folder)
         model = decoder
+        for field in ("r", "lora_alpha", "target_modules"):
+            here, there = getattr(model.peft_config[ADAPTER], field), getattr(config, field)
+            same = here == there if isinstance(here, (int, str)) else set(here) == set(there)
+            if not same:
+                raise CheckpointError(
+                    f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
+                    "model.lora as it was in training"
+                )
     else:
         config.inference_mode = not trainable
         try:
@@ -107,43 +120,11 @@ def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftMo
     check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
     set_peft_model_state_dict(model, state)
     model.train(decoder.training)
-    return _only_adapters_learn(model, learns=trainable)
+    return model
 
 
 def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """PEFT's own call, keeping the base's name that an adapter was saved with."""
-    base, config.base_model_name_or_path = config.base_model_name_or_path, None
+    config.base_model_name_or_path = None  # or PEFT warns where the base has another name
     with warnings.catch_warnings():  # PEFT asks transformers 5 by a name that it deprecates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        model = cast(PeftModel, get_peft_model(decoder, config))
-    config.base_model_name_or_path = base or config.base_model_name_or_path
-    return model
-
-
-def _refuse_output_embedding(decoder: PreTrainedModel, targets: Sequence[str]) -> None:
-    """The loss calls the output embedding on label positions only, and it may be tied."""
-    head = decoder.get_output_embeddings()
-    name = next((n for n, module in decoder.named_modules() if module is head), None)
-    for target in targets:
-        if name is not None and (name == target or name.endswith(f".{target}")):
-            raise ConfigError(
-                f"model.lora.target_modules: {target} is the output embedding, which stays as it "
-                "is; leave it out"
-            )
-
-
-def _only_adapters_learn(model: PeftModel, *, learns: bool) -> PeftModel:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learns and ".lora_" in name)
-    return model
-
-
-def _compare(mine: LoraConfig, theirs: LoraConfig, folder: Path) -> None:
-    for field in ("r", "lora_alpha", "target_modules"):
-        here, there = getattr(mine, field), getattr(theirs, field)
-        same = here == there if isinstance(here, (int, str)) else set(here) == set(there)
-        if not same:
-            raise CheckpointError(
-                f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
-                "model.lora as it was in training"
-            )
+        return cast(PeftModel, get_peft_model(decoder, config))

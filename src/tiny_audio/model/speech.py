@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
-from tiny_audio.model.decoder import end_ids
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
 from tiny_audio.model.generate import Decoding, Hypothesis
 from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
@@ -38,14 +37,10 @@ class Loss(NamedTuple):
 
 
 class SpeechModel(nn.Module):
-    """A frozen encoder and a frozen decoder, joined by a projector that learns.
+    """A frozen encoder and a frozen decoder (or PEFT's wrapper of it), joined by a projector.
 
-    Args:
-        decoder: causal language model, or the same wrapped by PEFT.
-        tokenizer: the decoder's.
-        spec_augment: masks on the log-mel in training; None: none.
-        window_seconds: longer recordings are cut into spans of at most this; an encoder with
-            ``native`` padding is padded to it.
+    ``spec_augment`` masks the log-mel in training. Recordings longer than ``window_seconds`` are
+    cut into spans; an encoder with ``native`` padding is padded to it.
     """
 
     def __init__(
@@ -67,7 +62,7 @@ class SpeechModel(nn.Module):
         self.window_seconds = window_seconds
         self.augment_generator: torch.Generator | None = None  # the RNG of spec_augment
         self.decoder_changed = False  # the decoder's own weights differ from its base
-        self.identity: dict[str, Any] = {}  # what it was built from, see build.py
+        self.identity: dict[str, Any] = {}  # another model's projector fits where this is equal
         self._head_is_plain = head_is_plain(self.causal_lm)
 
     @property
@@ -94,11 +89,7 @@ class SpeechModel(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self,
-        waveform: Tensor,
-        lengths: Tensor,
-        *,
-        mask: Callable[[Tensor, Tensor], Tensor] | None = None,
+        self, waveform: Tensor, lengths: Tensor, *, mask: Callable[..., Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Waveform [B, S] to encoder frames [B, E, D] and their lengths [B]; no gradient. ``mask``
         changes the log-mel [B, M, L] of clips with so many frames [B], in place of
@@ -128,8 +119,11 @@ class SpeechModel(nn.Module):
             tokens, _ = self.embed_audio(batch.waveform, batch.waveform_lengths)
         else:
             tokens = self.projector(batch.frames, batch.frame_lengths)
-        # The n-th placeholder of a row takes the row's n-th audio token. No position is looked up
-        # on the host, so nothing waits for the device.
+        return self.splice(tokens, batch)
+
+    def splice(self, tokens: Tensor, batch: Batch) -> Prefill:
+        """Put the n-th of a row's audio tokens [B, A, W] where its n-th placeholder is. No position
+        is looked up on the host, so nothing waits for the device."""
         embeds = self.causal_lm.get_input_embeddings()(batch.input_ids)  # [B, T, W]
         nth = (batch.audio_mask.cumsum(dim=1) - 1).clamp(min=0)  # [B, T]
         spread = tokens.to(embeds.dtype).gather(
@@ -140,10 +134,9 @@ class SpeechModel(nn.Module):
         return Prefill(embeds, batch.attention_mask, positions)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the transcript and its end token, given the audio. The LM head runs on
-        the positions that have a label and on no other. The decoder gets no padding mask: padding
-        is on the right, where causal attention never looks, and without a mask the fastest
-        attention kernels apply."""
+        """Cross-entropy of the transcript and its end token, given the audio; the LM head runs on
+        label positions alone. The decoder gets no padding mask: padding is on the right, where
+        causal attention never looks, and without a mask the fastest attention kernels apply."""
         if batch.labels is None:
             raise ValueError("a batch without labels has no loss")
         positions = batch.label_positions
@@ -200,6 +193,8 @@ class SpeechModel(nn.Module):
         lm, rate = self.causal_lm, options.tokens_per_second
         lengths = batch.waveform_lengths.tolist()
         caps = [max(options.min_tokens, math.ceil(n / 16_000 * rate)) for n in lengths]
-        ends = end_ids(lm, self.prompt.end_id)
+        own = getattr(lm.generation_config, "eos_token_id", None)
+        own = [own] if isinstance(own, int) else list(own or [])
+        ends = [self.prompt.end_id, *sorted({*own} - {self.prompt.end_id})]
         looked_at = batch.audio_mask if attention else None
         return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options, looked_at)

@@ -13,10 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.utils
 import torch
+from huggingface_hub import cached_assets_path, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.modeling_utils import local_torch_dtype
 
 from tiny_audio.errors import CheckpointError, ModelError, TinyAudioError
 from tiny_audio.hub import SMALL_FILES, commit_of, fail, has_weights, snapshot, weight_names
@@ -26,6 +30,7 @@ _CONNECTIONS = 8
 _SILENCE_SECONDS = 20.0  # of a server, after which a request is made again
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own
 
+client: Any = huggingface_hub.utils
 Range = tuple[str, int, int]  # URL, first byte, byte after the last
 
 
@@ -35,16 +40,10 @@ def random_module(
     """Call ``make`` under a seed, in the wanted number format; the global RNG is left as it was.
     Made on the CPU (unless on the meta device), so that every device gets the same weights, and in
     the wanted format from the start, so that a large model never exists twice in fp32."""
-    before = torch.get_default_dtype()
     on = device if device.type == "meta" else torch.device("cpu")
-    with torch.random.fork_rng(devices=[]), on:
+    with torch.random.fork_rng(devices=[]), on, local_torch_dtype(dtype):
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            module = make()
-        finally:
-            torch.set_default_dtype(before)
-    return module.to(device)
+        return make().to(device)
 
 
 def check_tensors(
@@ -115,8 +114,6 @@ def find_tensors(source: str, revision: str | None, marker: str) -> list[Path]:
     if commit is None:
         missing = next(name for name in names if not (folder / name).is_file())
         raise ModelError(f"{source}: has no file '{missing}'")
-    from huggingface_hub import cached_assets_path
-
     target = cached_assets_path("tiny_audio", source, commit) / f"{marker or 'model'}.safetensors"
     if not target.is_file():
         try:
@@ -133,10 +130,6 @@ def _after(key: str, marker: str) -> str:
 
 def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Path) -> None:
     """Download the tensors under ``marker`` into one file, or the rest where a part is there."""
-    import huggingface_hub.utils
-
-    client: Any = huggingface_hub.utils
-
     with client.WeakFileLock(target.with_suffix(".lock")):
         if target.is_file():  # by another process, in the meantime
             return
@@ -160,8 +153,6 @@ def _fetch(repo_id: str, commit: str, names: list[str], marker: str, target: Pat
 
 def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[bytes, list[Range]]:
     """The head of a safetensors file of the wanted tensors, and where their data lies, in order."""
-    from huggingface_hub import hf_hub_url
-
     table: dict[str, Any] = {}
     ranges: list[Range] = []
     place = 0
@@ -198,10 +189,6 @@ def _blocks(ranges: list[Range], done: int) -> Iterator[Range]:
 
 def _read(block: Range) -> bytes:
     """Bytes of a file on the hub; waits and asks again where the hub is busy or the line breaks."""
-    import huggingface_hub.utils
-    from huggingface_hub.errors import HfHubHTTPError
-
-    client: Any = huggingface_hub.utils
     url, start, stop = block
     response = client.http_backoff(
         "GET",

@@ -1,8 +1,7 @@
 """Training labels: a corpus's transcript becomes the text that the model is to write.
 
-Corpora put things into transcripts that nobody said. What is known to be such a thing is removed
-or rejected; what may have been said stays. Nothing here looks for letters inside a word: a rule
-matches a bracket with all that it encloses, or a word from its first letter to its last.
+What is known not to have been said is removed or rejected; what may have been said stays. A rule
+matches a bracket with all that it encloses, or a whole word, never letters inside a word.
 """
 
 from __future__ import annotations
@@ -10,21 +9,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tiny_audio.errors import ConfigError, LabelRejected
 
-# Words that stand for a stretch which was left out of the transcript (NIST STM files, TED-LIUM
-# among them). The audio holds speech that the label does not: reject.
+# Words for a stretch that was left out of the transcript (NIST STM files, TED-LIUM among them): the
+# audio holds speech that the label does not.
 SEGMENT_MARKERS = frozenset({"ignore_time_segment_in_scoring", "inter_segment_gap"})
 
-# GigaSpeech labels an utterance that is no transcribed speech with one of these, and nothing else.
+# GigaSpeech: labels of what is no transcribed speech, and punctuation.
 GARBAGE_TAGS = frozenset({"<noise>", "<music>", "<sil>", "<other>"})
-
-# GigaSpeech writes punctuation as tags.
 PUNCTUATION_TAGS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
 
 # Notes on sounds, each removed in any kind of bracket: <noise> [noise] (noise) {noise}.
-_SOUND_NAMES = """
+SOUNDS = frozenset(
+    """
     applause background background_noise background_speech barking beep blank_audio breath
     breathing breathes cheering chuckle chuckles chuckling clapping clears_throat click clicks
     coughing cough coughs cross_talk crosstalk crying exhale exhales foreign foreign_language
@@ -34,14 +33,11 @@ _SOUND_NAMES = """
     singing smack sneeze sneezes sniff sniffs snort spoken_noise static throat_clearing
     tongue_click unclear unintelligible unk unknown vocal_noise vocalized_noise whispering
     whistling
-"""
-SOUNDS = frozenset(_SOUND_NAMES.split())
-
-# Hesitations that verbatim corpora put in brackets so that readers can leave them out: {um}.
-# The same sounds written as plain words are words of the transcript, and stay.
-HESITATIONS = frozenset(
-    ("ah", "eh", "er", "erm", "hm", "hmm", "huh", "mhm", "mm", "uh", "uhm", "um")
+    """.split()
 )
+
+# Hesitations in brackets ({um}) are notes; as plain words they are words of the transcript.
+HESITATIONS = frozenset("ah eh er erm hm hmm huh mhm mm uh uhm um".split())
 
 _NOTES = SOUNDS | HESITATIONS
 _BRACKETED = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|\(([^()]*)\)|\{([^{}]*)\}")
@@ -68,22 +64,20 @@ _CHARACTERS = str.maketrans(
 )
 
 
+@dataclass(frozen=True)
 class LabelRules:
     """How one corpus's transcripts become labels.
 
     Always: Unicode NFC, straight quotes, single spaces, `5%` as `5 percent`, GigaSpeech's
-    `<COMMA>` as a comma, detached endings joined (TED-LIUM's `it 's`), notes removed.
-
-    A bracket with all it encloses is a note, and removed, if
+    `<COMMA>` as a comma, detached endings joined (TED-LIUM's `it 's`), `[laughter-yes]` as the
+    word that was said, notes removed. A bracket with all it encloses is a note if
 
     - it encloses nothing but a name on our list, whatever the kind of bracket;
     - or it is square or angular and stands alone: `[door slams]`, `<spk1>`. In speech
-      transcripts these two are the transcriber's own hand. Parentheses and braces are not: they
-      also hold what was said (an aside, Switchboard's `{F uh }`), so there only the list counts.
-      A tag holds no space and starts with a letter (`5 < 6` is none), and a note is no longer
-      than 40 characters, lest one forgotten bracket swallow a sentence.
-
-    `[laughter-yes]`, a word said while laughing, becomes that word.
+      transcripts these two are the transcriber's own hand; parentheses and braces also hold what
+      was said (an aside, Switchboard's `{F uh }`). A tag holds no space and starts with a letter
+      (`5 < 6` is none); a note has at most 40 characters, lest one forgotten bracket swallow a
+      sentence.
 
     Args:
         case: `keep`; `lower`; `lower_capitals`: only labels that are all capitals; or `auto`:
@@ -95,22 +89,16 @@ class LabelRules:
         case_of: case of single sets, by their names.
     """
 
-    def __init__(
-        self,
-        case: str = "keep",
-        punctuation: str = "keep",
-        *,
-        allow_empty: bool = False,
-        case_of: Mapping[str, str] | None = None,
-    ) -> None:
-        _check("case", case, _CASES)
-        for name, value in (case_of or {}).items():
+    case: str = "keep"
+    punctuation: str = "keep"
+    allow_empty: bool = False
+    case_of: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("case", self.case, _CASES)
+        for name, value in self.case_of.items():
             _check(f"case_of.{name}", value, _CASES[:-1])
-        _check("punctuation", punctuation, ("keep", "strip"))
-        self.case = case
-        self.case_of = dict(case_of or {})
-        self.punctuation = punctuation
-        self.allow_empty = allow_empty
+        _check("punctuation", self.punctuation, ("keep", "strip"))
 
     def clean(self, text: str, source: str = "") -> str:
         """The label for a transcript of a set; cleaning a label again changes nothing.
@@ -125,7 +113,8 @@ class LabelRules:
         _reject_markers(text)
         text = _PUNCTUATION_TAG.sub(lambda tag: PUNCTUATION_TAGS[tag[1].upper()] + " ", text)
         text = _remove_notes(text)
-        text = _spell_percent(text)
+        percent = " PERCENT" if text.isupper() else " percent"
+        text = _PERCENT.sub(lambda sign: f"{percent} {sign[1]}" if sign[1] else percent, text)
         text = _DETACHED.sub("", text)
         if self.punctuation == "strip":
             text = _MARK.sub(_strip_mark, text)
@@ -170,14 +159,12 @@ def _plain_characters(text: str) -> str:
 
 def _reject_markers(text: str) -> None:
     words = text.casefold().split()
-    found = next((word for word in words if word.strip("<>[](){}.,") in SEGMENT_MARKERS), None)
-    if found is None and words and all(word in GARBAGE_TAGS for word in words):
-        found = words[0]
-    if found is not None:
-        raise LabelRejected(
-            f"The transcript is the marker {found}: its audio is not transcribed.",
-            reason="marker_label",
-        )
+    marks = [word for word in words if word.strip("<>[](){}.,") in SEGMENT_MARKERS]
+    if not marks and all(word in GARBAGE_TAGS for word in words):
+        marks = words
+    if marks:
+        message = f"The transcript is the marker {marks[0]}: its audio is not transcribed."
+        raise LabelRejected(message, reason="marker_label")
 
 
 def _remove_notes(text: str) -> str:
@@ -196,12 +183,6 @@ def _drop_listed(bracket: re.Match[str]) -> str:
     return " " if re.sub(r"[\s_-]+", "_", content) in _NOTES else bracket[0]
 
 
-def _spell_percent(text: str) -> str:
-    """`5%`, `5 %` and `five %` as they are said, in capitals where the transcript is."""
-    word = " PERCENT" if text.isupper() else " percent"
-    return _PERCENT.sub(lambda sign: f"{word} {sign[1]}" if sign[1] else word, text)
-
-
 def _strip_mark(mark: re.Match[str]) -> str:
     """A space for a silent mark, the mark itself where it is part of a word or a number."""
     character = mark[0]
@@ -210,18 +191,14 @@ def _strip_mark(mark: re.Match[str]) -> str:
         return character
     before = mark.string[mark.start() - 1 : mark.start()]
     after = mark.string[mark.end() : mark.end() + 1]
-    if character == "'" and _in_word(before) and after.isalnum():
-        return character
-    if character in ".,:" and before.isdigit() and after.isdigit():
-        return character
-    if character == "." and after.isdigit() and not before.strip():  # .5
+    accent = before != "" and unicodedata.category(before)[0] == "M"  # apart from its letter
+    if (
+        (character == "'" and (before.isalnum() or accent) and after.isalnum())
+        or (character in ".,:" and before.isdigit() and after.isdigit())
+        or (character == "." and after.isdigit() and not before.strip())  # .5
+    ):
         return character
     return " "
-
-
-def _in_word(character: str) -> bool:
-    """Letters, digits, and accents that Unicode keeps apart from their letter."""
-    return character.isalnum() or (character != "" and unicodedata.category(character)[0] == "M")
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -13,32 +13,21 @@ made from the same two lists of ids, so a training prefix cannot differ from an 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tiny_audio.config import DecoderConfig
 from tiny_audio.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-INSTRUCTION = "Transcribe: "
-
 # Spare tokens, best first: made for audio, then made for another modality or for infilling
 # (a text decoder never sees them), then the numbered reserves that model families ship.
 PLACEHOLDER_NAMES = (
-    "<|audio_pad|>",
-    "<|AUDIO|>",
-    "<|audio|>",
-    "<audio>",
-    "<|fim_pad|>",
-    "<|image_pad|>",
-    "<|vision_pad|>",
-    "<|video_pad|>",
-    "<image_soft_token>",
-    "<empty_output>",
-    "<|fim_middle|>",
-)
+    "<|audio_pad|> <|AUDIO|> <|audio|> <audio> <|fim_pad|> <|image_pad|> <|vision_pad|> "
+    "<|video_pad|> <image_soft_token> <empty_output> <|fim_middle|>"
+).split()
 PLACEHOLDER_PATTERN = re.compile(
     r"<\|?(reserved|unused|extra|dummy|placeholder|special)[a-z_]*[\d_]*\|?>|\[unused\d+\]",
     re.IGNORECASE,
@@ -67,7 +56,7 @@ class Prompt:
     def from_tokenizer(
         cls,
         tokenizer: PreTrainedTokenizerBase,
-        instruction: str = INSTRUCTION,
+        instruction: str = DecoderConfig.instruction,
         placeholder: str | None = None,
     ) -> Prompt:
         """Read prefix, suffix and end token off the tokenizer's own chat template.
@@ -76,39 +65,40 @@ class Prompt:
         ModelError if there is no chat template, no spare token, or the template does not keep
         the user's content in one piece.
         """
+        name = _name(tokenizer)
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(
-                f"The tokenizer {_name(tokenizer)} has no chat template, so there is no prompt to "
-                "build: use the instruction-tuned version of the model, or set "
-                "tokenizer.chat_template."
+                f"The tokenizer {name} has no chat template, so there is no prompt to build: use "
+                "the instruction-tuned version of the model, or set tokenizer.chat_template."
             )
         spare = _choose_placeholder(tokenizer, placeholder)
         placeholder_id = _added_tokens(tokenizer)[spare]
-        text = _render(tokenizer, [_turn("user", instruction + spare)], add_generation_prompt=True)
+        turn = {"role": "user", "content": instruction + spare}
+        text = _render(tokenizer, [turn], add_generation_prompt=True)
         ids = _tokenize(tokenizer, text)
         if ids.count(placeholder_id) != 1:
             raise ModelError(
-                f"The chat template of {_name(tokenizer)} shows the placeholder {spare} "
+                f"The chat template of {name} shows the placeholder {spare} "
                 f"{ids.count(placeholder_id)} times where one was put in the user turn: choose "
                 "another spare token with `placeholder`, or another chat template."
             )
         cut = ids.index(placeholder_id)
-        prefix, suffix = ids[:cut], ids[cut + 1 :]
-        # Tokens that swallow their neighbour would make the prompt depend on the audio's length.
-        if _tokenize(tokenizer, text.replace(spare, spare * 3)) != (
-            prefix + [placeholder_id] * 3 + suffix
-        ):
+        prompt = cls(
+            prefix_ids=ids[:cut],
+            suffix_ids=ids[cut + 1 :],
+            placeholder_id=placeholder_id,
+            end_id=_end_of_assistant_turn(tokenizer, spare, placeholder_id),
+            tokenizer=tokenizer,
+        )
+        # A token that swallows its neighbour would make the prompt depend on the audio's length.
+        repeated = _tokenize(tokenizer, text.replace(spare, spare * 3)) == prompt.build(3)
+        if not repeated or prompt.end_id == placeholder_id:
             raise ModelError(
-                f"The token {spare} of {_name(tokenizer)} cannot be repeated without changing the "
-                "text around it: choose another spare token with `placeholder`."
+                f"The token {spare} of {name} cannot stand for audio, as it "
+                + ("ends a chat turn" if repeated else "changes the text around it")
+                + ": choose another spare token with `placeholder`."
             )
-        end_id = _end_of_assistant_turn(tokenizer, spare, placeholder_id)
-        if end_id == placeholder_id:
-            raise ModelError(
-                f"The token {spare} ends a chat turn in {_name(tokenizer)} and cannot stand for "
-                "audio: choose another spare token with `placeholder`."
-            )
-        return cls(prefix, suffix, placeholder_id, end_id, tokenizer)
+        return prompt
 
     @property
     def fixed_length(self) -> int:
@@ -137,44 +127,32 @@ class Prompt:
 
 
 def _choose_placeholder(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:
-    """Name of an existing token that no conversation uses; the vocabulary never grows."""
-    added = _added_tokens(tokenizer)
+    """Name of an existing token that no conversation uses; the vocabulary never grows.
+
+    Candidates by preference: by name, by pattern, then `<unk>` and the pad token.
+    """
+    added, name = _added_tokens(tokenizer), _name(tokenizer)
+    last = (tokenizer.unk_token, tokenizer.pad_token)
+    spare = [token for token in PLACEHOLDER_NAMES if token in added]
+    spare += [token for token in added if PLACEHOLDER_PATTERN.fullmatch(token)]
+    spare += [token for token in last if isinstance(token, str) and token in added]
     taken = {tokenizer.bos_token, tokenizer.eos_token}
-    if wanted is not None:
-        if wanted not in added:
-            raise ModelError(
-                f"The placeholder {wanted!r} is no special token of {_name(tokenizer)}: choose one "
-                f"of its spare ones, such as {', '.join(list(_spare_tokens(tokenizer))[:5])}."
-            )
-        if wanted in taken:
-            raise ModelError(
-                f"The placeholder {wanted!r} begins or ends texts in {_name(tokenizer)}: choose a "
-                "token that nothing else uses."
-            )
-        return wanted
-    # A token that the template itself writes would not be unique in the prompt.
-    template = tokenizer.get_chat_template()
-    for name in _spare_tokens(tokenizer):
-        if name not in taken and name not in template:
-            return name
-    raise ModelError(
-        f"The tokenizer {_name(tokenizer)} has no spare token to stand for audio: name one of its "
-        "special tokens with `placeholder`."
-    )
-
-
-def _spare_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Candidates in order of preference: by name, by pattern, then `<unk>` and the pad token."""
-    added = _added_tokens(tokenizer)
-    yield from (name for name in PLACEHOLDER_NAMES if name in added)
-    yield from (
-        name
-        for name in added
-        if name not in PLACEHOLDER_NAMES and PLACEHOLDER_PATTERN.fullmatch(name)
-    )
-    for name in (tokenizer.unk_token, tokenizer.pad_token):
-        if isinstance(name, str) and name in added:
-            yield name
+    if wanted is None:
+        # A token that the template itself writes would not be unique in the prompt.
+        template = tokenizer.get_chat_template()
+        for token in spare:
+            if token not in taken and token not in template:
+                return token
+        raise ModelError(
+            f"The tokenizer {name} has no spare token to stand for audio: name one of its special "
+            "tokens with `placeholder`."
+        )
+    if wanted not in added or wanted in taken:
+        raise ModelError(
+            f"The placeholder {wanted!r} is no spare token of {name}: choose a special token that "
+            f"nothing else uses, such as {', '.join(spare[:5])}."
+        )
+    return wanted
 
 
 def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare_id: int) -> int:
@@ -183,12 +161,11 @@ def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare
     The spare token plays the answer, so that its place is exact; white space between answer and
     end token (as in Llama 2's template) is passed over. Templates that write none: `eos`.
     """
-    turns = [_turn("user", "?"), _turn("assistant", spare)]
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": spare}]
     ids = _tokenize(tokenizer, _render(tokenizer, turns, add_generation_prompt=False))
     if spare_id in ids:
         control = set(_added_tokens(tokenizer).values())
-        last = len(ids) - 1 - ids[::-1].index(spare_id)
-        for token in ids[last + 1 :]:
+        for token in ids[len(ids) - ids[::-1].index(spare_id) :]:  # after its last place
             if token in control:
                 return token
             if str(tokenizer.decode([token])).strip():
@@ -237,10 +214,6 @@ def _tokenize(
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Tokens that are matched whole, before any other rule of the tokenizer: name -> id."""
     return {token.content: i for i, token in sorted(tokenizer.added_tokens_decoder.items())}
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -45,7 +45,10 @@ def whisper_en(text: str) -> str:
     a little above one that was counted with the table, never below it. Known quirks are kept, for
     figures to stay comparable: "O'Neil" becomes "0 neil", a text that ends in "..." keeps a ".".
     """
-    return str(_english()(_cut_long_tokens(text))).strip()
+    # A model caught in a loop can write thousands of digits, and the number rules fail on what
+    # Python refuses to parse (more than 4,300 digits): long tokens are cut.
+    text = re.sub(r"(\S{1000})(?=\S)", r"\1 ", text)
+    return str(_normaliser("whisper-en")(text)).strip()
 
 
 def basic(text: str) -> str:
@@ -53,7 +56,7 @@ def basic(text: str) -> str:
 
     transformers' BasicTextNormalizer, which keeps diacritics.
     """
-    return str(_basic()(text)).strip()
+    return str(_normaliser("basic")(text)).strip()
 
 
 def characters(text: str) -> str:
@@ -61,7 +64,18 @@ def characters(text: str) -> str:
 
     As `basic`, then split into letters with their marks, as Whisper scores these languages.
     """
-    return str(_letters()(text)).strip()
+    return str(_normaliser("characters")(text)).strip()
+
+
+@cache
+def _normaliser(name: str) -> Any:
+    """transformers' own, imported on first use: importing this module stays cheap."""
+    from transformers.models.whisper import english_normalizer
+
+    classes: Any = english_normalizer  # which carry no type hints
+    if name == "whisper-en":
+        return classes.EnglishTextNormalizer({})
+    return classes.BasicTextNormalizer(split_letters=name == "characters")
 
 
 SCORING: dict[str, ScoringRule] = {
@@ -93,39 +107,3 @@ def require_same_rule(ids: Iterable[str]) -> None:
             f"Scores under {' and '.join(found)} cannot be compared: score all of them again "
             "under one rule, with tiny-audio eval --rescore."
         )
-
-
-def _cut_long_tokens(text: str) -> str:
-    """Put a space into tokens of more than 1,000 characters.
-
-    A model caught in a loop can write thousands of digits, and the number rules fail with
-    ValueError on a number that Python refuses to parse (more than 4,300 digits).
-    """
-    return re.sub(r"(\S{1000})(?=\S)", r"\1 ", text)
-
-
-# transformers is imported on first use: importing this module stays cheap.
-
-
-@cache
-def _english() -> Any:
-    from transformers.models.whisper import english_normalizer
-
-    normalizers: Any = english_normalizer  # its classes carry no type hints
-    return normalizers.EnglishTextNormalizer({})
-
-
-@cache
-def _basic() -> Any:
-    from transformers.models.whisper import english_normalizer
-
-    normalizers: Any = english_normalizer
-    return normalizers.BasicTextNormalizer()
-
-
-@cache
-def _letters() -> Any:
-    from transformers.models.whisper import english_normalizer
-
-    normalizers: Any = english_normalizer
-    return normalizers.BasicTextNormalizer(split_letters=True)

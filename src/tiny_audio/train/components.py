@@ -79,15 +79,14 @@ def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
 def find_augmentation(cfg: Config) -> Augmenter | None:
     """Open the noises and rooms of the augmentation; None: there is none."""
     longest, budget = cfg.data.max_seconds, cfg.training.batch_seconds
-    augment = open_augmenter(
+    cached = cfg.data.cache_encoder is not None  # what is never heard again is of no use there
+    return open_augmenter(
         asdict(cfg.data.augment),
         seed=cfg.seed,
         min_seconds=cfg.data.min_seconds,
         max_seconds=longest if budget == AUTO else min(longest, budget),
+        repeats=cfg.data.cache_variants if cached else 0,
     )
-    if augment is not None and cfg.data.cache_encoder is not None:
-        augment.repeats = cfg.data.cache_variants  # what is never heard again is of no use there
-    return augment
 
 
 def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:

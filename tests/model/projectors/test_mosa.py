@@ -32,9 +32,3 @@ def test_equals_one_adapter_after_the_other(make):
     assert (tokens[1, 2] == 0).all()
     shares = [projector.stats()[f"share_{i}"] for i in range(3)]
     assert shares == pytest.approx(torch.stack(blends).mean(0).tolist())
-
-
-def test_has_no_auxiliary_loss(make):
-    projector = make("mosa").train()
-    projector(torch.randn(1, 14, D), torch.tensor([14]))
-    assert projector.aux_loss is None

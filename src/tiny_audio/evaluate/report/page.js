@@ -104,7 +104,6 @@
     shows.second = [`${systems[1]} better`, (one) => one.difference < 0];
     shows.differ = ["systems differ", (one) => one.hypotheses[0].raw !== one.hypotheses[1].raw];
   }
-  if (utterances.some((one) => one.snr !== undefined)) sorts.snr = ["SNR", (one) => one.snr ?? -Infinity];
   for (const [key, [text, test]] of Object.entries(shows)) {
     if (key === "all" || utterances.some(test)) option(element("show"), key, text);
   }
@@ -151,7 +150,7 @@
   const heads = [["id", "Utterance", "id"]];
   systems.forEach((name, place) => heads.push(
     ["figure", two ? `WER, ${name}` : "WER", place ? "wer2" : "wer"]));
-  heads.push(["figure", "Seconds", "seconds"], ["text", "Said and heard", null]);
+  heads.push(["figure", "Seconds", "seconds"], ["text", "Reference and hypothesis", null]);
   const audible = utterances.some((one) => one.clip || one.link || one.address);
   if (audible) heads.push(["play", "Audio", null]);
   for (const [className, text, key] of heads) {
@@ -177,8 +176,8 @@
     const box = make("div", "aligned");
     box.setAttribute("aria-hidden", "true");
     const label = make("span", "step");
-    label.append(make("span", "name", "said"));
-    systems.forEach((name) => label.append(make("span", "name", two ? name : "heard")));
+    label.append(make("span", "name", "reference"));
+    systems.forEach((name) => label.append(make("span", "name", two ? name : "hypothesis")));
     box.append(label);
     for (const [reference, written] of columns(one.reference, one.hypotheses)) {
       const step = make("span", "step");
@@ -192,12 +191,12 @@
     return box;
   };
   const spoken = (one) => {
-    const parts = [`Said: ${one.reference || "nothing"}.`];
+    const parts = [`Reference: ${one.reference || "nothing"}.`];
     one.hypotheses.forEach((hypothesis, place) => {
       if (hypothesis.error) return;
       const steps = columns(one.reference, [hypothesis]);
       const text = steps.map((step) => step[1][0][1]).filter((word) => word).join(" ");
-      parts.push(`${two ? systems[place] : "Heard"}: ${text || "nothing"}.`);
+      parts.push(`${two ? systems[place] : "Hypothesis"}: ${text || "nothing"}.`);
     });
     return parts.join(" ");
   };
@@ -245,8 +244,7 @@
     id.scope = "row";
     id.setAttribute("role", "rowheader");
     id.append(one.id);
-    const who = [sets.length > 1 ? one.set : "", one.speaker || "",
-      one.snr === undefined ? "" : `SNR ${one.snr} dB`].filter((text) => text).join(" · ");
+    const who = [sets.length > 1 ? one.set : "", one.speaker || ""].filter((text) => text).join(" · ");
     if (who) id.append(make("div", "who", who));
     line.append(id);
     one.hypotheses.forEach((hypothesis, place) => {
@@ -266,12 +264,12 @@
       text.append(aligned(one), make("p", "sr", spoken(one)));
       const raw = make("details");
       raw.append(make("summary", "", "as written"));
-      raw.append(make("p", "", `said: ${one.raw}`));
+      raw.append(make("p", "", `reference: ${one.raw}`));
       one.hypotheses.forEach((hypothesis, place) => {
-        const sure = hypothesis.logprob === undefined ? ""
+        const sure = hypothesis.logprob === null ? ""
           : ` (confidence ${(100 * Math.exp(hypothesis.logprob)).toFixed(0)} %)`;
         const cut = hypothesis.cut ? " (cut off: too long)" : "";
-        raw.append(make("p", "", `${two ? systems[place] : "heard"}: ${hypothesis.raw}${sure}${cut}`));
+        raw.append(make("p", "", `${two ? systems[place] : "hypothesis"}: ${hypothesis.raw}${sure}${cut}`));
       });
       text.append(raw);
     }

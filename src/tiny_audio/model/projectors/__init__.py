@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.base import Projector
@@ -12,12 +12,7 @@ from tiny_audio.model.projectors.moe import Moe
 from tiny_audio.model.projectors.mosa import Mosa
 from tiny_audio.model.projectors.qformer import QFormer
 
-PROJECTORS: dict[str, type[Projector]] = {
-    "mlp": Mlp,
-    "mosa": Mosa,
-    "moe": Moe,
-    "qformer": QFormer,
-}
+PROJECTORS: dict[str, type[Projector]] = {"mlp": Mlp, "mosa": Mosa, "moe": Moe, "qformer": QFormer}
 
 
 def build_projector(
@@ -30,7 +25,8 @@ def build_projector(
         raise ConfigError(
             f"model.projector.type is {type!r}; choose one of {', '.join(PROJECTORS)}."
         )
-    return PROJECTORS[type](d_encoder, d_decoder, output_rms, **options)
+    make: Any = PROJECTORS[type]
+    return cast(Projector, make(d_encoder, d_decoder, output_rms, **options))
 
 
 __all__ = ["PROJECTORS", "Projector", "build_projector"]

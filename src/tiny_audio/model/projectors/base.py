@@ -16,7 +16,6 @@ from tiny_audio.errors import ConfigError
 
 Length = TypeVar("Length", int, Tensor)  # one length, or a tensor of them
 
-NORM_EPS = 1e-6  # as in Qwen3's own RMSNorm
 DEAD_BELOW = 0.05  # of an even share: an expert that gets less learns next to nothing
 
 
@@ -49,7 +48,7 @@ class RMSNorm(nn.RMSNorm):
     """RMSNorm that computes in float32 at least and returns its input's dtype."""
 
     def __init__(self, width: int, gain: float = 1.0) -> None:
-        super().__init__(width, eps=NORM_EPS)
+        super().__init__(width, eps=1e-6)  # as in Qwen3
         nn.init.constant_(self.weight, gain)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -52,9 +52,8 @@ class Expert(nn.Module):
 
 class Moe(Projector):
     """Frame stacking, shared expert plus top-k routed experts, RMSNorm. Only real audio tokens are
-    routed; each expert computes its own tokens and no others. The probabilities of a token's
-    ``top_k`` experts are renormalised to sum to 1. In training the router's input is multiplied by
-    U(1 - jitter, 1 + jitter)."""
+    routed, and each expert computes its own alone. The weights of a token's experts sum to 1. In
+    training the router's input is multiplied by U(1 - jitter, 1 + jitter)."""
 
     def __init__(
         self,

@@ -20,9 +20,8 @@ from tiny_audio.model.projectors.base import Length, Projector, RMSNorm, length_
 
 class QFormer(Projector):
     """Windows of frames, learned queries, Q-Former, Linear, RMSNorm. A clip of n frames has ceil(n
-    / window) windows. The last may be short: its missing frames are masked as keys, and it yields
-    all its queries like any other. ``window`` is K, ``queries`` Q, ``hidden`` H, ``intermediate``
-    the width of the feed-forward blocks."""
+    / window) windows; what the last lacks is masked as keys, and it yields all its queries.
+    ``window`` is K, ``queries`` Q, ``hidden`` H."""
 
     def __init__(
         self,
