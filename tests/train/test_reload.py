@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from accelerate.utils import set_seed
 
 from tests.train.helpers import settings
 from tiny_audio.config import Config
@@ -18,7 +19,6 @@ from tiny_audio.infer.transcribe import Recogniser, Transcript
 from tiny_audio.model.checkpoint import BUNDLED, read_info
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.build import Run
-from tiny_audio.train.checkpoints import seed_everything
 from tiny_audio.train.distributed import close_accelerator, open_accelerator
 
 # name: (where it starts, what learns, what its checkpoint holds)
@@ -34,7 +34,7 @@ def trained(cfg: Config) -> tuple[SpeechModel, Path]:
     """A finished run's model as the run left it in memory, and its last checkpoint."""
     accelerator = open_accelerator(cfg.device, cfg.training.precision, cfg.output_dir)
     try:
-        seed_everything(cfg.seed, 0)
+        set_seed(cfg.seed)
         run = Run(cfg, accelerator)
         last = run.train(None).last
         assert last is not None
