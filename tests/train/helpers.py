@@ -24,9 +24,8 @@ from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.build import RunSummary, train
 from tiny_audio.train.distributed import LossModule
-from tiny_audio.train.loop import Trainer
+from tiny_audio.train.loop import Prefetcher, Trainer
 from tiny_audio.train.metrics import Bar, Reporter
-from tiny_audio.train.prefetch import Prefetcher
 from tiny_audio.train.stages import apply_learns, parameter_groups
 
 TEXTS = (

@@ -59,7 +59,7 @@ def test_a_run_that_learns_nothing_ends_after_its_patience_also_if_resumed(
     assert whole.last is not None
     assert whole.last.name == "step-00000004"
     said = capsys.readouterr().out
-    assert "Ended early: no better WER within training.early_stopping_patience=3" in said
+    assert "Ended early: no better evaluation within training.early_stopping_patience=3" in said
     out = tmp_path / "b"
     assert run(data, out, *FROZEN, "training.max_steps=2", patience(3)).steps == 2
     longer = (*FROZEN, RESUME, "training.max_steps=9")

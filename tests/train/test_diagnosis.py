@@ -20,25 +20,14 @@ def evaluation(step: int, loss: float, wer: float = 0.3) -> dict[str, Any]:
     return {"kind": "eval", "step": step, "eval_loss": loss, "wer": wer, "cer": 0.1}
 
 
-def keys(rows: list[dict[str, Any]]) -> set[str]:
-    return set(read_notes(rows, GUESS))
-
-
-def note(rows: list[dict[str, Any]], key: str) -> str:
-    return read_notes(rows, GUESS)[key]
-
-
-def test_nothing_is_said_of_nothing() -> None:
-    assert read_notes([], GUESS) == {}
-    assert keys([train(10, 9.0)]) == set()
+def notes(*rows: dict[str, Any]) -> dict[str, str]:
+    return read_notes(rows, GUESS)
 
 
 def test_a_plateau_is_explained_with_its_numbers() -> None:
-    rows = [train(10 * i, 4.2) for i in range(1, 20)]
-    text = note(rows, "cliff-before")
-    assert "loss 4.20" in text
-    assert "6.20" in text
-    assert "normal" in text
+    assert notes() == notes(train(10, 9.0)) == {}
+    text = notes(*(train(10 * i, 4.2) for i in range(1, 20)))["cliff-before"]
+    assert all(part in text for part in ("loss 4.20", "6.20", "normal"))
 
 
 def test_a_cliff_is_not_denied_while_the_loss_has_just_come_down() -> None:
@@ -80,29 +69,27 @@ def test_a_run_from_trained_weights_is_compared_with_its_start(
 def test_overfitting_is_a_rising_evaluation_loss_under_a_falling_training_loss() -> None:
     falling = [train(i, 2.0 - i / 500) for i in range(1, 401)]
     rising = [evaluation(100, 1.5), evaluation(200, 1.2), evaluation(300, 1.3)]
-    assert "overfitting" not in keys(falling + rising)  # one evaluation is no trend
-    text = note([*falling, *rising, evaluation(400, 1.4)], "overfitting")
+    assert "overfitting" not in notes(*falling, *rising)  # one evaluation is no trend
+    text = notes(*falling, *rising, evaluation(400, 1.4))["overfitting"]
     assert "since step 200" in text
     assert "from 1.200 to 1.400" in text
     level = [train(i, 2.0) for i in range(1, 401)]
-    assert "overfitting" not in keys([*level, *rising, evaluation(400, 1.4)])
-    assert "overfitting" not in keys([*falling, *rising, evaluation(400, 1.21)])
+    assert "overfitting" not in notes(*level, *rising, evaluation(400, 1.4))
+    assert "overfitting" not in notes(*falling, *rising, evaluation(400, 1.21))
 
 
 @pytest.mark.parametrize(("norm", "said"), [(9.0, False), (100.0, False), (101.0, True)])
 def test_a_gradient_norm_above_100_is_unstable(norm: float, said: bool) -> None:
-    assert ("unstable" in keys([train(1, grad_norm_max=norm)])) == said
+    assert ("unstable" in notes(train(1, grad_norm_max=norm))) == said
 
 
 def test_a_dead_expert_is_named_once_it_stays_dead() -> None:
     shares = {"projector_share_0": 0.5, "projector_share_1": 0.499, "projector_share_2": 0.001}
-    others = {"projector_share_entropy_ratio": 0.001}
-    dead = [train(i, **shares, **others) for i in range(1, 4)]
-    assert keys(dead[:2]) == set()
-    assert keys(dead) == {"projector_share_2"}
-    assert "share_2" in note(dead, "projector_share_2")
-    alive = train(4, **(shares | {"projector_share_2": 0.2}))
-    assert keys([*dead, alive]) == set()
+    dead = [train(i, **shares, projector_share_entropy_ratio=0.001) for i in range(1, 4)]
+    assert notes(*dead[:2]) == {}
+    assert list(notes(*dead)) == ["projector_share_2"]
+    assert "share_2" in notes(*dead)["projector_share_2"]
+    assert notes(*dead, train(4, **(shares | {"projector_share_2": 0.2}))) == {}
 
 
 POINTS = 300
@@ -129,7 +116,7 @@ def looks(curve: np.ndarray, noise: float) -> list[Cliff]:
     return [look(curve[: n + 1], noise=noise) for n in range(len(curve))]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
+@pytest.mark.parametrize("noise", [0.0, 0.12])
 @pytest.mark.parametrize(("at", "width"), [(20, 4), (100, 10), (150, 4), (150, 20), (220, 12)])
 def test_a_cliff_is_awaited_seen_falling_and_placed(at: int, width: int, noise: float) -> None:
     said = looks(plateau_and_drop(at, width), noise)
@@ -143,7 +130,7 @@ def test_a_cliff_is_awaited_seen_falling_and_placed(at: int, width: int, noise: 
         assert abs(cliff.step - 10 * at) <= max(30, 10 * width)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
+@pytest.mark.parametrize("noise", [0.0, 0.12])
 def test_without_a_cliff_there_is_none(noise: float) -> None:
     plateau = plateau_and_drop(10**6, 10)
     # A fall that waits for the warmup, from 11 to guessing, is not the cliff either.
@@ -153,21 +140,16 @@ def test_without_a_cliff_there_is_none(noise: float) -> None:
         assert all(cliff.phase == "before" for cliff in looks(curve, noise))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
-def test_an_immediate_descent_is_passed_but_no_cliff(noise: float) -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.12])
+def test_an_immediate_or_even_descent_is_passed_but_no_cliff(noise: float) -> None:
     curve = 0.3 + 11 * np.exp(-np.arange(200) / 8)
     said = looks(curve, noise)
     assert said[-1].phase == "passed"
     assert not any(cliff.sudden for cliff in said)
     assert said[-1].step is not None
     assert 100 <= said[-1].step <= 250
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
-def test_an_even_descent_is_no_cliff(noise: float) -> None:
-    cliff = look(np.linspace(5, 0.8, POINTS), noise=noise)
-    assert cliff.phase == "passed"
-    assert not cliff.sudden
+    even = look(np.linspace(5, 0.8, POINTS), noise=noise)
+    assert (even.phase, even.sudden) == ("passed", False)
 
 
 def test_a_single_low_batch_is_no_cliff() -> None:

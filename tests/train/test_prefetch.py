@@ -17,7 +17,7 @@ from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.prompt import Prompt
-from tiny_audio.train.prefetch import Prefetcher
+from tiny_audio.train.loop import Prefetcher
 
 
 @pytest.fixture

@@ -50,10 +50,9 @@ from tiny_audio.train.distributed import (
 )
 from tiny_audio.train.evaluation import Evaluation, HeldOut, evaluate_held_out, load_held_out
 from tiny_audio.train.first_labels import check_first_labels
-from tiny_audio.train.loop import Trainer
+from tiny_audio.train.loop import Prefetcher, Trainer
 from tiny_audio.train.memory import AUTO, choose_budget
 from tiny_audio.train.metrics import METRICS, PICTURE, Bar, Reporter, duration, start_tracker
-from tiny_audio.train.prefetch import Prefetcher
 from tiny_audio.train.stages import (
     apply_learns,
     checkpoint_decoder,
@@ -288,28 +287,28 @@ class Run:
             command = resume_command(self.folder, argv, self.accelerator.num_processes)
             lines.append(f"Stopped by {by} after step {steps}; everything is saved. Go on with:")
             lines.append(f"  {command}")
-        else:
-            if self.report.stale:
-                name = "WER" if self.report.metric == "wer" else "loss"
-                lines.append(
-                    f"Ended early: no better {name} within training.early_stopping_patience="
-                    f"{self.report.patience} evaluations; the best checkpoint is kept"
-                )
-            elif steps < self.cfg.training.max_steps:
-                lines.append(
-                    "All data was heard once; more steps were planned (data.exhausted=stop)"
-                )
-            score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
-            took = duration(summary.seconds)
-            lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
-            lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
-            start = self.report.unbeaten_start(self.cfg.model.init_from)
-            if start is not None:
-                lines.append(f"No checkpoint is better than {start}: keep that")
-            if summary.best is not None:
-                folder = shlex.quote(str(self.folder))
-                lines.append(f"Best checkpoint: {summary.best}")
-                lines.append(f"Next: tiny-audio transcribe FILE --model {folder}")
+            self.say("\n".join(lines))
+            return
+        training = self.cfg.training
+        if self.report.stale:
+            lines.append(
+                "Ended early: no better evaluation within training.early_stopping_patience="
+                f"{training.early_stopping_patience}; the best checkpoint is kept"
+            )
+        elif steps < training.max_steps:
+            lines.append("All data was heard once; more steps were planned (data.exhausted=stop)")
+        score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
+        took = duration(summary.seconds)
+        lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
+        lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
+        start = self.report.unbeaten_start(self.cfg.model.init_from)
+        if start is not None:
+            lines.append(f"No checkpoint is better than {start}: keep that")
+        if summary.best is not None:
+            lines.append(f"Best checkpoint: {summary.best}")
+            lines.append(
+                f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(self.folder))}"
+            )
         self.say("\n".join(lines))
 
 

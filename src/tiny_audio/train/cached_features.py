@@ -47,11 +47,7 @@ class CachedFeatures:
     computed: int = 0  # clips
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with frames, on the model's device; what is missing is computed and stored.
-
-        Args:
-            batch: on the CPU, unless it has frames.
-        """
+        """A batch of the CPU with frames, on the model's device; missing ones are computed."""
         device, augment = self.model.device, self.model.spec_augment
         if batch.frames is not None:
             return batch.to(device)
@@ -126,12 +122,9 @@ def _masked(
 def _variant_key(audio: bytes, variant: int, augment: SpecAugment | None) -> bytes:
     if variant == 0 or augment is None:
         return audio
-    settings = (
-        variant,
-        *(augment.freq_masks, augment.freq_width),
-        *(augment.time_masks, augment.time_width, augment.max_time_fraction),
-    )
-    return hashlib.blake2b(repr(settings).encode(), key=audio, digest_size=16).digest()
+    masks = augment.freq_masks, augment.freq_width, augment.time_masks, augment.time_width
+    settings = repr((variant, *masks, augment.max_time_fraction))
+    return hashlib.blake2b(settings.encode(), key=audio, digest_size=16).digest()
 
 
 def open_cache(

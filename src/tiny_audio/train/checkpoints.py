@@ -75,10 +75,8 @@ class CheckpointStore:
     ) -> None:
         """Write a checkpoint, list it with its scores, then delete those that are no longer kept.
 
-        ``write`` writes a whole checkpoint to the folder it is given, or nothing.
-
-        Raises:
-            CheckpointError: the disk is full or refuses; what was there before is untouched.
+        ``write`` writes a whole checkpoint to the folder it is given, or nothing. Raises
+        CheckpointError where the disk refuses; what was there before is untouched.
         """
         target = self.folder / f"step-{step:08d}"
         others = [entry for entry in self.entries if entry.name != target.name]
@@ -129,9 +127,7 @@ def _read_entries(folder: Path) -> list[Entry]:
 def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
     """The checkpoint that ``training.resume_from_checkpoint`` means, None for a new run.
 
-    Raises:
-        ConfigError: the folder holds another run, or later checkpoints than the one to go on from.
-        CheckpointError: there is nothing to go on from.
+    Raises ConfigError where the folder holds another run, or later checkpoints than that one.
     """
     if where is None:
         if store.last is not None:
@@ -166,9 +162,6 @@ def find_checkpoint(where: str, output_dir: Path) -> Path:
     )
 
 
-# -------------------------------------------------------------------------------- training.pt
-
-
 def write_state(state: Mapping[str, Any], folder: Path) -> None:
     """Write the state into a checkpoint that is being made. Raises OSError on a full disk."""
     try:
@@ -179,11 +172,7 @@ def write_state(state: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_state(folder: Path, *, learns: Collection[str], processes: int) -> dict[str, Any]:
-    """Read the state back.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another kind of run.
-    """
+    """Read it back. CheckpointError: there is none, it is damaged, or of another kind of run."""
     path = folder / STATE
     if not path.is_file():
         raise CheckpointError(

@@ -87,8 +87,7 @@ class LossModule(nn.Module):
 def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     """Add up the gradients of all processes, once in a step; does nothing under FSDP.
 
-    DDP could do it during the last backward pass, but a process that runs out of memory there
-    would leave the others waiting for ever.
+    Were DDP to do it in the backward pass, a process without memory would leave the others waiting.
     """
     if accelerator.num_processes == 1 or is_sharded(module):
         return
@@ -109,9 +108,6 @@ def total(values: list[float], accelerator: Accelerator) -> list[float]:
     mine = torch.tensor(values, dtype=torch.float32, device=accelerator.device)
     totals: list[float] = accelerator.reduce(mine, "sum").tolist()
     return totals
-
-
-# --------------------------------------------------------------------------------------- FSDP
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -186,9 +182,6 @@ def split_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
             for name, value in moments.items():
                 if value.shape == parameter.shape and not isinstance(value, DTensor):
                     moments[name] = distribute_tensor(value, mesh, placements)
-
-
-# ------------------------------------------------------------------------------------ signals
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.config import LabelConfig
 from tiny_audio.data.prepare import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
-from tiny_audio.model.batch import IGNORE, Prefill, label_positions
+from tiny_audio.model.batch import IGNORE
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules, in_capitals
 
@@ -101,15 +100,14 @@ def nats_a_word(model: SpeechModel, texts: Sequence[str], words_of: Sequence[str
     for first in range(0, len(texts), _BATCH):
         rows = [_ids(model, text) for text in texts[first : first + _BATCH]]
         ids = pad_sequence([torch.tensor(p + t) for t, p in rows], batch_first=True)  # [B, T]
-        labels = [torch.tensor([IGNORE] * len(p) + t) for t, p in rows]
-        wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
-        positions = label_positions(wanted)
-        targets = wanted.flatten()[positions + 1].to(model.device)
-        ids = ids.to(model.device)
-        embeds = model.causal_lm.get_input_embeddings()(ids)
-        prefill = Prefill(embeds, torch.ones_like(ids), torch.arange(ids.shape[1]).expand_as(ids))
-        logits = model.label_logits(prefill, positions.to(model.device), masked=False)
-        total += float(cross_entropy(logits.float(), targets, reduction="sum"))
+        wanted = pad_sequence(
+            [torch.tensor([IGNORE] * len(p) + t) for t, p in rows],
+            batch_first=True,
+            padding_value=IGNORE,
+        )
+        # Padding is on the right, where causal attention never looks.
+        out = model.causal_lm(input_ids=ids.to(model.device), labels=wanted.to(model.device))
+        total += float(out.loss) * sum(len(t) for t, _ in rows)
     return total / sum(len(text.split()) for text in words_of)
 
 

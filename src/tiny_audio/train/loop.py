@@ -17,9 +17,10 @@ import math
 import signal
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -29,6 +30,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from tiny_audio.config import TrainingConfig
+from tiny_audio.data.loader import TrainingStream
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
@@ -42,12 +44,64 @@ from tiny_audio.train.distributed import (
 from tiny_audio.train.evaluation import Evaluation
 from tiny_audio.train.memory import MemoryGuard
 from tiny_audio.train.metrics import Reporter
-from tiny_audio.train.prefetch import Prefetcher
 from tiny_audio.train.stages import lr_multiplier, set_lr, training_mode
 
 
 class DivergedError(TinyAudioError):
     """The loss or a gradient is not a finite number; the weights were not updated with it."""
+
+
+class Prefetcher:
+    """Training batches of this process, made while the device still computes on the present ones.
+
+    Nothing runs beside the loop, so the order of data and random numbers is as without it. The
+    ``state_dict`` is that after the last batch that was taken. What is fetched is put into
+    page-locked memory where ``pin`` is set: CUDA copies from there without waiting.
+    """
+
+    def __init__(self, stream: TrainingStream, *, pin: bool = False) -> None:
+        self._stream, self._pin = stream, pin
+        self._source: Iterator[Batch] = iter(())
+        self._ready: deque[tuple[Batch, dict[str, Any]]] = deque()  # with the state after each
+        self._failure: Exception | None = None
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Passes through the data."""
+        return float(self.state_dict()["epoch"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the stream after the last batch that was taken."""
+        return self._stream.state_dict() if self._state is None else self._state
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._source = iter(self._stream)
+        while True:
+            self.fetch(1)
+            if not self._ready and self._failure is not None:
+                raise self._failure
+            if not self._ready:
+                return
+            batch, self._state = self._ready.popleft()
+            yield batch
+
+    def fetch(self, count: int) -> None:
+        """Have so many batches ready, or all that are left.
+
+        An error is kept until the batch that it stands for is taken: the present step ends first.
+        """
+        while len(self._ready) < count and self._failure is None:
+            try:
+                batch = next(self._source, None)
+            except Exception as error:
+                self._failure = error
+                return
+            if batch is None:
+                return
+            batch = replace(batch, epoch=self._stream.epoch)
+            batch = batch.pin_memory() if self._pin else batch
+            self._ready.append((batch, self._stream.state_dict()))
 
 
 @dataclass

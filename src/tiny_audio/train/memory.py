@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import psutil
@@ -55,15 +56,10 @@ class MemoryGuard:
     ) -> list[Tensor]:
         """Do the work of one step; it begins anew, in smaller parts, where memory runs out.
 
-        Args:
-            window: micro-batches.
-            work: loss and backward of a part, told whether it is the last of all; returns sums
-                over the part's tokens [n], which are returned for each micro-batch.
-            forget: drops the gradients so far.
-            recover: False under FSDP, whose processes wait for each other in the middle of it.
-
-        Raises:
-            OutOfMemory: not even one utterance fits.
+        ``work`` is loss and backward of a part, told whether it is the last of all; its sums over
+        the part's tokens [n] are added up for each micro-batch of the window. ``forget`` drops the
+        gradients so far. Not to ``recover`` is for FSDP, whose processes wait for each other.
+        Raises OutOfMemory where not even one utterance fits.
         """
         while True:
             parts = [(n, part) for n, b in enumerate(window) for part in split(b, self.limit)]
@@ -93,10 +89,7 @@ class MemoryGuard:
 
 
 def split(batch: Batch, limit: float) -> list[Batch]:
-    """Cut a training batch into parts of at most ``limit`` seconds of padded audio each.
-
-    An utterance longer than that is a part of its own.
-    """
+    """Cut a batch into parts of at most ``limit`` seconds of padded audio, or one utterance."""
     if batch.padded_seconds <= limit:
         return [batch]
     parts: list[Batch] = []
@@ -117,9 +110,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(m in str(error) for m in _MESSAGES)
 
 
-# ---------------------------------------------------------------- training.batch_seconds=auto
-
-
 def choose_budget(
     model: SpeechModel,
     accelerator: Accelerator,
@@ -136,12 +126,9 @@ def choose_budget(
     ``model`` is on its device, with the stage applied; ``max_seconds`` is that of one clip.
     """
     if accelerator.device.type == "cuda":
-
-        def fits(seconds: float) -> bool:
-            batches = worst_batches(seconds, max_seconds, max_utterances)
-            return _fits(model, accelerator, learns, batches)
-
-        mine = largest(fits, max_utterances * max_seconds)
+        batches = partial(worst_batches, max_seconds=max_seconds, max_utterances=max_utterances)
+        fits = partial(_fits, model, accelerator, learns)
+        mine = largest(lambda seconds: fits(batches(seconds)), max_utterances * max_seconds)
         how = "tried on this GPU"
     else:
         gib = psutil.virtual_memory().total / 2**30

@@ -66,13 +66,8 @@ class Reporter:
     Every process keeps them in memory; only the main one writes and shows: under a live bar, or
     as one line for each row where the bar is disabled.
 
-    Args:
-        accelerator: of the run.
-        folder: of the run.
-        bar: of its steps.
-        metric: wer or loss, by which evaluations are compared.
-        patience: evaluations without a better one that end the run.
-        from_scratch: False for a run that begins with trained weights.
+    Evaluations are compared by ``metric``, wer or loss; ``patience`` of them without a better one
+    end the run. One that begins with trained weights is not ``from_scratch``.
     """
 
     def __init__(
@@ -143,11 +138,7 @@ class Reporter:
             self.bar.console.print(Text(text), soft_wrap=True)
 
     def record(self, row: Row) -> None:
-        """Append one row, in memory, on disk and to the tracker.
-
-        Raises:
-            DataError: the disk refuses.
-        """
+        """Append one row, in memory, on disk and to the tracker. DataError: the disk refuses."""
         self.rows.append(dict(row))
         self._write([row], mode="a")
         figures = {
