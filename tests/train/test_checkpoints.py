@@ -11,7 +11,7 @@ import pytest
 
 from tests.train.helpers import RESUME, arguments, run
 from tiny_audio.errors import CheckpointError
-from tiny_audio.train.checkpoints import CheckpointStore, find_checkpoint
+from tiny_audio.train.checkpoints import CheckpointStore, resume_point
 
 
 def write(folder: Path) -> None:
@@ -45,10 +45,15 @@ def test_best_and_last_are_never_deleted(tmp_path: Path) -> None:
 def test_without_an_index_the_folders_count(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints", keep=3, metric="wer")
     store.save(1, write, wer=0.5, loss=1.0)
-    write(tmp_path / "checkpoints" / "step-00000002")  # killed before the index was written
-    assert find_checkpoint("last", tmp_path).name == "step-00000002"
-    (tmp_path / "checkpoints" / "index.json").write_text("{")
-    assert find_checkpoint(str(tmp_path), Path("elsewhere")).name == "step-00000002"
+    second = tmp_path / "checkpoints" / "step-00000002"
+    write(second)  # killed before the index was written
+    for index in (None, "{"):
+        if index is not None:
+            (tmp_path / "checkpoints" / "index.json").write_text(index)
+        store = CheckpointStore(tmp_path / "checkpoints", keep=3, metric="wer")
+        assert resume_point("last", store, tmp_path) == second
+        other = CheckpointStore(tmp_path / "none", keep=3, metric="wer")
+        assert resume_point(str(tmp_path), other, Path("elsewhere")) == second
 
 
 def test_a_failed_save_leaves_index_and_checkpoints_as_they_were(tmp_path: Path) -> None:

@@ -42,10 +42,7 @@ class Entry:
 
 
 def quality(metric: str, wer: float | None, loss: float | None) -> tuple[float, float]:
-    """What evaluations are ordered by, lower is better: the metric, then the other one.
-
-    While every hypothesis is wrong the WER is 100 % again and again, and the loss decides.
-    """
+    """What evaluations are ordered by, lower is better: the metric, then the other one."""
     figures = [math.inf if figure is None else figure for figure in (wer, loss)]
     return (figures[0], figures[1]) if metric == "wer" else (figures[1], figures[0])
 
@@ -127,7 +124,9 @@ def _read_entries(folder: Path) -> list[Entry]:
 def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
     """The checkpoint that ``training.resume_from_checkpoint`` means, None for a new run.
 
-    Raises ConfigError where the folder holds another run, or later checkpoints than that one.
+    ``last`` (of ``output_dir``), a run's folder (its last), or a checkpoint's folder. Raises
+    CheckpointError where there is none, ConfigError where ``output_dir`` holds another run, or
+    later checkpoints.
     """
     if where is None:
         if store.last is not None:
@@ -136,30 +135,20 @@ def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) ->
                 "with training.resume_from_checkpoint=last"
             )
         return None
-    found = find_checkpoint(where, output_dir)
+    run = output_dir if where == "last" else Path(where)
+    entries = _read_entries(run / "checkpoints")
+    found = run / "checkpoints" / entries[-1].name if entries else run
+    if not entries and (where == "last" or not run.is_dir()):
+        raise CheckpointError(
+            f"training.resume_from_checkpoint={where}: no checkpoint in {run}; with `last`, "
+            "output_dir must be the folder of the run that is to go on"
+        )
     if store.last is not None and found.resolve() != store.last.resolve():
         raise ConfigError(
             f"output_dir={output_dir} holds later checkpoints than {found}, which a run that goes "
             "on from there would spoil; choose another output_dir"
         )
     return found
-
-
-def find_checkpoint(where: str, output_dir: Path) -> Path:
-    """``last`` (of ``output_dir``), a run's folder (its last checkpoint), or a checkpoint's folder.
-
-    Raises CheckpointError where nothing was saved.
-    """
-    run = output_dir if where == "last" else Path(where)
-    entries = _read_entries(run / "checkpoints")
-    if entries:
-        return run / "checkpoints" / entries[-1].name
-    if where != "last" and run.is_dir():
-        return run
-    raise CheckpointError(
-        f"training.resume_from_checkpoint={where}: no checkpoint in {run}; with `last`, "
-        "output_dir must be the folder of the run that is to go on"
-    )
 
 
 def write_state(state: Mapping[str, Any], folder: Path) -> None:

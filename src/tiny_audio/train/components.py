@@ -70,12 +70,11 @@ def check_settings(cfg: Config) -> None:
 
 def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
     """Open the sources to learn from and those to evaluate on."""
-    return open_data(
-        {name: asdict(source) for name, source in cfg.data.train.items()},
-        {name: asdict(source) for name, source in cfg.data.eval.items()},
-        holdout=cfg.data.holdout,
-        weights=cfg.data.weights,
+    train, held_out = (
+        {name: asdict(source) for name, source in part.items()}
+        for part in (cfg.data.train, cfg.data.eval)
     )
+    return open_data(train, held_out, holdout=cfg.data.holdout, weights=cfg.data.weights)
 
 
 def find_augmentation(cfg: Config) -> Augmenter | None:
@@ -95,8 +94,7 @@ def find_augmentation(cfg: Config) -> Augmenter | None:
 def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:
     """Build the pair, its adapters where they are to learn, and load the weights of ``start``.
 
-    Raises:
-        CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
+    Raises CheckpointError where that belongs to another pair, projector or adapter.
     """
     spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
     if start is not None:

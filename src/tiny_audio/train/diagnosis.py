@@ -167,28 +167,16 @@ def cliff_of(rows: Sequence[Row], guess_loss: float) -> Cliff:
     """Where the run stands before, on or past its cliff."""
     train = [row for row in rows if row["kind"] == "train"]
     wers = [row["wer"] for row in rows if row["kind"] == "eval" and row["wer"] is not None]
-    return find_cliff(
-        [row["step"] for row in train],
-        [row["loss"] for row in train],
-        guess_loss=guess_loss,
-        wer=wers[-1] if wers else None,
-    )
+    steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
+    return find_cliff(steps, losses, guess_loss=guess_loss, wer=wers[-1] if wers else None)
 
 
 def find_cliff(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    *,
-    guess_loss: float,
-    wer: float | None = None,
+    steps: Sequence[int], losses: Sequence[float], *, guess_loss: float, wer: float | None = None
 ) -> Cliff:
-    """Read the phase off a training curve.
+    """Read the phase off a training curve: losses in nats per token at ascending steps.
 
-    Args:
-        steps: at which the losses were logged, ascending.
-        losses: training cross-entropy per token, each the mean since the one before.
-        guess_loss: cost per token of guessing by frequency.
-        wer: newest word error rate, if any: while it says gibberish, nothing is passed.
+    ``wer`` is the newest word error rate, if any: while it says gibberish, nothing is passed.
     """
     if len(losses) < MIN_POINTS or not np.isfinite(losses).all():
         return Cliff("before")
@@ -206,11 +194,7 @@ def find_cliff(
 
 
 def _is_falling(curve: np.ndarray, guess_loss: float) -> bool:
-    """Whether the newest points lie well below a plateau of guessing just before them.
-
-    The first fall, from the noise of an untrained projector down to guessing, is none: it ends
-    above what a model that hears would need, and no plateau precedes it.
-    """
+    """Whether the newest points lie well below a plateau of guessing just before them."""
     recent = max(3, len(curve) // 8)
     plateau, now = curve[-3 * recent : -recent], curve[-1]
     if len(plateau) < 3 or now > DEAF * guess_loss:

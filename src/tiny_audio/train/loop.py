@@ -208,9 +208,7 @@ class Trainer:
         norm = float(whole_tensor(norm))  # before clipping
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
         self._check_finite(norm, [whole for whole, _ in values], window)
-        rate = lr_multiplier(
-            self.step, settings.warmup_steps, settings.max_steps, settings.min_lr_rate
-        )
+        rate = lr_multiplier(self.step, settings)
         self.rates = set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

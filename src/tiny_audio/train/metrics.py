@@ -55,7 +55,7 @@ class Bar(Progress):
         self.task = self.add_task("", total=max_steps)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar and the figures."""
+        """See rich."""
         yield self.make_tasks_table(self.tasks)
         yield Text("   ".join(f"{name} {value}" for name, value in self.figures.items()))
 

@@ -31,12 +31,9 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter of the speech model belongs to, by its name.
-
-    PEFT puts ``lora_`` into the name of every tensor of an adapter.
-    """
+    """The part that a parameter of the speech model belongs to, by its name."""
     top = name.split(".", 1)[0]
-    return "lora" if top == "decoder" and ".lora_" in name else top
+    return "lora" if top == "decoder" and ".lora_" in name else top  # PEFT names adapters so
 
 
 def check_stage(learns: Collection[str], *, requires_init: bool, init_from: str | None) -> None:
@@ -88,19 +85,19 @@ def training_mode(model: nn.Module, learns: Collection[str]) -> None:
         )
 
 
-def lr_multiplier(step: int, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
+def lr_multiplier(step: int, settings: TrainingConfig) -> float:
     """Share of the peak learning rate at update number ``step``, counted from 0.
 
     Rises linearly to 1 over ``warmup_steps`` updates (a tenth of a run that is too short for them),
-    then falls along half a cosine to ``min_ratio`` at the last one (Loshchilov & Hutter 2017).
+    then falls along half a cosine to ``min_lr_rate`` at the last one (Loshchilov & Hutter 2017).
     """
-    if 2 * warmup_steps > max_steps:
-        warmup_steps = max_steps // 10
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    rest = max(1, max_steps - 1 - warmup_steps)
-    done = min(1.0, (step - warmup_steps) / rest)
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+    warmup, steps, lowest = settings.warmup_steps, settings.max_steps, settings.min_lr_rate
+    if 2 * warmup > steps:
+        warmup = steps // 10
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
