@@ -39,7 +39,7 @@ def test_a_run_ends_well_when_its_data_does(
 def test_a_run_with_as_many_steps_as_data_says_nothing_of_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(data, tmp_path / "run", "data.exhausted=stop", "training.max_steps=2")
+    run(data, tmp_path / "run", "data.exhausted=stop", "training.max_steps=1")
     assert "All data" not in capsys.readouterr().out
     with pytest.raises(DataError, match=r"data\.weights=days: use utterances or hours"):
         run(data, tmp_path / "other", "data.weights=days")

@@ -17,15 +17,12 @@ from tests.train.helpers import (
     rows,
     run,
     said_by,
-    settings,
     tiny,
     trainer_of,
     utterances,
 )
-from tiny_audio.errors import ConfigError
 from tiny_audio.model.checkpoint import read_config
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.build import train
 from tiny_audio.train.memory import (
     OutOfMemory,
     by_memory,
@@ -156,9 +153,3 @@ def test_a_run_keeps_the_number_that_was_chosen(
     run(data, tmp_path / "run", *auto, "training.max_steps=2", RESUME)
     assert "s (as before)" in capsys.readouterr().out
     assert len(rows(tmp_path / "run")) == 2
-
-
-@pytest.mark.parametrize("value", ["0", "-3", "much", "true"])
-def test_other_values_are_refused(tmp_path: Path, value: str) -> None:
-    with pytest.raises(ConfigError, match=r"batch_seconds=.*: must be a number above 0, or auto"):
-        train(settings(tmp_path, tmp_path / "run", f"training.batch_seconds={value}"))

@@ -100,10 +100,6 @@ def test_every_figure_is_shown(terminal: bool, tmp_path: Path) -> None:
         assert text in shown
 
 
-def test_lines_where_a_bar_is_not_wanted() -> None:
-    assert Bar(100, live=False, console=Console(file=io.StringIO(), force_terminal=True)).disable
-
-
 def test_durations() -> None:
     shown = [duration(seconds) for seconds in (0, 42, 720, 3 * 3600 + 300)]
     assert shown == ["0 s", "42 s", "12 min", "3 h 05 min"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.helpers import TEXTS, rows, run, settings, write_set
+from tests.train.helpers import TEXTS, rows, run, settings
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.checkpoint import read_config, read_info, resolve_model
@@ -74,17 +74,6 @@ def test_a_row_holds_what_the_metrics_promise(data: Path, tmp_path: Path) -> Non
     assert row["epoch"] > 0
 
 
-def test_what_was_rejected_is_said_with_its_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_set(tmp_path / "set")
-    (folder / "u3.wav").write_bytes(b"no audio at all")
-    summary = run(folder, tmp_path / "run", "training.max_steps=3", "training.eval_steps=0")
-    assert summary.rejects.total > 0
-    assert "rejected" in capsys.readouterr().out
-    assert summary.last is not None
-
-
 def test_equal_seeds_give_equal_runs(data: Path, tmp_path: Path) -> None:
     short = ("training.max_steps=2", "training.eval_steps=0", "training.learns=[projector,lora]")
     losses = []
@@ -131,6 +120,8 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
         ("data.exhausted=never", r"data\.exhausted=never: use one of repeat, stop"),
         ("training.max_steps=0", r"max_steps=0: must be above 0"),
         ("training.learns=[encoder]", r"training\.learns"),
+        ("training.early_stopping_patience=0", "early_stopping_patience=0: must be 1 or more"),
+        *((f"training.batch_seconds={value}", "above 0, or auto") for value in ("-3", "a", "true")),
         ("evaluation.scoring=nonsense", "whisper-en"),
         ("device=tpu", "device"),
     ],

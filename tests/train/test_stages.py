@@ -52,14 +52,6 @@ def test_frozen_parts_are_in_eval_mode(learns: list[str]) -> None:
             assert module.training == (part in learns), name
 
 
-def test_adapters_drop_out_and_the_frozen_decoder_around_them_does_not() -> None:
-    model = tiny(["lora"])
-    dropouts = [m for n, m in model.named_modules() if n.endswith("lora_dropout.default")]
-    assert dropouts
-    assert all(m.training for m in dropouts)
-    assert not model.projector.training
-
-
 def test_what_learns_is_kept_in_float32() -> None:
     model = tiny(["projector", "decoder"])
     model.decoder.to(torch.bfloat16)

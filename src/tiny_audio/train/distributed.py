@@ -149,7 +149,7 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
     ]
     tied = {id(piece): piece for _, _, piece in pieces}
     whole = {
-        key: nn.Parameter(piece.detach().full_tensor(), piece.requires_grad)
+        key: nn.Parameter(whole_tensor(piece.detach()), piece.requires_grad)
         for key, piece in tied.items()
     }
     try:

@@ -291,7 +291,7 @@ class Trainer:
         """Whether the flag is set in any process; the same answer in all of them."""
         return total([float(flag)], self.accelerator)[0] > 0
 
-    def state_dict(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The state of the run, weights, data and random states aside; plain values and tensors."""
         return {
             "step": self.step,

@@ -254,11 +254,12 @@ def draw_curves(rows: Sequence[Row], cliff: Cliff | None, path: Path) -> None:
     right = axes.twinx()
     # A model that babbles can pass 100 % many times over; the interesting part is below.
     right.set(ylabel="WER (%)", ylim=(0, 115))
-    for side, key, scale, style in (
+    curves: tuple[tuple[Any, str, int, dict[str, str]], ...] = (
         (axes, "loss", 1, {"color": "tab:blue", "label": "training loss"}),
         (axes, "eval_loss", 1, {"color": "tab:orange", "marker": "o", "label": "evaluation loss"}),
         (right, "wer", 100, {"color": "tab:green", "marker": "s", "label": "WER"}),
-    ):
+    )
+    for side, key, scale, style in curves:
         points = [(row["step"], scale * row[key]) for row in rows if row.get(key) is not None]
         if points:
             side.plot(*zip(*points, strict=True), **style)
