@@ -37,10 +37,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Hub() as hub:
         work = Path(name)
         hub.create(REPO, {"config.json": b"{}", "model.safetensors": _weights(work / "weights")})
-        assert hub.repo(REPO).branches["main"].files["model.safetensors"].blob.sha256  # once
+        assert hub.repo(REPO).find("main").files["model.safetensors"].etag  # hashed once
         hub.latency = options.latency
         for rate in options.rates:
-            hub.bandwidth_total = rate * 1e6 or None
+            hub.bandwidth = rate * 1e6 or None
             line = f"{rate:g} MB/s" if rate else "loopback"
             for way, code in WAYS.items():
                 hub.requests.clear()

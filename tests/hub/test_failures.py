@@ -138,7 +138,7 @@ def test_a_download_that_is_cut_or_refused_for_a_while_arrives(
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: str, tmp_path: Path) -> None:
     whole = finish(fetch(hub, tmp_path / "plain", large))
     begin = len(hub.requests)
-    hub.bandwidth_total = 30e6
+    hub.bandwidth = 30e6
     process = fetch(hub, tmp_path / "killed", large)
     assets = tmp_path / "killed" / "assets"
     while sum(part.stat().st_size for part in assets.rglob("*.part")) < TOWER / 4:
@@ -148,7 +148,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, large: str, tmp_path: 
     process.communicate()
     (part,) = assets.rglob("*.part")
     kept = part.stat().st_size
-    hub.bandwidth_total = None
+    hub.bandwidth = None
     begin = len(hub.requests)
     assert finish(fetch(hub, tmp_path / "killed", large)) == whole
     assert tower_bytes(hub, begin) < TOWER - kept + 100_000

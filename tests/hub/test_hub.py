@@ -17,7 +17,6 @@ from tests.hub import checkpoints
 from tests.hub.client import client
 from tests.hub.datasets import ROWS, SETS
 from tests.hub.server import Hub
-from tests.hub.store import Blob
 from tiny_audio.compose import compose
 
 WEIGHTS = bytes(range(256)) * 4000  # 1 MB
@@ -84,7 +83,7 @@ out["errors"] = [
 def test_what_is_in_a_repository_is_read_in_every_way(hub: Hub, tmp_path: Path) -> None:
     card = b"---\nlicense: mit\npipeline_tag: automatic-speech-recognition\ntags: [a, b]\n---\n"
     old = hub.create("me/model", {"config.json": b"old", "README.md": card})
-    hub.tag("me/model", "v1")
+    hub.repo("me/model").refs["refs/tags/v1"] = hub.repo("me/model").commits[old]
     sha = hub.commit("me/model", FILES, title="Better")
     hub.commit("me/model", {"config.json": None, "extra": b"x"}, branch="dev/next")
     hub.page_size = 2
@@ -129,13 +128,8 @@ def test_what_is_in_a_repository_is_read_in_every_way(hub: Hub, tmp_path: Path) 
 
 
 def test_ranges_conditions_and_files_on_disk(hub: Hub, tmp_path: Path) -> None:
-    huge = tmp_path / "huge"
-    with huge.open("wb") as file:
-        file.truncate(1 << 40)
-        file.seek((1 << 40) - 5)
-        file.write(b"12345")
-    sha256 = "0" * 64  # said, so that the terabyte is not read
-    hub.create("me/m", {"a.txt": b"0123456789", "huge.bin": Blob(huge, sha256=sha256)})
+    (tmp_path / "large").write_bytes(WEIGHTS)
+    hub.create("me/m", {"a.txt": b"0123456789", "large.bin": tmp_path / "large"})
     address = "/me/m/resolve/main/a.txt"
     etag = fetch(hub, address)[2]["ETag"]
     for wanted, expected in [("2-4", b"234"), ("7-", b"789"), ("-2", b"89"), ("5-99", b"56789")]:
@@ -147,26 +141,16 @@ def test_ranges_conditions_and_files_on_disk(hub: Hub, tmp_path: Path) -> None:
     assert (status, headers["Content-Range"]) == (416, "bytes */10")
     status, body, headers = fetch(hub, address, method="HEAD")
     assert (status, body, headers["Content-Length"]) == (200, b"", "10")
-    start = time.monotonic()
-    assert fetch(hub, "/me/m/resolve/main/huge.bin", Range="bytes=-5")[1] == b"12345"
-    assert time.monotonic() - start < 2
-    assert [r.sent for r in hub.requests][-1] == 5
+    assert fetch(hub, "/me/m/resolve/main/large.bin", Range="bytes=-5")[1] == WEIGHTS[-5:]
+    assert hub.requests[-1].sent == 5
 
 
 def test_latency_and_bandwidth_are_kept(hub: Hub) -> None:
     hub.create("me/m", {"a.txt": b"x" * 100_000})
-
-    def seconds() -> float:
+    for hub.latency, hub.bandwidth in ((0.3, None), (0.0, 400_000)):
         start = time.monotonic()
         assert len(fetch(hub, "/me/m/resolve/main/a.txt")[1]) == 100_000
-        return time.monotonic() - start
-
-    hub.latency = 0.2
-    assert seconds() > 0.2
-    hub.latency, hub.bandwidth = 0.0, 400_000
-    assert 0.24 < seconds() < 1
-    hub.bandwidth, hub.bandwidth_total = None, 400_000
-    assert 0.24 < seconds() < 1
+        assert time.monotonic() - start > 0.24
 
 
 # ------------------------------------------------------------------------------- who may do what
@@ -314,7 +298,7 @@ def test_a_commit_is_whole_or_not_at_all(hub: Hub) -> None:
     )
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(request, timeout=10)
-    assert hub.repo("ann/m").branches["main"].sha == sha
+    assert hub.repo("ann/m").find("main").sha == sha
 
 
 # ----------------------------------------------------------------------------------------- faults
@@ -334,14 +318,11 @@ out["busy"] = timed(lambda: [*api.list_repo_tree("me/busy")])
 out["down"] = timed(lambda: [*api.list_repo_tree("me/down")])
 out["refused"] = timed(api.model_info, "me/refused")
 out["broken"] = timed(api.model_info, "me/broken")
-url = f"{api.endpoint}/me/changed/resolve/main/{weights}"
-def etag(): return api.get_hf_file_metadata(url=url).etag
-out["etags"] = [etag(), etag(), etag()]
 """
 
 
 def test_faults_are_what_clients_meet_and_recover_from(hub: Hub, tmp_path: Path) -> None:
-    for name in ("busy", "down", "refused", "broken", "changed"):
+    for name in ("busy", "down", "refused", "broken"):
         hub.create(f"me/{name}", {"model.safetensors": WEIGHTS})
     for name in ("cut", "stall"):
         hub.create(f"me/{name}", {"model.safetensors": WEIGHTS * 14})
@@ -351,7 +332,6 @@ def test_faults_are_what_clients_meet_and_recover_from(hub: Hub, tmp_path: Path)
     hub.fail("/me/down/tree", 503, times=1)
     hub.fail("/me/refused", "refuse")
     hub.fail("/me/broken", 500)
-    changed = hub.fail("/me/changed/resolve", "change", times=2, method="HEAD")
     out = client(hub, tmp_path, FAULTS, HF_HUB_DOWNLOAD_TIMEOUT="1")
 
     assert [out["cut"], out["stall"]] == [len(WEIGHTS) * 14] * 2
@@ -365,21 +345,6 @@ def test_faults_are_what_clients_meet_and_recover_from(hub: Hub, tmp_path: Path)
     assert out["down"][1] >= 1
     assert out["refused"][0] in ("ReadError", "ConnectError", "RemoteProtocolError")
     assert out["broken"][0] == "HfHubHTTPError"
-    other, again, true = out["etags"]
-    assert true == hashlib.sha256(WEIGHTS).hexdigest()
-    assert other == again != true
-    assert changed.hits == 2
-
-
-def test_a_changed_file_is_another_of_the_same_length(hub: Hub) -> None:
-    hub.create("me/m", {"a.txt": b"abc", "b.bin": b"xyz"})
-    fault = hub.fail("resolve/main/(a.txt|b.bin)", "change")
-    assert fetch(hub, "/me/m/resolve/main/a.txt")[1] == b"bcd"
-    assert fetch(hub, "/me/m/resolve/main/b.bin")[1] == b"yz{"
-    assert fault.hits == 2
-    hub.heal()
-    hub.fail("a.txt", "change", content=b"other")
-    assert fetch(hub, "/me/m/resolve/main/a.txt")[1] == b"other"
 
 
 def test_a_stopped_hub_comes_back_with_what_it_had(hub: Hub) -> None:
@@ -471,10 +436,7 @@ def test_checkpoints_load_by_their_published_ids(
     loaded = {Path(r.path).name for r in stocked_hub.requests[before:] if r.sent > 10_000}
     assert "model.safetensors" in loaded
     assert not {name for name in loaded if "fp32" in name or name.endswith((".bin", ".msgpack"))}
-    sizes = [
-        file.blob.size
-        for file in stocked_hub.repo(checkpoints.QWEN).branches["main"].files.values()
-    ]
+    sizes = [file.size for file in stocked_hub.repo(checkpoints.QWEN).find("main").files.values()]
     assert max(sizes) < 15e6
 
 

@@ -77,7 +77,7 @@ def test_only_the_audio_tower_travels_once(first: list[Result], stocked_hub: Hub
     sent = [r.sent for r in stocked_hub.requests if r.method == "GET" and weights.etag in r.path]
     tower = sum(
         value.numel() * value.element_size()
-        for key, value in load(weights.blob.read()).items()
+        for key, value in load(weights.read()).items()
         if "audio_tower" in key
     )
     assert tower <= sum(sent) < tower + 100_000
@@ -86,7 +86,7 @@ def test_only_the_audio_tower_travels_once(first: list[Result], stocked_hub: Hub
 def test_a_checkpoint_names_the_commits(first: list[Result], stocked_hub: Hub, place: Path) -> None:
     config = (place / "run" / "config.yaml").read_text()
     for name in (GLM, QWEN):
-        assert f"revision: {stocked_hub.repo(name).branches['main'].sha}" in config
+        assert f"revision: {stocked_hub.repo(name).find('main').sha}" in config
 
 
 def test_offline_the_same_goes_with_what_is_there(
