@@ -56,6 +56,7 @@ def client(
 # -------------------------------------------------------------- our own command line
 
 GLM, QWEN = "zai-org/GLM-ASR-Nano-2512", "Qwen/Qwen3-0.6B"
+WHISPER = "openai/whisper-large-v3-turbo"
 COMMANDS = """
 import json, sys
 from tiny_audio.cli import run

@@ -11,10 +11,8 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
-from tests.hub import checkpoints
-from tests.hub.client import client
+from tests.hub.client import WHISPER, client
 from tests.hub.datasets import ROWS, SETS
 from tests.hub.server import Hub
 from tiny_audio.compose import compose
@@ -369,9 +367,8 @@ def look(path, subset, split):
             found = found.cast_column(name, datasets.Audio(decode=False))
     rows = [*found]
     return [len(rows), sorted(rows[0]), found.n_shards]
-out["sets"] = [look(*one) for one in given["sets"]]
-path = given["sets"][0][0]
-out["bad subset"] = error_of(datasets.load_dataset, path, "tiny", streaming=True)
+out["sets"] = [look(*one) for one in given]
+out["bad subset"] = error_of(datasets.load_dataset, given[0][0], "tiny", streaming=True)
 out["none"] = error_of(datasets.load_dataset, "no/such-set", streaming=True)
 closed = {"path": "kensho/spgispeech", "name": "S", "streaming": True}
 out["gated"] = error_of(datasets.load_dataset, **closed, token=False)
@@ -382,77 +379,40 @@ def test_every_set_that_a_preset_names_is_there(stocked_hub: Hub, tmp_path: Path
     presets = ["data=loquacious", "data=librispeech", "data=commonvoice", "data=multiasr_gated"]
     configs = [compose([preset]).data for preset in presets]
     configs.append(compose(["+data/eval@data.eval=[open_asr,common_voice,loquacious]"]).data)
-    specs = {}
+    streamed = {}  # one of each set
     for config in configs:
         for source in (*config.train.values(), *config.eval.values()):
             if source.kind == "hub":
-                named = [source.audio_column, source.text_column, source.id_column]
+                layout, split = SETS[source.path], source.split or "train"
+                assert split in layout.configs[source.subset or "default"]
+                named = {source.audio_column, source.text_column, source.id_column}
                 if source.speaker_column != "speaker":  # the default may be missing
-                    named.append(source.speaker_column)
-                columns = {name for name in named if name}
-                specs[source.path, source.subset, source.split or "train"] = columns
-    assert {path for path, _, _ in specs} == SETS.keys()
+                    named.add(source.speaker_column)
+                assert named - {None, ""} <= layout.features.keys(), source
+                streamed[source.path] = [source.path, source.subset, split]
+    assert streamed.keys() == SETS.keys()
     stocked_hub.add_user("reader", "hf_reader")
     for path in ("speechcolab/gigaspeech", "kensho/spgispeech"):
         stocked_hub.grant(path, "reader", "dataset")
-    out = client(stocked_hub, tmp_path, STREAM, token="hf_reader", given={"sets": [*specs]})
-    for (spec, columns), (count, found, shards) in zip(specs.items(), out["sets"], strict=True):
-        assert count == ROWS, spec
-        assert columns <= set(found), spec
-        assert shards == (2 if spec[2].startswith("train") else 1), spec
+    given = [*streamed.values()]
+    out = client(stocked_hub, tmp_path, STREAM, token="hf_reader", given=given)
+    for (path, _, split), found in zip(given, out["sets"], strict=True):
+        assert found == [ROWS, sorted(SETS[path].features), 1 + split.startswith("train")], path
     assert out["bad subset"][0] == "ValueError"
     assert [out["none"][0], out["gated"][0]] == ["DatasetNotFoundError"] * 2
     assert "gated" in out["gated"][1]
 
 
-LOAD = """
-import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
-glm, qwen, whisper = given
-model = AutoModel.from_pretrained(glm)
-mel = AutoProcessor.from_pretrained(glm).feature_extractor(
-    torch.zeros(16_000).numpy(), sampling_rate=16_000, return_tensors="pt").input_features
-out["mel"] = mel.shape[1]
-out["frames"] = model.audio_tower(mel[..., :100].to(model.dtype)).last_hidden_state.shape[1]
-tokenizer = AutoTokenizer.from_pretrained(qwen)
-chat = [{"role": "user", "content": "Hello"}]
-ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt").input_ids
-language = AutoModelForCausalLM.from_pretrained(qwen)
-out["said"] = language.generate(ids, max_new_tokens=2, min_new_tokens=2).shape[1] - ids.shape[1]
-out["vocabulary"] = language.config.vocab_size
-out["whisper"] = type(AutoModel.from_pretrained(whisper)).__name__
+SNAPSHOT = """
+from tiny_audio.hub import MODEL_FILES, snapshot
+out = {name: [path.name for path in snapshot(name, files=MODEL_FILES).iterdir()] for name in given}
 """
 
 
-def test_checkpoints_load_by_their_published_ids(
-    stocked_hub: Hub, shared_data: Path, tmp_path: Path
-) -> None:
-    before = len(stocked_hub.requests)
-    ids = [checkpoints.GLM, checkpoints.QWEN, checkpoints.WHISPER]
-    out = client(stocked_hub, tmp_path, LOAD, given=ids)
-    assert out == {
-        "mel": 128, "frames": 50, "said": 2, "vocabulary": 151_936, "whisper": "WhisperModel",
-    }  # fmt: skip
-    loaded = {Path(r.path).name for r in stocked_hub.requests[before:] if r.sent > 10_000}
-    assert "model.safetensors" in loaded
-    assert not {name for name in loaded if "fp32" in name or name.endswith((".bin", ".msgpack"))}
-    sizes = [file.size for file in stocked_hub.repo(checkpoints.QWEN).find("main").files.values()]
-    assert max(sizes) < 15e6
-
-
-@pytest.mark.parametrize("nested", [False, True], ids=["top", "under-model"])
-@pytest.mark.parametrize("shards", [False, True], ids=["one-file", "shards"])
-def test_the_tower_lies_where_it_was_asked_for(tmp_path: Path, nested: bool, shards: bool) -> None:
-    checkpoints.glm_asr(tmp_path, nested, shards)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert (len(files) > 1) == shards
-    table: dict[str, str] = {}
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            table |= dict.fromkeys(opened.keys(), file.name)
-    if shards:
-        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-        assert index["weight_map"] == table
-    prefix = "model.audio_tower." if nested else "audio_tower."
-    assert sum(key.startswith(prefix) for key in table) > 20
-    assert any(key.startswith("model.") for key in table) == nested
+def test_of_a_model_only_one_format_is_fetched(stocked_hub: Hub, tmp_path: Path) -> None:
+    """openai/whisper-large-v3-turbo holds its weights in four."""
+    begin = len(stocked_hub.requests)
+    (names,) = client(stocked_hub, tmp_path, SNAPSHOT, given=[WHISPER]).values()
+    assert {"model.safetensors", "config.json", "preprocessor_config.json"} <= set(names)
+    sent = {Path(r.path).name for r in stocked_hub.requests[begin:] if "/cdn/" in r.path}
+    assert sent == {"model.safetensors"}
