@@ -158,15 +158,18 @@ def test_with_nothing_cached_and_no_network_a_line_says_how_to_fetch(
         assert reason in result.err
 
 
-@pytest.mark.parametrize("data", ["librispeech", "commonvoice", "multiasr"])
-def test_the_other_sets_of_the_hub_are_streamed(
-    first: list[Result], stocked_hub: Hub, place: Path, data: str
+@pytest.mark.parametrize(
+    ("data", "pair"),
+    [("librispeech", "whisper_qwen3"), ("commonvoice", "glm_qwen3"), ("multiasr", "glm_qwen3")],
+)
+def test_the_other_sets_and_pairs_of_the_hub(
+    first: list[Result], stocked_hub: Hub, place: Path, data: str, pair: str
 ) -> None:
     """Several configurations, splits and columns, as published."""
     (result,) = commands(
         stocked_hub.environ(place / "home"),
         place,
-        ["train", "+experiments=transcription", f"data={data}", f"output_dir={data}", *QUICK],
+        ["train", f"model={pair}", f"data={data}", f"output_dir={data}", *QUICK],
     )
     assert result.status == 0, result.err
     assert result.err == ""

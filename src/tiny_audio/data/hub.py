@@ -155,7 +155,7 @@ def _open_dataset(spec: Mapping[str, Any], key: str, policy: RetryPolicy) -> Any
             away = builder == path and not Path(path).exists() and hub.is_unreachable(error)
             if not away or offline or failures > retries:
                 # What 'hf download' has fetched serves as well; its README tells the subsets.
-                there = hub.cached(path, revision, files=("README.md",), repo_type="dataset")
+                there = hub.cached(path, revision, files=["README.md"], repo_type="dataset")
                 if not away or there is None:
                     raise DataError(_cannot_open(error, spec, key)) from error
                 logger.warning("%s is read from the cache: the hub is out of reach", path)
