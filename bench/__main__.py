@@ -14,7 +14,6 @@ import torch
 from bench import agree, check, data, infer, passes, startup, train
 from bench.common import PeakMemory, machine, measure_ceiling, print_header
 from bench.load import describe, load_pair
-from bench.profile import profile_step
 from tiny_audio.model.build import pick_device
 
 WITH_PAIR = {"train", "infer", "check"}
@@ -66,7 +65,7 @@ def with_pair(args: argparse.Namespace) -> bool:
             train.run(bench, "training", bench.rows())
             passes.run(bench)
             if args.profile:
-                profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
+                train.profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
         if "infer" in args.parts:
             infer.run(model, ceiling, memory, kind)
     if "check" in args.parts:

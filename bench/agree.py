@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bench.infer import new_tokens, transcribe
-from bench.load import Collator, Load, utterances
+from bench.infer import transcribe
+from bench.load import Collator, Load, spoken_tokens, utterances
 from bench.plain import Plain
 from bench.step import Step, Variant
 from tiny_audio.model.batch import IGNORE
@@ -54,7 +54,7 @@ def check_training(model: SpeechModel) -> bool:
             return loss.total / loss.n_tokens
 
         def of_window() -> Tensor:
-            return plain.loss(Collator(model, "window", labels=True)(members).to(device))
+            return plain.loss(Collator(model, "max_length", labels=True)(members).to(device))
 
         def alone() -> Tensor:
             total = torch.zeros((), device=device)
@@ -115,7 +115,7 @@ def check_text(model: SpeechModel) -> bool:
             batch = Collator(model, None, labels=False)([one]).batch.to(model.device)
             mel, _ = model.features(batch.waveform, batch.waveform_lengths)
             n_audio = model.audio_tokens(len(one.waveform))
-            by_hand.append(plain.decode(mel, n_audio, new_tokens(one)))
+            by_hand.append(plain.decode(mel, n_audio, spoken_tokens(one)))
     ids = [h.token_ids for h in together]
     same_alone = sum(a == b.token_ids for a, b in zip(ids, alone, strict=True))
     same_plain = sum(a == b for a, b in zip(ids, by_hand, strict=True))

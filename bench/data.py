@@ -21,7 +21,7 @@ import numpy.typing as npt
 import psutil
 import soundfile
 
-from bench.common import line
+from bench.common import print_rows
 from bench.load import durations, text_tokens
 from tiny_audio.audio.io import load_audio
 from tiny_audio.config import AugmentConfig, DataConfig, SourceConfig, TrainingConfig
@@ -148,13 +148,13 @@ def measure(corpora: dict[str, Path], augment: Augmenter) -> bool:
     """Print how fast each format is read, step by step; returns whether FLAC is fast enough."""
     print("\n### data: from files to batches\n")
     columns = ("", "audio s/s", "audio s/s and core")
-    print(line(columns), line(["---", "---:", "---:"]), sep="\n", flush=True)
+    print_rows(columns, ["---", "---:", "---:"])
     reached = True
     for kind, manifest in corpora.items():
         for name, work in _steps(manifest, augment):
             found = [_timed(work) for _ in range(REPEATS)]
             wall, core = (median(f[i] for f in found) for i in (0, 1))
-            print(line([f"{kind}: {name}", f"{wall:,.0f}", f"{core:,.0f}"]), flush=True)
+            print_rows([f"{kind}: {name}", f"{wall:,.0f}", f"{core:,.0f}"])
             if kind == "FLAC" and "augment" not in name:
                 reached &= core >= TARGET
     print(f"\ntarget: {TARGET} for FLAC without augmentation: {'held' if reached else 'MISSED'}")
@@ -250,7 +250,7 @@ def _processes() -> list[psutil.Process]:
 def flat(samples: int) -> bool:
     """Print the memory of a stream after a tenth of the samples and after all of them."""
     print(f"\n### data: memory over {samples:,} samples (one worker)\n")
-    print(line(["samples", "this process", "worker"]), line(["---:"] * 3), sep="\n", flush=True)
+    print_rows(["samples", "this process", "worker"], ["---:"] * 3)
     marks = [samples // 10, samples // 2, samples]
     held: list[tuple[float, float]] = []
     seen = 0
@@ -261,7 +261,7 @@ def flat(samples: int) -> bool:
             own, *workers = (p.memory_info().rss for p in _processes())
             held.append((own, sum(workers)))
             shown = [f"{size / 2**20:,.0f} MiB" for size in held[-1]]
-            print(line([f"{seen:,}", *shown]), flush=True)
+            print_rows([f"{seen:,}", *shown])
             if len(held) == len(marks):
                 break
     assert not reading.rejects.total, reading.rejects.summary()

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 
-from bench.common import Row, Table, synchronize
+from bench.common import Table, synchronize
 from bench.flops import Flops
 from bench.load import Collator
 from bench.train import Bench, as_large_as_fixed, cut
-from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
@@ -27,6 +26,7 @@ Ready = Callable[[Batch], Batch]
 def run(bench: Bench) -> None:
     """Print the table: each row is one pass over the same few batches."""
     model = bench.model.train()
+    flops = Flops(model)
     table = Table(f"passes, {bench.kind}", bench.ceiling)
     members = cut(bench.pool, as_large_as_fixed(bench.rows()[-1], bench.plan), bench.plan)
     members = members[: BATCHES + 1]  # the first is warmth
@@ -37,7 +37,7 @@ def run(bench: Bench) -> None:
         _steps(model, batches[:1], ready)
         bench.memory.start()
         seconds = _steps(model, batches[1:], ready)
-        table.add(_row(name, bench, members[1:], seconds))
+        table.add(name, seconds, members[1:], flops.training, bench.memory.read())
 
     def device(batch: Batch) -> Batch:
         return batch.to(model.device)
@@ -63,17 +63,3 @@ def _steps(model: SpeechModel, batches: Sequence[Batch], ready: Ready) -> float:
         model.projector.zero_grad(set_to_none=True)
     synchronize(model.device)
     return time.perf_counter() - start
-
-
-def _row(name: str, bench: Bench, members: Sequence[Sequence[Utterance]], seconds: float) -> Row:
-    flops = Flops(bench.model)
-    every = [u for one in members for u in one]
-    return Row(
-        variant=name,
-        seconds=seconds,
-        steps=len(members),
-        audio=sum(u.seconds for u in every),
-        padded=sum(len(one) * max(u.seconds for u in one) for one in members),
-        flops=sum(flops.training(len(u.waveform), len(u.text) + 1) for u in every),
-        peak=bench.memory.read(),
-    )

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import soundfile
 
-from bench.common import line
+from bench.common import print_rows
 from bench.data import RATE, speechlike
 
 REPEATS = 5
@@ -40,7 +40,7 @@ def commands(recording: Path) -> dict[str, list[str]]:
 def run(repeats: int = REPEATS) -> bool:
     """Print the table; returns whether every command ended well."""
     print(f"\n### startup: from nothing, in a new process (median of {repeats})\n")
-    print(line(["", "time", "processor time"]), line(["---", "---:", "---:"]), sep="\n", flush=True)
+    print_rows(["", "time", "processor time"], ["---", "---:", "---:"])
     ended_well = True
     with TemporaryDirectory() as folder:
         recording = Path(folder, "clip.wav")
@@ -52,7 +52,7 @@ def run(repeats: int = REPEATS) -> bool:
             failed = any(status for _, _, status in found)
             ended_well &= not failed
             why = " (FAILED)" if failed else ""
-            print(line([name + why, f"{wall:.2f} s", f"{core:.2f} s"]), flush=True)
+            print_rows([name + why, f"{wall:.2f} s", f"{core:.2f} s"])
     return ended_well
 
 

@@ -23,7 +23,7 @@ class Variant:
 
     name: str
     plain: bool = False
-    host_mel: str | None = None  # window | longest; None: the device makes it
+    host_mel: str | None = None  # max_length | longest; None: the device makes it
     full_logits: bool = False
     budget: float | None = None  # seconds of padded audio; None: random batches of a fixed number
     cudnn: bool = True  # PyTorch's choice on Hopper and Blackwell: cuDNN's attention first

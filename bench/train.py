@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from bench.common import Ceiling, PeakMemory, Row, Table, synchronize
+from bench.common import Ceiling, PeakMemory, Table, synchronize
 from bench.flops import Flops
-from bench.load import WINDOW, Collator, durations, feed, utterances
+from bench.load import Collator, durations, feed, utterances
 from bench.step import Step, Variant
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
@@ -37,7 +38,7 @@ class Plan:
 
 def variants(plan: Plan, *, cuda: bool) -> list[Variant]:
     """The rows, in order; each adds one measure to the row above it."""
-    rows = [Variant("plain: padded to 30 s", plain=True, host_mel="window", full_logits=True)]
+    rows = [Variant("plain: padded to 30 s", plain=True, host_mel="max_length", full_logits=True)]
 
     def add(name: str, **changes: Any) -> None:
         rows.append(replace(rows[-1], name=name, **changes))
@@ -107,7 +108,12 @@ def run(bench: Bench, title: str, rows: list[Variant]) -> None:
         for layer in layers:
             layer.compile(dynamic=True)
         try:
-            table.add(measure(model, variant, bench.plan, bench.pool, flops, bench.memory))
+            timed, seconds, waited = measure(bench, variant)
+            table.add(
+                *(variant.name, seconds, timed, flops.training, bench.memory.read()),
+                window=variant.host_mel == "max_length",
+                waited=waited,
+            )
         except torch.cuda.OutOfMemoryError:
             table.failed(variant.name, "out of memory")
         except RuntimeError as error:
@@ -119,20 +125,18 @@ def run(bench: Bench, title: str, rows: list[Variant]) -> None:
                 layer._compiled_call_impl = None  # eager again
 
 
-def measure(
-    model: SpeechModel,
-    variant: Variant,
-    plan: Plan,
-    pool: list[Utterance],
-    flops: Flops,
-    memory: PeakMemory,
-) -> Row:
-    """Time ``plan.steps`` steps after ``plan.warm``, the first of them the heaviest."""
-    batches = cut(pool, variant, plan)
-    heaviest = max(batches, key=lambda b: _padded(b, variant))
+def measure(bench: Bench, variant: Variant) -> tuple[list[list[Utterance]], float, float]:
+    """Time the plan's steps; their batches, the seconds, and those of them waiting for input.
+
+    The heaviest batch comes first, before the clock starts.
+    """
+    model, plan = bench.model, bench.plan
+    batches = cut(bench.pool, variant, plan)
+    window = variant.host_mel == "max_length"
+    heaviest = max(batches, key=lambda b: len(b) * (1 if window else max(u.seconds for u in b)))
     batches = [heaviest, *batches][: plan.warm + plan.steps]
     step = Step(model, variant)
-    memory.start()
+    bench.memory.start()
     loads = feed(batches, Collator(model, variant.host_mel, labels=True), model.device)
     start = waited = 0.0
     for number in range(len(batches)):
@@ -145,18 +149,25 @@ def measure(
         step(load.to(model.device))
     synchronize(model.device)
     seconds = time.perf_counter() - start
-    timed = batches[plan.warm :]
-    members = [u for batch in timed for u in batch]
-    return Row(
-        variant=variant.name,
-        seconds=seconds,
-        steps=len(timed),
-        audio=sum(u.seconds for u in members),
-        padded=sum(_padded(batch, variant) for batch in timed),
-        flops=sum(flops.training(len(u.waveform), len(u.text) + 1) for u in members),
-        peak=memory.read(),
-        waited=waited if model.device.type == "cuda" else 0.0,  # on a CPU it is part of the work
-    )
+    # On a CPU making the input is part of the work.
+    return batches[plan.warm :], seconds, waited if model.device.type == "cuda" else 0.0
+
+
+def profile_step(bench: Bench, variant: Variant) -> None:
+    """Print the kernels that take most of one step of a variant."""
+    members = cut(bench.pool, variant, bench.plan)[1]
+    load = Collator(bench.model, variant.host_mel, labels=True)(members).to(bench.model.device)
+    step = Step(bench.model.train(), variant)
+    for _ in range(3):
+        step(load)
+    cuda = bench.model.device.type == "cuda"
+    activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    with profile(activities=[activity]) as trace:
+        step(load)
+        synchronize(bench.model.device)
+    print(f"\n### one step of '{variant.name}', {sum(u.seconds for u in members):.0f} s of audio\n")
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    print(trace.key_averages().table(sort_by=key, row_limit=16), flush=True)
 
 
 def cut(pool: list[Utterance], variant: Variant, plan: Plan) -> list[list[Utterance]]:
@@ -166,11 +177,6 @@ def cut(pool: list[Utterance], variant: Variant, plan: Plan) -> list[list[Uttera
     return length_batches(
         pool, batch_seconds=variant.budget, max_utterances=len(pool), rng=np.random.default_rng(0)
     )
-
-
-def _padded(batch: list[Utterance], variant: Variant) -> float:
-    longest = WINDOW if variant.host_mel == "window" else max(u.seconds for u in batch)
-    return longest * len(batch)
 
 
 def make_plan(model: SpeechModel, kind: str) -> Plan:
@@ -195,7 +201,7 @@ def make_plan(model: SpeechModel, kind: str) -> Plan:
             return False
         return torch.cuda.max_memory_reserved() < 0.9 * total
 
-    plain = Variant("plain", plain=True, host_mel="window", full_logits=True, cudnn=False)
+    plain = Variant("plain", plain=True, host_mel="max_length", full_logits=True, cudnn=False)
     fixed = _largest([48, 32, 24, 16, 8, 4, 2, 1], lambda n: fits(plain, n))
     ours = Variant("ours", cudnn=False)
     large = _largest([1800, 1200, 600, 300], lambda s: fits(ours, int(s / longest)))
