@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recipes.nano.figures import Log, rate, word_error_rate
-from recipes.nano.pair import new_decoder, turn_loss, write
+from recipes.nano.pair import new_decoder, save_decoder, turn_loss, write
 from recipes.nano.text import Vocabulary, corpus
 from recipes.nano.turns import Spellings, Turns, soft_audio
 
@@ -50,9 +50,12 @@ def make_turns(
 
 def train(
     work: Path, minutes: float, *, rows: int, peak: float, everyday: int, most: int, judged: int,
-    every: int,    device: torch.device,
+    every: int,
 ) -> None:  # fmt: skip
-    """Train for `minutes` (kept across restarts) and write work/decoder.pt."""
+    """Train for `minutes` (kept across restarts) and write work/decoder, unless it is there."""
+    if (work / "decoder" / "tokenizer_config.json").exists():
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     v = Vocabulary(work / "tokenizer")
     log = Log(work / "logs" / "decoder.jsonl")
@@ -99,5 +102,4 @@ def train(
             torch.save({**state, "place": (step, spent)}, f"{saved}.part")
             os.replace(f"{saved}.part", saved)
     log(event="end", step=step, **check(decoder, judge, judged))
-    final = {name: x.to(torch.bfloat16) for name, x in decoder.state_dict().items()}
-    torch.save(final, work / "decoder.pt")
+    save_decoder(decoder, work / "tokenizer", work / "decoder")

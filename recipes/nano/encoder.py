@@ -18,7 +18,7 @@ from torch.nn import functional
 from recipes.nano.augment import Augment
 from recipes.nano.batches import Speech, judging_batches
 from recipes.nano.figures import Log, rate, word_error_rate
-from recipes.nano.pair import encode, new_encoder, new_features, save_encoder, spell
+from recipes.nano.pair import new_encoder, new_features, save_encoder, spell
 from recipes.nano.pool import RATE, Rows
 from recipes.nano.text import Vocabulary
 
@@ -29,22 +29,25 @@ class Trainee(nn.Module):
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.encoder = new_encoder()
-        width = self.encoder.config.hidden_size
-        self.middle = self.encoder.config.num_hidden_layers // 2
+        width, layers = self.encoder.width, self.encoder.tower.layers
+        layers[len(layers) // 2 - 1].register_forward_hook(self._keep_half)
         self.half_norm = nn.LayerNorm(width)
         self.half_head = nn.Linear(width, vocabulary.size)
         self.head = nn.Linear(width, vocabulary.size)
         self.blank = vocabulary.blank
 
+    def _keep_half(self, layer: nn.Module, args: object, frames: Tensor) -> None:
+        self.half = frames
+
     def load(self, folder: Path) -> None:
         """Start from the encoder and the last layer's head that an earlier leg wrote."""
         weights = load_file(folder / "encoder" / "model.safetensors")
-        self.encoder.load_state_dict({name: x.float() for name, x in weights.items()})
+        self.encoder.tower.load_state_dict({name: x.float() for name, x in weights.items()})
         self.head.load_state_dict(torch.load(folder / "ctc.pt", map_location="cpu")["head"])
 
     def loss(self, mel: Tensor, lengths: Tensor, ids: list[list[int]]) -> Tensor:
         """Mean CTC loss per token of both heads, weighted 0.7 and 0.3."""
-        frames, lengths, half = encode(self.encoder, mel, lengths, self.middle)
+        frames, lengths = self.encoder(mel, lengths)
         sizes = lengths.cpu()
         targets = torch.from_numpy(np.fromiter((t for row in ids for t in row), np.int64)).to(
             mel.device
@@ -53,7 +56,7 @@ class Trainee(nn.Module):
         total = frames.new_zeros((), dtype=torch.float32)
         for head, hidden, weight in (
             (self.head, frames, 0.7),
-            (self.half_head, self.half_norm(half), 0.3),
+            (self.half_head, self.half_norm(self.half), 0.3),
         ):
             log_probs = head(hidden).float().log_softmax(-1).transpose(0, 1)
             loss = functional.ctc_loss(
@@ -73,7 +76,7 @@ def evaluate(
         for name, batches in sets.items():
             references, hypotheses = [], []
             for rows in batches:
-                frames, sizes, _ = encode(model.encoder, *features(rows.wave, rows.lengths))
+                frames, sizes = model.encoder(*features(rows.wave, rows.lengths))
                 hypotheses += spell(model.head(frames), sizes, v)
                 references += rows.texts
             figures[name] = word_error_rate(references, hypotheses)
@@ -106,10 +109,9 @@ class Leg:
     SAVE_S, READ_S = 60.0, 15.0  # between saves, and between looks for new shards
     OUT_OF_PLATEAU = 3.6  # loss
 
-    def __init__(
-        self, folder: Path, speech: Speech, start: Path | None, peak: float, device: torch.device
-    ) -> None:
-        self.speech, self.peak, self.device = speech, peak, device
+    def __init__(self, folder: Path, speech: Speech, start: Path | None, peak: float) -> None:
+        self.speech, self.peak, self.device = speech, peak, speech.device
+        device = self.device
         self.saved = folder / "encoder_state.pt"
         self.model = Trainee(speech.test.vocabulary)
         if start is not None:
@@ -162,7 +164,6 @@ class Leg:
 def train(
     folder: Path, speech: Speech, minutes: float, *, start: Path | None, seconds: float,
     real: float, peak: float, least_hours: float, judged: int, every: int,
-    device: torch.device,
 ) -> None:  # fmt: skip
     """Train one leg of `minutes` (kept across restarts); writes folder/encoder and folder/ctc.pt.
 
@@ -172,7 +173,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     v = speech.test.vocabulary
     log = Log(speech.work / "logs" / "encoder.jsonl")
-    leg = Leg(folder, speech, start, peak, device)
+    leg = Leg(folder, speech, start, peak)
     model, place = leg.model, leg.place
     speech.refresh(least_hours)
     augment = speech.augment()
@@ -211,4 +212,4 @@ def train(
     log(event="end", step=place.step, heard_h=place.heard, pool_h=speech.synthetic.hours,
         **judge())  # fmt: skip
     torch.save({"head": model.head.state_dict()}, folder / "ctc.pt")
-    save_encoder(model.encoder, folder / "encoder")
+    save_encoder(model.encoder.tower, folder / "encoder")

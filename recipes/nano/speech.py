@@ -1,20 +1,22 @@
-"""Synthetic speech in shards: espeak-ng, and flite and Piper voices where their files are given.
+"""Synthetic speech in shards: espeak-ng, and flite and Piper voices where they are asked for.
 
 A shard is `NAME.pcm` (int16, 16 kHz, clips one after the other) and `NAME.jsonl` (start, samples,
 text, voice), renamed into place when whole, so that a trainer may read while others still write.
 Runs of clips share a voice, so that neighbours can be joined to longer utterances.
 """
 
-import ctypes
 import json
 import multiprocessing as mp
 import os
 import random
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from recipes.nano.text import corpus
 from tiny_audio.data.grammar import sentences
@@ -39,109 +41,49 @@ class Espeak:
         return self.speak(text, self.voice), "espeak/" + self.voice.name
 
 
-class _Wave(ctypes.Structure):
-    _fields_ = [
-        ("type", ctypes.c_char_p), ("rate", ctypes.c_int), ("count", ctypes.c_int),
-        ("channels", ctypes.c_int), ("samples", ctypes.POINTER(ctypes.c_short)),
-    ]  # fmt: skip
-
-
-class _FliteVoice(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("features", ctypes.c_void_p)]
-
-
 class Flite:
-    """The four flite voices of Debian's libflite1 (slt, rms, awb: real speakers' parameters)."""
+    """The voices of Debian's `flite` command (slt, rms, awb: real speakers' parameters)."""
 
     NAMES = ("slt", "rms", "awb", "slt", "rms", "awb", "kal16")
 
-    def __init__(self, folder: Path) -> None:
-        for name in ("libflite.so.1", "libflite_usenglish.so.1", "libflite_cmulex.so.1"):
-            self.library = ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
-        self.library = ctypes.CDLL(str(folder / "libflite.so.1"))
-        self.library.flite_init()
-        self.library.flite_text_to_wave.restype = ctypes.POINTER(_Wave)
-        self.library.flite_text_to_wave.argtypes = [ctypes.c_char_p, ctypes.POINTER(_FliteVoice)]
-        self.library.delete_wave.argtypes = [ctypes.POINTER(_Wave)]
-        self.library.flite_feat_set_float.argtypes = [
-            ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float,
-        ]  # fmt: skip
-        self.voices = {}
-        for name in set(self.NAMES):
-            shared = ctypes.CDLL(str(folder / f"libflite_cmu_us_{name}.so.1"))
-            register = getattr(shared, f"register_cmu_us_{name}")
-            register.restype = ctypes.POINTER(_FliteVoice)
-            register.argtypes = [ctypes.c_char_p]
-            self.voices[name] = register(None)
-        self.left, self.name = 0, "slt"
+    def __init__(self) -> None:
+        self.left, self.name, self.stretch = 0, "slt", 1.0
 
     def __call__(self, text: str, rng: random.Random, split: str) -> tuple[np.ndarray, str]:
         if not self.left:
             self.name, self.left = rng.choice(self.NAMES), SAME_VOICE
-            stretch = rng.uniform(0.75, 1.2)
-            features = self.voices[self.name].contents.features
-            self.library.flite_feat_set_float(features, b"duration_stretch", stretch)
+            self.stretch = rng.uniform(0.75, 1.2)
         self.left -= 1
-        made = self.library.flite_text_to_wave(text.encode(), self.voices[self.name])
-        wave = made.contents
-        samples = np.ctypeslib.as_array(wave.samples, (wave.count,)).astype(np.float32) / 32768.0
-        rate = wave.rate
-        self.library.delete_wave(made)
-        return samples if rate == 16000 else resample(samples, rate), "flite/" + self.name
-
-
-def _phonemiser() -> ctypes.CDLL:
-    """espeak-ng, loaded to write phonemes: American English, nothing is spoken."""
-    import espeakng_loader
-
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    library.espeak_Initialize(2, 0, espeakng_loader.get_data_path().encode(), 0)
-    library.espeak_SetVoiceByName(b"gmw/en-US")
-    return library
+        with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+            voice = ["-voice", self.name, "--setf", f"duration_stretch={self.stretch}"]
+            subprocess.run(["flite", *voice, "-t", text, "-o", file.name], check=True)
+            wave, rate = soundfile.read(file.name, dtype="float32")
+        return resample(wave, rate), f"flite/{self.name}"
 
 
 class Piper:
-    """One Piper voice (model.onnx with model.onnx.json); espeak-ng gives the phonemes."""
+    """One Piper voice: NAME.onnx with NAME.onnx.json."""
 
-    def __init__(self, model: Path) -> None:
-        import onnxruntime
+    def __init__(self, model: str) -> None:
+        from piper import PiperVoice, SynthesisConfig
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
-        settings = json.loads(Path(f"{model}.json").read_text())
-        self.ids: dict[str, list[int]] = settings["phoneme_id_map"]
-        self.rate = int(settings["audio"]["sample_rate"])
-        self.name = model.stem
-        self.espeak = _phonemiser()
+        self.voice, self.settings = PiperVoice.load(model), SynthesisConfig
+        self.name = f"piper/{Path(model).stem}"
 
     def __call__(self, text: str, rng: random.Random, split: str) -> tuple[np.ndarray, str]:
-        pointer = ctypes.c_char_p(text.encode())
-        phonemes = ""
-        while pointer.value:
-            phonemes += self.espeak.espeak_TextToPhonemes(ctypes.byref(pointer), 1, 2).decode()
-        ids = [1, 0]
-        for symbol in phonemes + ".":
-            ids += [*self.ids.get(symbol, []), 0]
-        scales = [rng.uniform(0.5, 1.0), rng.uniform(0.75, 1.25), rng.uniform(0.6, 1.0)]
-        feed = {
-            "input": np.array([[*ids, 2]], dtype=np.int64),
-            "input_lengths": np.array([len(ids) + 1], dtype=np.int64),
-            "scales": np.array(scales, dtype=np.float32),
-        }
-        native = self.session.run(None, feed)[0].reshape(-1)
-        return resample(native, self.rate), "piper/" + self.name
+        noise, length, width = rng.uniform(0.5, 1.0), rng.uniform(0.75, 1.25), rng.uniform(0.6, 1.0)
+        settings = self.settings(noise_scale=noise, length_scale=length, noise_w_scale=width)
+        chunks = [*self.voice.synthesize(text, settings)]
+        wave = np.concatenate([chunk.audio_float_array for chunk in chunks])
+        return resample(wave, chunks[0].sample_rate), self.name
 
 
 def make_engine(spec: str) -> Speak:
-    """An engine from "espeak", "flite:FOLDER" or "piper:MODEL.onnx"."""
-    kind, _, path = spec.partition(":")
+    """An engine from "espeak", "flite" or "piper:MODEL.onnx"."""
+    kind, _, model = spec.partition(":")
     if kind == "espeak":
         return Espeak()
-    return Flite(Path(path)) if kind == "flite" else Piper(Path(path))
+    return Flite() if kind == "flite" else Piper(model)
 
 
 def draw_text(phrases: list[str], everyday: Iterator[str], rng: random.Random) -> str:
