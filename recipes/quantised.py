@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import torch
+from bench.common import machine
 
 import tiny_audio
-from recipes.runs import machine, markdown
+from recipes.compare import markdown
 from tiny_audio.config import EvaluationConfig
 from tiny_audio.data.records import Utterance
 from tiny_audio.data.sources import open_set
@@ -76,7 +77,9 @@ def main() -> None:
         for kind in (None, "int8")
     ]
     words = " and ".join(str(sum(len(u.text.split()) for u in members)) for members in heard)
-    print(f"{markdown(COLUMNS, rows)}\n\n{given.model}, {words} words, {machine()}, 1 thread")
+    print(
+        f"{markdown(COLUMNS, rows)}\n\n{given.model}, {words} words, {machine(torch.device('cpu'))}"
+    )
 
 
 if __name__ == "__main__":

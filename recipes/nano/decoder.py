@@ -4,14 +4,13 @@ The user turn holds soft embeddings as a projector might give them: every token 
 misspelt) word at one or two places, blanks between, mixed with neighbours and strangers, noisy.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recipes.nano.figures import Log, rate, word_error_rate
+from recipes.nano.figures import Log, Saved, rate, word_error_rate
 from recipes.nano.pair import new_decoder, save_decoder, turn_loss, write
 from recipes.nano.text import Vocabulary, corpus
 from recipes.nano.turns import Spellings, Turns, soft_audio
@@ -38,14 +37,13 @@ def check(decoder: Any, turns: Turns, rows: int) -> dict[str, float]:
 def make_turns(
     work: Path, vocabulary: Vocabulary, everyday: int, most: int, device: torch.device
 ) -> tuple[Turns, Turns]:
-    """Turns of `most` phrases to train on, and held-out ones; made once, in the work folder."""
-    if not (work / "held-out.npz").exists():
-        phrases = corpus(work, "train", everyday)[:most]
-        Spellings(phrases, vocabulary).save(work / "spellings.npz")
-        phrases = corpus(work, "test", everyday // 10)[:3000]
-        Spellings(phrases, vocabulary).save(work / "held-out.npz")
-    train, test = (Spellings.load(work / f"{name}.npz") for name in ("spellings", "held-out"))
-    return Turns(train, vocabulary, 0, device), Turns(test, vocabulary, 1, device)
+    """Turns of `most` phrases to train on, and held-out ones."""
+    train = corpus(work, "train", everyday)[:most]
+    test = corpus(work, "test", everyday // 10)[:3000]
+    return (
+        Turns(Spellings(train, vocabulary), vocabulary, 0, device),
+        Turns(Spellings(test, vocabulary), vocabulary, 1, device),
+    )
 
 
 def train(
@@ -65,16 +63,11 @@ def train(
         decoder.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05,
         fused=device.type == "cuda",
     )  # fmt: skip
-    step, spent = 0, 0.0
-    saved = work / "decoder_state.pt"
-    if saved.exists():
-        state = torch.load(saved, map_location=device)
-        decoder.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["place"]
+    saved = Saved(work / "decoder_state.pt", SAVE_S, model=decoder, optimizer=optimizer)
+    step, spent = saved.load((0, 0.0))
     log(event="start", parameters=sum(p.numel() for p in decoder.parameters()),
         phrases=len(turns.spellings.counts), step=step)  # fmt: skip
-    last = checked = time.monotonic()
+    last = time.monotonic()
     while spent < minutes * 60:
         done = spent / (minutes * 60)
         hard = min(1.0, done / 0.15)
@@ -96,10 +89,6 @@ def train(
         spent, last = spent + now - last, now
         if step % every == 0:
             log(step=step, **check(decoder, judge, judged))
-        if now - checked > SAVE_S:
-            checked = now
-            state = {"model": decoder.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "place": (step, spent)}, f"{saved}.part")
-            os.replace(f"{saved}.part", saved)
+        saved.save((step, spent))
     log(event="end", step=step, **check(decoder, judge, judged))
     save_decoder(decoder, work / "tokenizer", work / "decoder")

@@ -4,7 +4,6 @@ B rows, N tokens of a text, A audio places, W decoder width.
 """
 
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,30 +64,9 @@ class Spellings:
         self.flat = np.array([token for e in encoded for token in e.ids], dtype=np.int32)
         self.words = np.array([number for line in lines for number in line], dtype=np.int32)
         self.counts = np.array([len(line) for line in lines])
-        self._index()
-
-    def _index(self) -> None:
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
         self.ends = np.cumsum(self.counts)
         self.by_length = np.argsort(self.counts, kind="stable")
-
-    def save(self, path: Path) -> None:
-        """Write to an .npz file."""
-        np.savez(path, sizes=self.sizes, flat=self.flat, words=self.words, counts=self.counts)
-
-    @classmethod
-    def load(cls, path: Path) -> "Spellings":
-        """Read what `save` wrote."""
-        made = cls.__new__(cls)
-        with np.load(path) as arrays:
-            made.sizes, made.flat = arrays["sizes"], arrays["flat"]
-            made.words, made.counts = arrays["words"], arrays["counts"]
-        made._index()
-        return made
-
-    def phrase(self, number: int) -> np.ndarray:
-        """The word numbers of a phrase."""
-        return self.words[self.ends[number] - self.counts[number] : self.ends[number]]
 
 
 def _compact(values: Tensor, valid: Tensor, width: int) -> tuple[Tensor, Tensor]:
