@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 
-from bench import agree, check, data, infer, passes, startup, train
+from bench import agree, check, data, infer, startup, train
 from bench.common import PeakMemory, machine, measure_ceiling, print_header
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
@@ -32,7 +31,6 @@ def main() -> int:
     )
     parser.add_argument("--profile", action="store_true", help="where a training step goes")
     parser.add_argument("--samples", type=int, default=100_000, help="data: for memory")
-    parser.add_argument("--speech", type=Path, help="data: recordings to read, a manifest")
     args = parser.parse_args()
     held = True
     if WITH_PAIR.isdisjoint(args.parts):
@@ -40,7 +38,7 @@ def main() -> int:
     else:
         held = with_pair(args)
     if "data" in args.parts:
-        held &= data.run(args.speech, args.samples)
+        held &= data.run(args.samples)
     if "startup" in args.parts:
         held &= startup.run()
     return 0 if held else 1
@@ -63,9 +61,9 @@ def with_pair(args: argparse.Namespace) -> bool:
         if "train" in args.parts:
             benches[kind] = bench = train.Bench.prepare(model, ceiling, memory, kind)
             train.run(bench, "training", bench.rows())
-            passes.run(bench)
+            train.run_passes(bench)
             if args.profile:
-                train.profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
+                train.profile_step(bench, bench.last_row())
         if "infer" in args.parts:
             infer.run(model, ceiling, memory, kind)
     if "check" in args.parts:
@@ -75,7 +73,7 @@ def with_pair(args: argparse.Namespace) -> bool:
             train.run(
                 bench,
                 "compiled",
-                train.compiled_variants(train.as_large_as_fixed(bench.rows()[-1], bench.plan)),
+                train.compiled_variants(bench.last_row()),
             )
     return held
 

@@ -22,18 +22,15 @@ REPEATS = 5
 def commands(recording: Path) -> dict[str, list[str]]:
     """What is waited for -> a command line."""
     load = "import tiny_audio; recogniser = tiny_audio.load('nano', device='cpu')"
-    python = [sys.executable, "-c"]
+    first = f"{load}; print(recogniser.transcribe({str(recording)!r}).text)"
+    python, program = [sys.executable, "-c"], [sys.executable, "-m", "tiny_audio"]
+    transcribe = [*program, "transcribe", str(recording), "--device", "cpu"]
     return {
-        "`tiny-audio --help`": [sys.executable, "-m", "tiny_audio", "--help"],
+        "`tiny-audio --help`": [*program, "--help"],
         "`import tiny_audio`": [*python, "import tiny_audio"],
         '`tiny_audio.load("nano")`': [*python, load],
-        "its first transcript, of 3 s": [
-            *python,
-            f"{load}; print(recogniser.transcribe({str(recording)!r}).text)",
-        ],
-        "`tiny-audio transcribe`, the same 3 s": [
-            *[sys.executable, "-m", "tiny_audio", "transcribe", str(recording), "--device", "cpu"]
-        ],
+        "its first transcript, of 3 s": [*python, first],
+        "`tiny-audio transcribe`, the same 3 s": transcribe,
     }
 
 

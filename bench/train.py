@@ -7,9 +7,12 @@ python -m bench train --pair glm_qwen3 --random --compile
 from __future__ import annotations
 
 import gc
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,10 @@ from bench.load import Collator, durations, feed, utterances
 from bench.step import Step, Variant
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
+from tiny_audio.model.batch import Batch
+from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
+from tiny_audio.train.cached_features import CachedFeatures
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,6 @@ def variants(plan: Plan, *, cuda: bool) -> list[Variant]:
     return rows
 
 
-def as_large_as_fixed(variant: Variant, plan: Plan) -> Variant:
-    """The same on batches of the smaller budget."""
-    return replace(variant, budget=plan.same)
-
-
 def compiled_variants(eager: Variant) -> list[Variant]:
     """An eager row again, then compiled."""
     return [
@@ -95,6 +96,10 @@ class Bench:
     def rows(self) -> list[Variant]:
         """Every eager row."""
         return variants(self.plan, cuda=self.model.device.type == "cuda")
+
+    def last_row(self) -> Variant:
+        """The last of them, on batches as large as the plain way's."""
+        return replace(self.rows()[-1], budget=self.plan.same)
 
 
 def run(bench: Bench, title: str, rows: list[Variant]) -> None:
@@ -219,3 +224,48 @@ def _layers(model: SpeechModel, which: str) -> list[Any]:
     tower: Any = model.encoder.tower
     encoder, decoder = list(tower.layers), list(lm.base_model.layers)
     return {"": [], "encoder": encoder, "both": encoder + decoder}[which]
+
+
+def run_passes(bench: Bench) -> None:
+    """Print what is gained where the encoder need not run again: each row is one pass over the
+    same few batches, the last with a filled encoder cache."""
+    model = bench.model.train()
+    flops = Flops(model)
+    table = Table(f"passes, {bench.kind}", bench.ceiling)
+    members = cut(bench.pool, bench.last_row(), bench.plan)
+    members = members[:5]  # the first is warmth
+    collate = Collator(model, None, labels=True)
+    batches = [collate(one).batch for one in members]
+
+    def add(name: str, ready: Callable[[Batch], Batch]) -> None:
+        _pass_seconds(model, batches[:1], ready)
+        bench.memory.start()
+        seconds = _pass_seconds(model, batches[1:], ready)
+        table.add(name, seconds, members[1:], flops.training, bench.memory.read())
+
+    def device(batch: Batch) -> Batch:
+        return batch.to(model.device)
+
+    add("a pass without the cache", device)
+    with tempfile.TemporaryDirectory() as folder:
+        store = FrameStore(Path(folder), {"bench": bench.kind}, model.encoder.width)
+        cached = CachedFeatures(model, store, variants=1, autocast=nullcontext, say=print)
+        add("first pass with it: compute and write", cached)
+        add("second pass: read", cached)
+
+
+def _pass_seconds(
+    model: SpeechModel, batches: Sequence[Batch], ready: Callable[[Batch], Batch]
+) -> float:
+    """Seconds for forward and backward over the batches."""
+    cuda = model.device.type == "cuda"
+    synchronize(model.device)
+    start = time.perf_counter()
+    for batch in batches:
+        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
+            whole = ready(batch)
+            loss = model.loss(whole)
+        loss.total.backward()
+        model.projector.zero_grad(set_to_none=True)
+    synchronize(model.device)
+    return time.perf_counter() - start
