@@ -13,7 +13,7 @@ import torch
 from recipes.nano.figures import Log, Saved, rate, word_error_rate
 from recipes.nano.pair import new_decoder, save_decoder, turn_loss, write
 from recipes.nano.text import Vocabulary, corpus
-from recipes.nano.turns import Spellings, Turns, soft_audio
+from recipes.nano.turns import Turns, soft_audio
 
 SAVE_S = 60.0  # between saves to resume from
 
@@ -40,10 +40,7 @@ def make_turns(
     """Turns of `most` phrases to train on, and held-out ones."""
     train = corpus(work, "train", everyday)[:most]
     test = corpus(work, "test", everyday // 10)[:3000]
-    return (
-        Turns(Spellings(train, vocabulary), vocabulary, 0, device),
-        Turns(Spellings(test, vocabulary), vocabulary, 1, device),
-    )
+    return Turns(train, vocabulary, 0, device), Turns(test, vocabulary, 1, device)
 
 
 def train(
@@ -66,7 +63,7 @@ def train(
     saved = Saved(work / "decoder_state.pt", SAVE_S, model=decoder, optimizer=optimizer)
     step, spent = saved.load((0, 0.0))
     log(event="start", parameters=sum(p.numel() for p in decoder.parameters()),
-        phrases=len(turns.spellings.counts), step=step)  # fmt: skip
+        phrases=len(turns.counts), step=step)  # fmt: skip
     last = time.monotonic()
     while spent < minutes * 60:
         done = spent / (minutes * 60)

@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
 
 from recipes.nano.pair import save_decoder
@@ -71,15 +69,10 @@ def books(work: Path, data: Path, flite: bool, hours: float) -> Path:
     if not list(folder.glob("*-train-*.jsonl")):
         engines = ["espeak", "flite"] if flite else ["espeak"]
         wait_for(speak_in_background(work, [(engine, 1, hours) for engine in engines], 600))
-    (work / "books").mkdir(exist_ok=True)
     rows: list[dict[str, object]] = []
     for shard in sorted(folder.glob("*-train-*.jsonl")):
-        pcm = np.fromfile(shard.with_suffix(".pcm"), dtype=np.int16)
-        for number, row in enumerate(map(json.loads, shard.read_text().splitlines())):
-            name = f"books/{shard.stem}-{number}.flac"
-            if not (work / name).exists():
-                soundfile.write(work / name, pcm[row["start"] :][: row["samples"]], RATE)
-            rows.append({"audio_filepath": name, "text": row["text"], "speaker": row["voice"]})
+        for row in map(json.loads, shard.read_text().splitlines()):
+            rows.append({**row, "audio_filepath": f"speech/{row['audio_filepath']}"})
     return write_manifest(work / "books.jsonl", rows)
 
 

@@ -39,7 +39,6 @@ class Plan:
     steps: tuple[int, int]  # of the recogniser: with the decoder, alone
     espeak: tuple[int, float]  # workers, hours of speech each
     flite: tuple[int, float] = (1, 4.0)  # used where --flite is given
-    piper: tuple[int, float] = (1, 1.0)  # used where --piper is given
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
     recogniser: tuple[str, ...] = ()  # further settings
@@ -51,7 +50,7 @@ class Plan:
 
 PLANS = {
     "gpu": Plan(
-        (3.6, 6.25), 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0), piper=(4, 1.0),
+        (3.6, 6.25), 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0),
         encoder={"seconds": 900, "real": 0.15, "peak": 1.2e-3, "least_hours": 2, "judged": 480,
                  "every": 1500},
         decoder={"rows": 384, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
@@ -66,7 +65,7 @@ PLANS = {
                  "every": 1000},
     ),
     "smoke": Plan(
-        (0.3, 0.2), 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02), piper=(1, 0.01),
+        (0.3, 0.2), 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02),
         encoder={"seconds": 30, "real": 0.15, "peak": 1e-3, "least_hours": 0.03, "judged": 12,
                  "every": 1000},
         decoder={"rows": 8, "peak": 1.5e-3, "everyday": 2000, "most": 4000, "judged": 4,
@@ -114,7 +113,6 @@ def make(plan: Plan, given: argparse.Namespace, device: torch.device) -> None:
         cut_books(given.data / "text" / "books.txt.xz", work)
     voices = [("espeak", *plan.espeak)]
     voices += [("flite", *plan.flite)] if given.flite else []
-    voices += [(f"piper:{given.piper}", *plan.piper)] if given.piper else []
     speakers = speak_in_background(work, voices, plan.shard_s)
     if not (work / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(corpus(work, "train", 60_000)[:250_000], TOKENS, work / "tokenizer")
@@ -145,7 +143,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", choices=PLANS, default=None, help="default: gpu if there is one")
     parser.add_argument("--flite", action="store_true", help="speak with the flite command, too")
-    parser.add_argument("--piper", type=Path, help="a Piper voice: NAME.onnx (and NAME.onnx.json)")
     parser.add_argument("--resume-encoder", type=Path, help="work folder to take the encoder from")
     parser.add_argument("--install", action="store_true", help="put the result into the package")
     given = parser.parse_args()

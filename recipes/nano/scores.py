@@ -22,7 +22,7 @@ from recipes.nano.decoder import check
 from recipes.nano.pool import RATE
 from recipes.nano.recogniser import real, write_manifest
 from recipes.nano.text import Vocabulary, corpus, cut_books
-from recipes.nano.turns import Spellings, Turns
+from recipes.nano.turns import Turns
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.model.build import ASSETS
 from tiny_audio.model.checkpoint import resolve_model
@@ -48,7 +48,7 @@ def decoder_alone(name: str, work: Path, data: Path) -> str:
     model = resolve_model(name, device="auto")
     vocabulary = Vocabulary(ASSETS / "nano" / "decoder")
     phrases = corpus(work, "test", 12_000)[:3000]
-    turns = Turns(Spellings(phrases, vocabulary), vocabulary, 1, model.device)
+    turns = Turns(phrases, vocabulary, 1, model.device)
     torch.manual_seed(0)
     found = check(model.causal_lm, turns, 400)
     return (

@@ -1,8 +1,7 @@
-"""Synthetic speech in shards: espeak-ng, and flite and Piper voices where they are asked for.
+"""Synthetic speech in shards: espeak-ng, and flite where it is asked for.
 
-A shard is `NAME.pcm` (int16, 16 kHz, clips one after the other) and `NAME.jsonl` (start, samples,
-text, voice), renamed into place when whole, so that a trainer may read while others still write.
-Runs of clips share a voice, so that neighbours can be joined to longer utterances.
+A shard is `NAME.flac` (clips one after the other, runs of them in one voice, so that neighbours can
+be joined) and its manifest `NAME.jsonl`, there when both are whole: a trainer may read meanwhile.
 """
 
 import json
@@ -23,6 +22,7 @@ from tiny_audio.data.grammar import sentences
 from tiny_audio.data.synthetic import Synthesiser, Voice, draw_voice, resample
 
 Speak = Callable[[str, random.Random, str], tuple[np.ndarray, str]]
+RATE = 16_000
 SAME_VOICE = 6  # clips in a row
 
 
@@ -61,29 +61,9 @@ class Flite:
         return resample(wave, rate), f"flite/{self.name}"
 
 
-class Piper:
-    """One Piper voice: NAME.onnx with NAME.onnx.json."""
-
-    def __init__(self, model: str) -> None:
-        from piper import PiperVoice, SynthesisConfig
-
-        self.voice, self.settings = PiperVoice.load(model), SynthesisConfig
-        self.name = f"piper/{Path(model).stem}"
-
-    def __call__(self, text: str, rng: random.Random, split: str) -> tuple[np.ndarray, str]:
-        noise, length, width = rng.uniform(0.5, 1.0), rng.uniform(0.75, 1.25), rng.uniform(0.6, 1.0)
-        settings = self.settings(noise_scale=noise, length_scale=length, noise_w_scale=width)
-        chunks = [*self.voice.synthesize(text, settings)]
-        wave = np.concatenate([chunk.audio_float_array for chunk in chunks])
-        return resample(wave, chunks[0].sample_rate), self.name
-
-
-def make_engine(spec: str) -> Speak:
-    """An engine from "espeak", "flite" or "piper:MODEL.onnx"."""
-    kind, _, model = spec.partition(":")
-    if kind == "espeak":
-        return Espeak()
-    return Flite() if kind == "flite" else Piper(model)
+def make_engine(kind: str) -> Speak:
+    """An engine: "espeak" or "flite"."""
+    return Espeak() if kind == "espeak" else Flite()
 
 
 def draw_text(phrases: list[str], everyday: Iterator[str], rng: random.Random) -> str:
@@ -131,20 +111,21 @@ def write_shards(
     engine = make_engine(spec)
     left, number = hours * 3600.0, 0
     while left > 1.0:
-        name = f"{spec.partition(':')[0]}-{split}-{seed}-{number}"
+        name = f"{spec}-{split}-{seed}-{number}"
         number += 1
-        pcm, table = (work / "speech" / f"{name}.{end}" for end in ("pcm", "jsonl"))
+        audio, table = (work / "speech" / f"{name}.{end}" for end in ("flac", "jsonl"))
         if not table.exists():
             clips, rows, start = [], [], 0
             for clip, text, voice in draw_clips(engine, phrases, split, name, min(shard_s, left)):
                 clips.append(clip)
-                rows.append({"start": start, "samples": len(clip), "text": text, "voice": voice})
+                place = {"offset": start / RATE, "duration": len(clip) / RATE}
+                row = {"audio_filepath": audio.name, **place, "text": text, "speaker": voice}
+                rows.append(json.dumps(row))
                 start += len(clip)
-            Path(f"{pcm}.part").write_bytes(np.concatenate(clips).tobytes())
-            os.replace(f"{pcm}.part", pcm)
-            Path(f"{table}.part").write_text("\n".join(json.dumps(row) for row in rows))
+            soundfile.write(audio, np.concatenate(clips), RATE)
+            Path(f"{table}.part").write_text("\n".join(rows))
             os.replace(f"{table}.part", table)
-        left -= pcm.stat().st_size / 2 / 16000
+        left -= soundfile.info(audio).duration
 
 
 def speak_in_background(
