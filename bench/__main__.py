@@ -70,11 +70,7 @@ def with_pair(args: argparse.Namespace) -> bool:
         held &= check.run(model)
     if args.compile:  # last: it may take long
         for bench in benches.values():
-            train.run(
-                bench,
-                "compiled",
-                train.compiled_variants(bench.last_row()),
-            )
+            train.run(bench, "compiled", train.compiled_variants(bench.last_row()))
     return held
 
 

@@ -27,7 +27,7 @@ from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
 from tiny_audio.model import encoder, generate
 from tiny_audio.model.generate import Hypothesis
-from tiny_audio.model.quantise import KINDS, quantise
+from tiny_audio.model.quantise import quantise
 from tiny_audio.model.speech import SpeechModel
 
 OPTIONS = GenerationConfig(tokens_per_second=TOKENS_PER_SECOND, min_tokens=1)
@@ -59,15 +59,12 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     plain = Plain(model)
     few = [[u] for u in pool[:8]]
 
-    def by_hand(padding: str) -> Callable[[list[Utterance]], list[list[int]]]:
-        def run(members: list[Utterance]) -> list[list[int]]:
-            (one,) = members
-            n_audio = model.audio_tokens(len(one.waveform))
-            return [plain.transcribe(one.waveform, padding, n_audio, spoken_tokens(one))]
+    def by_hand(padding: str, members: list[Utterance]) -> list[list[int]]:
+        (one,) = members
+        n_audio = model.audio_tokens(len(one.waveform))
+        return [plain.transcribe(one.waveform, padding, n_audio, spoken_tokens(one))]
 
-        return run
-
-    def ours(members: list[Utterance]) -> list[list[int]]:
+    def ours(members: list[Utterance], model: SpeechModel = model) -> list[list[int]]:
         return [h.token_ids for h in transcribe(model, members)]
 
     def by_length(members: list[Utterance], size: int) -> list[list[Utterance]]:
@@ -78,9 +75,11 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     mixed = [part[i : i + size] for i in range(0, len(part), size)]
     sorted_ = by_length(part, size)
     quiet = ", cuDNN's attention off" if cuda else ""
-    yield Variant("plain: one at a time, padded to 30 s", few, by_hand("max_length"), True, cuda)
+    yield Variant(
+        "plain: one at a time, padded to 30 s", few, partial(by_hand, "max_length"), True, cuda
+    )
     alone = few if cuda else [[u] for u in pool]
-    yield Variant(f"plain: not padded{quiet}", alone, by_hand("longest"), exact=not cuda)
+    yield Variant(f"plain: not padded{quiet}", alone, partial(by_hand, "longest"), exact=not cuda)
     yield Variant("ours: one at a time", few, ours)
     yield Variant(f"+ batches of {size} as they come", mixed, ours, without=("pieces", "buffers"))
     yield Variant("+ batches by length", sorted_, ours, without=("pieces", "buffers"))
@@ -92,40 +91,21 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     else:
         yield Variant("+ encoder in pieces", sorted_, ours, without=("buffers",))
         yield Variant("+ keys and values in place", sorted_, ours)
-    for name, change in [] if cuda else CHANGES_ON_CPU:
-        yield Variant(f"the same, {name}", sorted_, _changed(model, change), exact=False)
-    for kind in KINDS:
-        as_kind = _changed(model, partial(quantise, kind=kind))
-        yield Variant(f"the same, {kind}", sorted_, as_kind, exact=False)
+    for name, half, kind in SMALLER[2:] if cuda else SMALLER:
+        other = copy.deepcopy(model)
+        if half:
+            other.encoder.to(torch.bfloat16)
+            other.causal_lm.to(torch.bfloat16)
+        if kind:
+            quantise(other, kind)
+        yield Variant(f"the same, {name}", sorted_, partial(ours, model=other), exact=False)
 
 
-def in_bfloat16(model: SpeechModel) -> SpeechModel:
-    """Frozen weights in bfloat16."""
-    model.encoder.to(torch.bfloat16)
-    model.causal_lm.to(torch.bfloat16)
-    return model
-
-
-CHANGES_ON_CPU: list[tuple[str, Callable[[SpeechModel], SpeechModel]]] = [
-    ("bfloat16", in_bfloat16),
-    ("bfloat16 and int8", lambda model: quantise(in_bfloat16(model), "int8")),
+SMALLER = [  # weights: name, in bfloat16 (as all are on CUDA), quantised
+    ("bfloat16", True, None),
+    ("bfloat16 and int8", True, "int8"),
+    ("int8", False, "int8"),
 ]
-
-
-def _changed(
-    model: SpeechModel, change: Callable[[SpeechModel], SpeechModel]
-) -> Callable[[list[Utterance]], list[list[int]]]:
-    """Transcription by a copy of the model, which is made when the first batch comes."""
-    made: list[SpeechModel] = []
-
-    def run(members: list[Utterance]) -> list[list[int]]:
-        if not made:
-            made.append(change(copy.deepcopy(model)))
-        return [h.token_ids for h in transcribe(made[0], members)]
-
-    return run
-
-
 MEASURES: dict[str, tuple[object, str, object]] = {  # owner, attribute, its value without it
     "pieces": (encoder, "_CACHED_FRAMES", 10**9),  # on a CPU the encoder takes a batch in pieces
     "buffers": (generate, "can_preallocate", lambda lm: False),

@@ -4,6 +4,7 @@ A shard is `NAME.flac` (clips one after the other, runs of them in one voice, so
 be joined) and its manifest `NAME.jsonl`, there when both are whole: a trainer may read meanwhile.
 """
 
+import itertools
 import json
 import multiprocessing as mp
 import os
@@ -11,8 +12,9 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,7 +23,6 @@ from recipes.nano.text import corpus
 from tiny_audio.data.grammar import sentences
 from tiny_audio.data.synthetic import Synthesiser, Voice, draw_voice, resample
 
-Speak = Callable[[str, random.Random, str], tuple[np.ndarray, str]]
 RATE = 16_000
 SAME_VOICE = 6  # clips in a row
 
@@ -30,40 +31,32 @@ class Espeak:
     """espeak-ng voices; the split decides which variants are used."""
 
     def __init__(self) -> None:
-        self.speak = Synthesiser()
-        self.voice: Voice | None = None
-        self.left = 0
+        self.synthesiser = Synthesiser()
 
-    def __call__(self, text: str, rng: random.Random, split: str) -> tuple[np.ndarray, str]:
-        if not self.left or self.voice is None:
-            self.voice, self.left = draw_voice(rng, split), SAME_VOICE
-        self.left -= 1
-        return self.speak(text, self.voice), "espeak/" + self.voice.name
+    def draw(self, rng: random.Random, split: str) -> Voice:
+        return draw_voice(rng, split)
+
+    def speak(self, text: str, voice: Voice) -> tuple[np.ndarray, str]:
+        return self.synthesiser(text, voice), f"espeak/{voice.name}"
 
 
 class Flite:
     """The voices of Debian's `flite` command (slt, rms, awb: real speakers' parameters)."""
 
-    NAMES = ("slt", "rms", "awb", "slt", "rms", "awb", "kal16")
+    def draw(self, rng: random.Random, split: str) -> tuple[str, float]:
+        names = ("slt", "rms", "awb", "slt", "rms", "awb", "kal16")
+        return rng.choice(names), rng.uniform(0.75, 1.2)
 
-    def __init__(self) -> None:
-        self.left, self.name, self.stretch = 0, "slt", 1.0
-
-    def __call__(self, text: str, rng: random.Random, split: str) -> tuple[np.ndarray, str]:
-        if not self.left:
-            self.name, self.left = rng.choice(self.NAMES), SAME_VOICE
-            self.stretch = rng.uniform(0.75, 1.2)
-        self.left -= 1
+    def speak(self, text: str, voice: tuple[str, float]) -> tuple[np.ndarray, str]:
+        name, stretch = voice
         with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-            voice = ["-voice", self.name, "--setf", f"duration_stretch={self.stretch}"]
-            subprocess.run(["flite", *voice, "-t", text, "-o", file.name], check=True)
+            options = ["-voice", name, "--setf", f"duration_stretch={stretch}", "-t", text]
+            subprocess.run(["flite", *options, "-o", file.name], check=True)
             wave, rate = soundfile.read(file.name, dtype="float32")
-        return resample(wave, rate), f"flite/{self.name}"
+        return resample(wave, rate), f"flite/{name}"
 
 
-def make_engine(kind: str) -> Speak:
-    """An engine: "espeak" or "flite"."""
-    return Espeak() if kind == "espeak" else Flite()
+ENGINES: dict[str, type[Any]] = {"espeak": Espeak, "flite": Flite}
 
 
 def draw_text(phrases: list[str], everyday: Iterator[str], rng: random.Random) -> str:
@@ -79,14 +72,15 @@ def draw_text(phrases: list[str], everyday: Iterator[str], rng: random.Random) -
 
 
 def draw_clips(
-    engine: Speak, phrases: list[str], split: str, seed: str, seconds: float
+    engine: Any, phrases: list[str], split: str, seed: str, seconds: float
 ) -> Iterator[tuple[np.ndarray, str, str]]:
     """Clips int16 with text and voice, `seconds` in all; of a new engine the same by `seed`."""
     rng = random.Random(seed)
     everyday = sentences(rng.getrandbits(40), split)
-    while seconds > 0:
-        text = draw_text(phrases, everyday, rng)
-        wave, voice = engine(text, rng, split)
+    for number in itertools.count():
+        if number % SAME_VOICE == 0:
+            drawn = engine.draw(rng, split)
+        wave, voice = engine.speak(text := draw_text(phrases, everyday, rng), drawn)
         loud = np.flatnonzero(np.abs(wave) > 0.003)
         if len(loud) < 2000:
             continue
@@ -95,7 +89,9 @@ def draw_clips(
             continue
         wave = wave * (0.7 / np.abs(wave).max())
         yield (np.clip(wave, -1, 1) * 32767).astype(np.int16), text, voice
-        seconds -= len(wave) / 16000
+        seconds -= len(wave) / RATE
+        if seconds <= 0:
+            return
 
 
 def write_shards(
@@ -108,7 +104,7 @@ def write_shards(
     if hasattr(os, "nice"):
         os.nice(10)  # the trainers beside it come first
     phrases = corpus(work, split, 0)
-    engine = make_engine(spec)
+    engine = ENGINES[spec]()
     left, number = hours * 3600.0, 0
     while left > 1.0:
         name = f"{spec}-{split}-{seed}-{number}"
