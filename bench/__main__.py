@@ -11,7 +11,7 @@ import sys
 import torch
 
 from bench import agree, check, data, infer, startup, train
-from bench.common import PeakMemory, machine, measure_ceiling, print_header
+from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
 
@@ -50,7 +50,8 @@ def with_pair(args: argparse.Namespace) -> bool:
     memory = PeakMemory(device)
     model = load_pair(args.pair, device, random=args.random)
     ceiling = measure_ceiling(device, next(model.encoder.parameters()).dtype)
-    print_header(device, ceiling, f"{args.pair}: {describe(model)}")
+    print(f"\nMachine: {machine(device)}\nModel: {args.pair}: {describe(model)}")
+    print(f"Ceiling: {ceiling / 1e12:.3g} TFLOP/s (matrix product in that dtype)", flush=True)
     held = True
     benches: dict[str, train.Bench] = {}
     if "train" in args.parts:

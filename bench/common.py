@@ -6,27 +6,16 @@ import gc
 import os
 import platform
 import re
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from statistics import median
 
 import torch
 import transformers
+from torch.utils.benchmark import Timer
 
 from bench.load import WINDOW
 from tiny_audio.data.records import Utterance
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The fastest that this machine does the two things that a model is made of."""
-
-    dtype: torch.dtype
-    flops: float  # operations a second in a large matrix product of that dtype
-    copy: float  # bytes a second in a large copy, those read and those written both counted
 
 
 def machine(device: torch.device) -> str:
@@ -48,28 +37,12 @@ def _cpu_name() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
-    """Median rate of a large matrix product and of a large copy, on random numbers, warmed up."""
+def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second in a large matrix product of that dtype, on random numbers."""
     n = 8192 if device.type == "cuda" else 1536
     a = torch.randn(n, n, device=device).to(dtype)
-    b = torch.randn(n, n, device=device).to(dtype)
-    source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
-    target = torch.empty_like(source)
-    product = _seconds(lambda: torch.mm(a, b), device)
-    copied = _seconds(lambda: target.copy_(source), device)
-    return Ceiling(dtype, 2 * n**3 / product, 2 * source.numel() * source.element_size() / copied)
-
-
-def _seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
-    """Median time of one call; the first three are not counted."""
-    times = []
-    for _ in range(repeats + 3):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return median(times[3:])
+    timer = Timer("torch.mm(a, a)", globals={"a": a}, num_threads=torch.get_num_threads())
+    return float(2 * n**3 / timer.blocked_autorange(min_run_time=1.0).median)
 
 
 def synchronize(device: torch.device) -> None:
@@ -122,8 +95,8 @@ class Table:
         "vs first",
     )
 
-    def __init__(self, title: str, ceiling: Ceiling) -> None:
-        self.ceiling = ceiling
+    def __init__(self, title: str, ceiling: float) -> None:
+        self.ceiling = ceiling  # operations a second
         self.first = 0.0
         print(f"\n### {title}\n")
         print_rows(self.COLUMNS, ["---"] + ["---:"] * (len(self.COLUMNS) - 1))
@@ -158,7 +131,7 @@ class Table:
                 variant,
                 f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
                 f"{step:.2f} s" if step >= 1 else f"{step * 1e3:.0f} ms",
-                f"{sum(map(flops, members)) / seconds / self.ceiling.flops:.1%}",
+                f"{sum(map(flops, members)) / seconds / self.ceiling:.1%}",
                 f"{1 - audio / padded:.0%}",
                 f"{waited / seconds:.0%}",
                 f"{peak / 2**30:.1f} GiB",
@@ -176,15 +149,3 @@ def print_rows(*rows: Sequence[str]) -> None:
     """Print rows of a table in Markdown."""
     for cells in rows:
         print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def print_header(device: torch.device, ceiling: Ceiling, model: str) -> None:
-    """Print the machine, its limits and what runs on it."""
-    name = str(ceiling.dtype).removeprefix("torch.")
-    print(f"\nMachine: {machine(device)}")
-    print(f"Model: {model}")
-    print(
-        f"Ceiling: {ceiling.flops / 1e12:.3g} TFLOP/s ({name} matrix product), "
-        f"{ceiling.copy / 1e9:,.3g} GB/s (copy, read + written)",
-        flush=True,
-    )

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 
-from bench.common import Ceiling, PeakMemory, Table, synchronize
+from bench.common import PeakMemory, Table, synchronize
 from bench.flops import Flops
 from bench.load import TOKENS_PER_SECOND, Collator, durations, spoken_tokens, utterances
 from bench.plain import Plain
@@ -122,7 +122,7 @@ def switched_off(measures: tuple[str, ...]) -> Iterator[None]:
         yield
 
 
-def run(model: SpeechModel, ceiling: Ceiling, memory: PeakMemory, kind: str) -> None:
+def run(model: SpeechModel, ceiling: float, memory: PeakMemory, kind: str) -> None:
     """Print the table of one kind of utterances, and whose tokens are those of the plain way."""
     torch.set_float32_matmul_precision("high")
     model.eval()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.common import Ceiling, PeakMemory, Table, synchronize
+from bench.common import PeakMemory, Table, synchronize
 from bench.flops import Flops
 from bench.load import Collator, durations, feed, utterances
 from bench.step import Step, Variant
@@ -79,14 +79,14 @@ class Bench:
     """A pair, what it is measured on, and with what."""
 
     model: SpeechModel
-    ceiling: Ceiling
+    ceiling: float
     memory: PeakMemory
     kind: str
     plan: Plan
     pool: list[Utterance]
 
     @classmethod
-    def prepare(cls, model: SpeechModel, ceiling: Ceiling, memory: PeakMemory, kind: str) -> Bench:
+    def prepare(cls, model: SpeechModel, ceiling: float, memory: PeakMemory, kind: str) -> Bench:
         """Choose batch sizes and draw utterances of one kind."""
         torch.set_float32_matmul_precision("high")  # as the training command does
         model.train()

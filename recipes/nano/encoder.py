@@ -1,15 +1,12 @@
 """Stage 3: train the encoder with CTC on synthetic and real speech (the heads are thrown away).
 
-A leg runs for a number of minutes, reads new shards while it trains, and resumes from its last
-save; the next leg starts from its weights with a fresh optimizer and schedule.
+It runs for a number of minutes, reads new shards while it trains, and resumes from its last save.
 """
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,12 +35,6 @@ class Trainee(nn.Module):
 
     def _keep_half(self, layer: nn.Module, args: object, frames: Tensor) -> None:
         self.half = frames
-
-    def load(self, folder: Path) -> None:
-        """Start from the encoder and the last layer's head that an earlier leg wrote."""
-        weights = load_file(folder / "encoder" / "model.safetensors")
-        self.encoder.tower.load_state_dict({name: x.float() for name, x in weights.items()})
-        self.head.load_state_dict(torch.load(folder / "ctc.pt", map_location="cpu")["head"])
 
     def loss(self, mel: Tensor, lengths: Tensor, ids: list[list[int]]) -> Tensor:
         """Mean CTC loss per token of both heads, weighted 0.7 and 0.3."""
@@ -85,35 +76,33 @@ def evaluate(
 
 
 def train(
-    folder: Path, speech: Speech, minutes: float, *, start: Path | None, seconds: float,
-    real: float, peak: float, least_hours: float, judged: int, every: int,
+    speech: Speech, minutes: float, *, seconds: float, real: float, peak: float,
+    least_hours: float, judged: int, every: int,
 ) -> None:  # fmt: skip
-    """Train one leg of `minutes` (kept across restarts); writes folder/encoder and folder/ctc.pt.
+    """Train for `minutes` (kept across restarts) and write work/encoder, unless it is there.
 
-    `start` is the folder of an earlier leg, None for fresh weights. While everything is heard as
-    blank, utterances are short and clean; then the augmentation grows over a tenth of the leg.
+    While everything is heard as blank, utterances are short and clean; then the augmentation grows
+    over a tenth of the minutes.
     """
+    folder = speech.work
+    if (folder / "encoder" / "preprocessor_config.json").exists():
+        return
     torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
     v, device = speech.test.vocabulary, speech.device
     log = Log(speech.work / "logs" / "encoder.jsonl")
-    model = Trainee(v)
-    if start is not None:
-        model.load(start)
-    model.to(device)
+    model = Trainee(v).to(device)
     features = new_features(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02,
         fused=device.type == "cuda",
     )  # fmt: skip
     saved = Saved(folder / "encoder_state.pt", SAVE_S, model=model, optimizer=optimizer)
-    # Updates, seconds spent, hours heard, and the share of the leg at which it left the plateau.
+    # Updates, seconds spent, hours heard, and the share that was done as it left the plateau.
     step, spent, heard, left = saved.load((0, 0.0, 0.0, None))
     speech.refresh(least_hours)
     augment = speech.augment()
     log(event="start", parameters=sum(p.numel() for p in model.encoder.parameters()),
-        hours=speech.synthetic.hours, real_hours=speech.real.hours, step=step,
-        weights=start and str(start))  # fmt: skip
+        hours=speech.synthetic.hours, real_hours=speech.real.hours, step=step)  # fmt: skip
     sets = {
         "wer_synthetic": judging_batches(speech.test, judged),
         "wer_real": judging_batches(speech.held_out, judged),
@@ -154,5 +143,4 @@ def train(
         saved.save((step, spent, heard, left))
     log(event="end", step=step, heard_h=heard, pool_h=speech.synthetic.hours,
         **evaluate(model, features, sets, v))  # fmt: skip
-    torch.save({"head": model.head.state_dict()}, folder / "ctc.pt")
     save_encoder(model.encoder.tower, folder / "encoder")

@@ -3,19 +3,16 @@
     python -m recipes.nano.run --work DIR [--data ../shared/data] [--size gpu|cpu|smoke] [--install]
 
 Every stage is skipped when its result is in the work folder, and the long ones resume from their
-last save, so the same command carries on after a stop. Speech is made while the models train;
-decoder and first leg of the encoder train side by side on CUDA, one after the other on CPU.
+last save, so the same command carries on after a stop. Speech is made while the models train.
 Figures go to DIR/logs/*.jsonl, the pair to DIR/encoder and DIR/decoder, the recogniser to
 DIR/last/alone; --install puts all three into the package.
 """
 
 import argparse
-import multiprocessing as mp
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import torch
 
 from recipes.nano import decoder, encoder
 from recipes.nano.batches import Speech
-from recipes.nano.speech import speak_in_background, wait_for
+from recipes.nano.speech import speak_in_background
 from recipes.nano.text import Vocabulary, corpus, cut_books, train_tokenizer
 from tiny_audio.model.build import ASSETS
 
@@ -34,7 +31,7 @@ TOKENS = 1024
 class Plan:
     """How long and how large; the minutes are those of training proper."""
 
-    encoder_minutes: tuple[float, ...]  # of each leg
+    encoder_minutes: float
     decoder_minutes: float
     steps: tuple[int, int]  # of the recogniser: with the decoder, alone
     espeak: tuple[int, float]  # workers, hours of speech each
@@ -45,27 +42,26 @@ class Plan:
     hours: float = 1.5  # of book phrases for it, from each engine
     shard_s: float = 400.0
     pool_hours: float = 80.0
-    side_by_side: bool = False
 
 
 PLANS = {
     "gpu": Plan(
-        (3.6, 6.25), 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0),
+        9.85, 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0),
         encoder={"seconds": 900, "real": 0.15, "peak": 1.2e-3, "least_hours": 2, "judged": 480,
                  "every": 1500},
         decoder={"rows": 384, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 3000},
-        shard_s=300, pool_hours=150, side_by_side=True,
+        shard_s=300, pool_hours=150,
     ),
     "cpu": Plan(
-        (600,), 240, (5000, 800), espeak=(1, 60.0),
+        600, 240, (5000, 800), espeak=(1, 60.0),
         encoder={"seconds": 90, "real": 0.15, "peak": 1e-3, "least_hours": 2, "judged": 480,
                  "every": 1000},
         decoder={"rows": 40, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 1000},
     ),
     "smoke": Plan(
-        (0.3, 0.2), 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02),
+        0.4, 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02),
         encoder={"seconds": 30, "real": 0.15, "peak": 1e-3, "least_hours": 0.03, "judged": 12,
                  "every": 1000},
         decoder={"rows": 8, "peak": 1.5e-3, "everyday": 2000, "most": 4000, "judged": 4,
@@ -75,19 +71,6 @@ PLANS = {
         shard_s=60, pool_hours=1,
     ),
 }  # fmt: skip
-
-
-def train_encoder(plan: Plan, speech: Speech, start: Path | None) -> None:
-    """The legs that are not done, each from the weights of the one before.
-
-    `start` is a folder with encoder/ and ctc.pt: then only the last leg runs.
-    """
-    legs = list(enumerate(plan.encoder_minutes, 1))
-    for number, minutes in legs if start is None else legs[-1:]:
-        folder = speech.work if number == len(legs) else speech.work / f"leg-{number}"
-        if not (folder / "encoder" / "model.safetensors").exists():
-            encoder.train(folder, speech, minutes, start=start, **plan.encoder)
-        start = folder
 
 
 def train_recogniser(plan: Plan, given: argparse.Namespace) -> None:
@@ -117,18 +100,9 @@ def make(plan: Plan, given: argparse.Namespace, device: torch.device) -> None:
     if not (work / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(corpus(work, "train", 60_000)[:250_000], TOKENS, work / "tokenizer")
     vocabulary = Vocabulary(work / "tokenizer")
-    decoder_job = partial(decoder.train, work, plan.decoder_minutes, **plan.decoder)
-    beside = mp.get_context("spawn").Process(target=decoder_job)
-    if plan.side_by_side:
-        beside.start()
-    else:
-        wait_for(speakers)
+    decoder.train(work, plan.decoder_minutes, **plan.decoder)
     speech = Speech(work, given.data, vocabulary, device, plan.pool_hours)
-    train_encoder(plan, speech, given.resume_encoder)
-    if plan.side_by_side:
-        wait_for([beside])
-    else:
-        decoder_job()
+    encoder.train(speech, plan.encoder_minutes, **plan.encoder)
     for speaker in speakers:
         speaker.terminate()
     if not (work / "last" / "alone" / "checkpoints" / "index.json").exists():
@@ -143,7 +117,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", choices=PLANS, default=None, help="default: gpu if there is one")
     parser.add_argument("--flite", action="store_true", help="speak with the flite command, too")
-    parser.add_argument("--resume-encoder", type=Path, help="work folder to take the encoder from")
     parser.add_argument("--install", action="store_true", help="put the result into the package")
     given = parser.parse_args()
     cuda = torch.cuda.is_available()
