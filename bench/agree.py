@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.infer import transcribe
 from bench.load import Collator, Load, spoken_tokens, utterances
 from bench.plain import Plain
-from bench.step import Step, Variant
+from bench.train import Step, Variant
 from tiny_audio.model.batch import IGNORE
 from tiny_audio.model.speech import SpeechModel
 
