@@ -187,7 +187,7 @@ def main() -> None:
         part_ways(model, cfg, work)
     decoder, projector = work / "decoder", work / "projector"
     start = [f"model.decoder.id={decoder}", f"model.init_from={projector}"]
-    learned = learn(work / "alone", manifests, given.alone, [*ALONE, *start, *given.extra])
+    learned = learn(work / "alone", manifests, given.alone, [*ALONE, *given.extra, *start])
     if given.keep:
         print(f"{decoder} and {learned}")
     else:
