@@ -109,10 +109,8 @@ def check_gate() -> None:
     if user is None:
         wanted = "You must have access to it and be authenticated to access it. Please log in."
         raise HubError(401, f"{restricted}. {wanted}", "GatedRepo")
-    visit = f"Visit {hub.url}/{repo.address} to ask for access."
-    raise HubError(
-        403, f"{restricted} and you are not in the authorized list. {visit}", "GatedRepo"
-    )
+    visit = f"you are not in the authorized list. Visit {hub.url}/{repo.address} to ask for access."
+    raise HubError(403, f"{restricted} and {visit}", "GatedRepo")
 
 
 # ---------------------------------------------------------------------------------------- files
@@ -184,17 +182,14 @@ def info(revision: str = "main") -> ResponseReturnValue:
             if file.lfs:
                 siblings[-1]["lfs"] = {"sha256": file.etag, **about["lfs"]}
     found: dict[str, Any] = {
-        "_id": hashlib.sha1(f"{repo.type} {repo.id}".encode()).hexdigest()[:24],
         "id": repo.id,
         "author": repo.owner,
         "sha": commit.sha,
         "lastModified": commit.date,
         "private": repo.private,
         "gated": repo.gated,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": [*card.get("tags", []), f"license:{card.get('license')}"],
+        "tags": card.get("tags", [])
+        + (["license:" + card["license"]] if "license" in card else []),
         "cardData": card,
         "siblings": siblings,
     }
@@ -205,8 +200,8 @@ def info(revision: str = "main") -> ResponseReturnValue:
             found["config"] = json.loads(config.read()) if config else {}
         except ValueError:
             found["config"] = {}
-    wanted = request.args.getlist("expand")
-    return {key: found[key] for key in ("_id", "id", *wanted) if key in found} if wanted else found
+    wanted = request.args.getlist("expand") or found
+    return {key: found[key] for key in ("id", *wanted) if key in found}
 
 
 def _entry(commit: Commit, path: str) -> dict[str, Any]:

@@ -32,12 +32,7 @@ def glm_asr(folder: Path) -> None:
     end, pad, user = range(256, 259)
     config = GlmAsrConfig(
         audio_config={**SIZES, "num_attention_heads": 4, "num_mel_bins": MELS},
-        text_config={
-            **SIZES,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "eos_token_id": [end, user],
-        },
+        text_config={**SIZES, "num_attention_heads": 2, "eos_token_id": [end, user]},
         audio_token_id=pad,
     )
     torch.manual_seed(0)
@@ -65,15 +60,8 @@ def qwen3(folder: Path, tokenizer: Path) -> None:
     )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=151_643,
-        pad_token_id=151_643,
-        eos_token_id=[151_645, 151_643],
-        do_sample=True,
-        temperature=0.6,
-        top_k=20,
-        top_p=0.95,
-    )
+    ends = {"eos_token_id": [151_645, 151_643], "pad_token_id": 151_643}
+    model.generation_config = GenerationConfig(**ends, do_sample=True, temperature=0.6, top_k=20)
     _save(model, folder, license="apache-2.0")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / name, folder / name)

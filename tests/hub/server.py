@@ -98,8 +98,6 @@ class Hub:
         self._port = 0
         self.start()
 
-    # ---------------------------------------------------------------------------- the server
-
     def start(self) -> None:
         """Listen, at the same port as before."""
         assert self._server is None, "the hub is running"
@@ -129,10 +127,8 @@ class Hub:
         """Answer a request, as a WSGI application; where it raises, the connection is cut."""
         raw = environ["RAW_URI"].partition("?")[0]  # "/" inside a revision is encoded
         record = Request(
-            environ["REQUEST_METHOD"],
-            unquote(raw),
-            environ.get("HTTP_RANGE"),
-            "HTTP_AUTHORIZATION" in environ,
+            *(environ["REQUEST_METHOD"], unquote(raw), environ.get("HTTP_RANGE")),
+            authorization="HTTP_AUTHORIZATION" in environ,
         )
         self.requests.append(record)
         fault = self._meet_fault(record.path)
@@ -203,8 +199,6 @@ class Hub:
         with self.lock:
             self.faults.append(fault)
         return fault
-
-    # ------------------------------------------------------------------------ what is in it
 
     def create(
         self,
@@ -277,8 +271,5 @@ class Hub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
         }
-        if offline:
-            environ |= {"HF_HUB_OFFLINE": "1"}
-        if token is not None:
-            environ |= {"HF_TOKEN": token}
-        return environ
+        environ |= {"HF_HUB_OFFLINE": "1"} if offline else {}
+        return environ | ({"HF_TOKEN": token} if token else {})
