@@ -23,7 +23,7 @@ from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.text.scoring import get_rule
 from tiny_audio.train.build import train
-from tiny_audio.train.display import duration
+from tiny_audio.train.metrics import duration
 
 UNSEEN = 200  # utterances in the final test
 SHOWN = 6  # of them, in the report

@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from tests.train.helpers import LR, NO_DECAY, batch_of, tiny, trainer_of, utterances
+from tests.train.helpers import batch_of, tiny, trainer_of, utterances
+from tiny_audio.config import TrainingConfig
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import restore_optimizer
 from tiny_audio.train.distributed import LossModule, frozen_modules, whole_state, whole_weights
@@ -29,7 +30,8 @@ STEPS = 4
 def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> Trainer:
     """Each process takes every other utterance; one process alone takes them all."""
     mine = utterances()[dist.get_rank() :: 2] if sharded else utterances()
-    made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, logging_steps=1)
+    once = {"max_steps": steps, "gradient_accumulation_steps": 1}
+    made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, **once)
     if sharded:
         module = LossModule(model)
         ignored = {p for frozen in frozen_modules(module) for p in frozen.parameters()}
@@ -37,22 +39,14 @@ def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> T
         for name, parameter in module.named_parameters():
             assert isinstance(parameter, DTensor) == parameter.requires_grad, name
         made.module = module
-    groups = parameter_groups(model, lr=LR, weight_decay=NO_DECAY)
+    groups = parameter_groups(model, TrainingConfig(lora_learning_rate=1e-3))
     made.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     return made
 
 
-def model_without_dropout() -> SpeechModel:
-    model = tiny(LEARNS)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
-
-
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
-    model = model_without_dropout()
+    model = tiny(LEARNS, dropout=False)
     first = trainer(model, folder / f"a{dist.get_rank()}", STEPS // 2, sharded=True)
     first.run()
     state = whole_state(first.optimizer.state_dict())
@@ -60,7 +54,7 @@ def main(folder: Path) -> None:
         weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
     assert not any(isinstance(value, DTensor) for value in weights.values())
 
-    resumed = model_without_dropout()
+    resumed = tiny(LEARNS, dropout=False)
     resumed.load_state_dict(weights)
     second = trainer(resumed, folder / f"b{dist.get_rank()}", STEPS // 2, sharded=True)
     restore_optimizer(second.optimizer, state)

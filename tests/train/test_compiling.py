@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.train.helpers import batch_of, rows, run, tiny, utterances
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.stages import apply_learns, compile_layers, eagerly
+from tiny_audio.train.stages import compile_layers, eagerly
 
 COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 
@@ -24,15 +24,15 @@ def gradients(model: SpeechModel, count: int) -> tuple[float, dict[str, torch.Te
     return loss.total.item(), found
 
 
-@pytest.mark.parametrize("learns", [["projector"], ["projector", "decoder"]])
-def test_loss_and_gradients_stay(learns: list[str]) -> None:
+def test_loss_and_gradients_stay_and_lengths_do_not_compile_anew() -> None:
+    """Two programs a stack at most: a batch of one is another program than one of several."""
     torch._dynamo.reset()
-    model = tiny()
-    apply_learns(model, learns)
-    before = [gradients(model, count) for count in (2, 7)]
+    torch._dynamo.utils.counters.clear()
+    model, counts = tiny(["projector", "decoder"]), (2, 5, 8, 7, 1)
+    before = [gradients(model, count) for count in counts]
     names = list(model.state_dict())
     compile_layers(model, print, backend="aot_eager")
-    for count, (loss, expected) in zip((2, 7), before, strict=True):
+    for count, (loss, expected) in zip(counts, before, strict=True):
         again, found = gradients(model, count)
         assert again == pytest.approx(loss, rel=1e-4)
         assert found.keys() == expected.keys()
@@ -40,17 +40,6 @@ def test_loss_and_gradients_stay(learns: list[str]) -> None:
             gap = (gradient - expected[name]).norm() / expected[name].norm().clamp_min(1e-12)
             assert gap < 1e-4, name
     assert list(model.state_dict()) == names
-
-
-def test_lengths_do_not_compile_anew() -> None:
-    """Two programs a stack at most: a batch of one is another program than one of several."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    model = tiny()
-    apply_learns(model, ["projector"])
-    compile_layers(model, print, backend="aot_eager")
-    for count in (2, 5, 8, 7, 4, 1):
-        gradients(model, count)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
     torch._dynamo.utils.counters.clear()
     with eagerly(model), torch.no_grad():  # a program of its own, were it compiled

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tiny_audio.train.diagnosis import Cliff, Phase, find_cliff, read_notes
+from tiny_audio.train.diagnosis import Cliff, find_cliff, read_notes
 
 GUESS = 6.2
 
@@ -20,25 +20,14 @@ def evaluation(step: int, loss: float, wer: float = 0.3) -> dict[str, Any]:
     return {"kind": "eval", "step": step, "eval_loss": loss, "wer": wer, "cer": 0.1}
 
 
-def keys(rows: list[dict[str, Any]]) -> set[str]:
-    return set(read_notes(rows, GUESS))
-
-
-def note(rows: list[dict[str, Any]], key: str) -> str:
-    return read_notes(rows, GUESS)[key]
-
-
-def test_nothing_is_said_of_nothing() -> None:
-    assert read_notes([], GUESS) == {}
-    assert keys([train(10, 9.0)]) == set()
+def notes(*rows: dict[str, Any]) -> dict[str, str]:
+    return read_notes(rows, GUESS)
 
 
 def test_a_plateau_is_explained_with_its_numbers() -> None:
-    rows = [train(10 * i, 4.2) for i in range(1, 20)]
-    text = note(rows, "cliff-before")
-    assert "loss 4.20" in text
-    assert "6.20" in text
-    assert "normal" in text
+    assert notes() == notes(train(10, 9.0)) == {}
+    text = notes(*(train(10 * i, 4.2) for i in range(1, 20)))["cliff-before"]
+    assert all(part in text for part in ("loss 4.20", "6.20", "normal"))
 
 
 def test_a_cliff_is_not_denied_while_the_loss_has_just_come_down() -> None:
@@ -80,40 +69,27 @@ def test_a_run_from_trained_weights_is_compared_with_its_start(
 def test_overfitting_is_a_rising_evaluation_loss_under_a_falling_training_loss() -> None:
     falling = [train(i, 2.0 - i / 500) for i in range(1, 401)]
     rising = [evaluation(100, 1.5), evaluation(200, 1.2), evaluation(300, 1.3)]
-    assert "overfitting" not in keys(falling + rising)  # one evaluation is no trend
-    text = note([*falling, *rising, evaluation(400, 1.4)], "overfitting")
+    assert "overfitting" not in notes(*falling, *rising)  # one evaluation is no trend
+    text = notes(*falling, *rising, evaluation(400, 1.4))["overfitting"]
     assert "since step 200" in text
     assert "from 1.200 to 1.400" in text
     level = [train(i, 2.0) for i in range(1, 401)]
-    assert "overfitting" not in keys([*level, *rising, evaluation(400, 1.4)])
-    assert "overfitting" not in keys([*falling, *rising, evaluation(400, 1.21)])
+    assert "overfitting" not in notes(*level, *rising, evaluation(400, 1.4))
+    assert "overfitting" not in notes(*falling, *rising, evaluation(400, 1.21))
 
 
 @pytest.mark.parametrize(("norm", "said"), [(9.0, False), (100.0, False), (101.0, True)])
 def test_a_gradient_norm_above_100_is_unstable(norm: float, said: bool) -> None:
-    assert ("unstable" in keys([train(1, grad_norm_max=norm)])) == said
-
-
-@pytest.mark.parametrize(
-    ("output", "word"),
-    [(0.03, None), (0.2, None), (0.004, None), (0.31, "louder"), (1e-3, "quieter")],
-)
-def test_a_tenfold_drift_of_scale_is_said(output: float, word: str | None) -> None:
-    rows = [train(1, projector_output_rms=output, embedding_rms=0.03)]
-    assert ("scale" in keys(rows)) == (word is not None)
-    if word is not None:
-        assert word in note(rows, "scale")
+    assert ("unstable" in notes(train(1, grad_norm_max=norm))) == said
 
 
 def test_a_dead_expert_is_named_once_it_stays_dead() -> None:
     shares = {"projector_share_0": 0.5, "projector_share_1": 0.499, "projector_share_2": 0.001}
-    others = {"projector_share_entropy_ratio": 0.001}
-    dead = [train(i, **shares, **others) for i in range(1, 4)]
-    assert keys(dead[:2]) == set()
-    assert keys(dead) == {"projector_share_2"}
-    assert "share_2" in note(dead, "projector_share_2")
-    alive = train(4, **(shares | {"projector_share_2": 0.2}))
-    assert keys([*dead, alive]) == set()
+    dead = [train(i, **shares, projector_share_entropy_ratio=0.001) for i in range(1, 4)]
+    assert notes(*dead[:2]) == {}
+    assert list(notes(*dead)) == ["projector_share_2"]
+    assert "share_2" in notes(*dead)["projector_share_2"]
+    assert notes(*dead, train(4, **(shares | {"projector_share_2": 0.2}))) == {}
 
 
 POINTS = 300
@@ -140,72 +116,67 @@ def looks(curve: np.ndarray, noise: float) -> list[Cliff]:
     return [look(curve[: n + 1], noise=noise) for n in range(len(curve))]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
+@pytest.mark.parametrize("noise", [0.0, 0.12])
 @pytest.mark.parametrize(("at", "width"), [(20, 4), (100, 10), (150, 4), (150, 20), (220, 12)])
 def test_a_cliff_is_awaited_seen_falling_and_placed(at: int, width: int, noise: float) -> None:
     said = looks(plateau_and_drop(at, width), noise)
     phases = [cliff.phase for cliff in said]
-    assert all(phase is Phase.BEFORE for phase in phases[: at - width])
-    assert Phase.FALLING in phases[at - width : at + width + 4]
-    assert all(phase is Phase.PASSED for phase in phases[at + width + 6 :])
+    assert all(phase == "before" for phase in phases[: at - width])
+    assert "falling" in phases[at - width : at + width + 4]
+    assert all(phase == "passed" for phase in phases[at + width + 6 :])
     for cliff in said[at + width + 10 :]:
         assert cliff.sudden
         assert cliff.step is not None
         assert abs(cliff.step - 10 * at) <= max(30, 10 * width)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
+@pytest.mark.parametrize("noise", [0.0, 0.12])
 def test_without_a_cliff_there_is_none(noise: float) -> None:
     plateau = plateau_and_drop(10**6, 10)
     # A fall that waits for the warmup, from 11 to guessing, is not the cliff either.
     warmup = np.concatenate([np.full(8, 11.0), np.geomspace(11, 4.2, 6), np.full(200, 4.2)])
     untrained = np.full(200, 11.0)
     for curve in (plateau, warmup, untrained):
-        assert all(cliff.phase is Phase.BEFORE for cliff in looks(curve, noise))
+        assert all(cliff.phase == "before" for cliff in looks(curve, noise))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
-def test_an_immediate_descent_is_passed_but_no_cliff(noise: float) -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.12])
+def test_an_immediate_or_even_descent_is_passed_but_no_cliff(noise: float) -> None:
     curve = 0.3 + 11 * np.exp(-np.arange(200) / 8)
     said = looks(curve, noise)
-    assert said[-1].phase is Phase.PASSED
+    assert said[-1].phase == "passed"
     assert not any(cliff.sudden for cliff in said)
     assert said[-1].step is not None
     assert 100 <= said[-1].step <= 250
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.05, 0.12])
-def test_an_even_descent_is_no_cliff(noise: float) -> None:
-    cliff = look(np.linspace(5, 0.8, POINTS), noise=noise)
-    assert cliff.phase is Phase.PASSED
-    assert not cliff.sudden
+    even = look(np.linspace(5, 0.8, POINTS), noise=noise)
+    assert (even.phase, even.sudden) == ("passed", False)
 
 
 def test_a_single_low_batch_is_no_cliff() -> None:
     curve = plateau_and_drop(10**6, 10)
     curve[[100, 150, 200]] = 0.5
-    assert all(cliff.phase is Phase.BEFORE for cliff in looks(curve, 0.05))
+    assert all(cliff.phase == "before" for cliff in looks(curve, 0.05))
 
 
 def test_a_fall_that_stops_half_way_is_not_passed() -> None:
     stuck = np.concatenate([np.full(100, 4.2), np.geomspace(4.2, 2.8, 10), np.full(100, 2.8)])
     phases = [cliff.phase for cliff in looks(stuck, 0.05)]
-    assert Phase.PASSED not in phases
-    assert Phase.FALLING in phases
-    assert phases[-1] is Phase.BEFORE
+    assert "passed" not in phases
+    assert "falling" in phases
+    assert phases[-1] == "before"
 
 
 def test_a_run_that_diverges_has_not_passed() -> None:
     curve = np.concatenate([plateau_and_drop(100, 10)[:200], np.geomspace(1, 9, 20)])
-    assert look(curve[:200]).phase is Phase.PASSED
-    assert look(np.concatenate([curve, np.full(30, 9.0)])).phase is Phase.BEFORE
+    assert look(curve[:200]).phase == "passed"
+    assert look(np.concatenate([curve, np.full(30, 9.0)])).phase == "before"
 
 
 def test_the_error_rate_has_the_last_word() -> None:
     low, stuck = plateau_and_drop(100, 10), np.full(100, 3.5)
-    assert look(low, wer=0.98).phase is not Phase.PASSED
-    assert look(stuck).phase is Phase.BEFORE
-    assert look(stuck, wer=0.3).phase is Phase.PASSED
+    assert look(low, wer=0.98).phase != "passed"
+    assert look(stuck).phase == "before"
+    assert look(stuck, wer=0.3).phase == "passed"
 
 
 def test_other_tokens_have_another_scale() -> None:
@@ -214,8 +185,8 @@ def test_other_tokens_have_another_scale() -> None:
     steps = [10 * (i + 1) for i in range(POINTS)]
     before = find_cliff(steps[:140], curve[:140].tolist(), guess_loss=2.9)
     after = find_cliff(steps, curve.tolist(), guess_loss=2.9)
-    assert before.phase is Phase.BEFORE
-    assert after.phase is Phase.PASSED
+    assert before.phase == "before"
+    assert after.phase == "passed"
     assert after.sudden
 
 
@@ -223,4 +194,5 @@ def test_other_tokens_have_another_scale() -> None:
 def test_odd_curves_do_not_break_it(losses: list[float]) -> None:
     steps = list(range(len(losses)))
     for guess_loss, wer in ((GUESS, None), (0.0, 0.1)):
-        assert find_cliff(steps, losses, guess_loss=guess_loss, wer=wer).phase in Phase
+        phase = find_cliff(steps, losses, guess_loss=guess_loss, wer=wer).phase
+        assert phase in ("before", "falling", "passed")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.train import sharded_worker
-from tests.train.helpers import TEXTS, arguments, rows, run
+from tests.train.helpers import RESUME, TEXTS, arguments, rows, run, tiny
 from tiny_audio.errors import CheckpointError
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -70,13 +70,12 @@ def test_two_processes_make_the_updates_of_one(data: Path, tmp_path: Path) -> No
 def test_two_processes_resume_where_both_were(data: Path, tmp_path: Path) -> None:
     launch(data, tmp_path / "whole")
     launch(data, tmp_path / "parts", "training.max_steps=2")
-    last = "training.resume_from_checkpoint=last"
-    launch(data, tmp_path / "parts", last)
+    launch(data, tmp_path / "parts", RESUME)
     for kind, key in (("train", "loss"), ("eval", "eval_loss")):
         parts, whole = rows(tmp_path / "parts", kind), rows(tmp_path / "whole", kind)
         assert [row[key] for row in parts] == [row[key] for row in whole]
     with pytest.raises(CheckpointError, match="2 processes, this one has 1"):
-        run(data, tmp_path / "parts", *SHORT, last)
+        run(data, tmp_path / "parts", *SHORT, RESUME)
 
 
 @pytest.mark.slow
@@ -87,7 +86,7 @@ def test_fsdp_makes_the_updates_of_one_process(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     sharded = torch.load(tmp_path / "sharded.pt", weights_only=True)
 
-    model = sharded_worker.model_without_dropout()
+    model = tiny(sharded_worker.LEARNS, dropout=False)
     alone = sharded_worker.trainer(model, tmp_path, sharded_worker.STEPS, sharded=False)
     alone.run()
     rows = alone.report.rows

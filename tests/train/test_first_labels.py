@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.helpers import TEXTS, rows, run
+from tests.train.helpers import RESUME, TEXTS, rows, run
 from tiny_audio.model.checkpoint import find_checkpoint, load_checkpoint, read_config
 from tiny_audio.train.first_labels import describe, nats_a_word
 
@@ -47,8 +47,7 @@ def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(
     assert read_config(first.last).data.labels.case_of == {"main": "lower"}
     for text in list(loud.glob("*.txt"))[4:]:  # would be judged otherwise now
         text.write_text(text.read_text().lower())
-    again = "training.resume_from_checkpoint=last"
-    last = run(loud, tmp_path / "b", *short, "training.max_steps=3", again).last
+    last = run(loud, tmp_path / "b", *short, "training.max_steps=3", RESUME).last
     assert last is not None
     assert read_config(last).data.labels.case_of == {"main": "lower"}
     assert "in capitals" not in capsys.readouterr().out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.helpers import arguments, rows
-from tiny_audio.train.distributed import StopSignal
+from tiny_audio.train.distributed import held_signals
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
@@ -53,28 +53,17 @@ def test_a_stopped_run_saves_and_its_advice_goes_on(
     assert [row["step"] for row in rows(out)] == list(range(1, stopped + 3))
 
 
-def test_only_the_first_signal_is_held_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal() as stop:
+def test_signals_are_held_back_once_and_handlers_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with held_signals(patient=False) as received:
+        assert received == []
         signal.raise_signal(signal.SIGINT)
-        assert stop.received == signal.SIGINT
+        assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_under_a_launcher_every_signal_is_held_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal(patient=True) as stop:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+    with held_signals(patient=True) as received:  # under a launcher
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGINT]
+        for number in numbers:
             signal.raise_signal(number)
-            assert stop.received == number
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignal() as stop:
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert stop.received is None
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert received == numbers
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -12,117 +12,97 @@ from typing import Any
 import matplotlib.image
 import pytest
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
-from tests.train.helpers import tiny
+from tests.train.helpers import reporter, said_by, tiny
 from tiny_audio.model.batch import IGNORE
-from tiny_audio.train.display import Display, duration, resume_command
-from tiny_audio.train.metrics import Reporter
+from tiny_audio.train.build import resume_command
+from tiny_audio.train.evaluation import Evaluation
+from tiny_audio.train.metrics import Bar, Reporter, duration
 
 ROW: dict[str, Any] = {
-    "kind": "train",
-    "step": 50,
-    "loss": 1.2345,
-    "grad_norm": 0.5,
-    "grad_norm_max": 0.9,
-    "lr_projector": 1e-3,
-    "lr_lora": 2e-4,
+    **{"kind": "train", "step": 50, "loss": 1.2345, "grad_norm": 0.5, "grad_norm_max": 0.9},
+    **{"lr_projector": 1e-3, "lr_lora": 2e-4, "seconds_per_step": 2.0},
     "audio_seconds_per_second": 812.0,
-    "memory_gb": 3.25,
-    "seconds_per_step": 2.0,
 }
 EVAL: dict[str, Any] = {"kind": "eval", "step": 50, "eval_loss": 1.5, "wer": 0.123, "cer": 0.05}
 
 
-def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
-    file = io.StringIO()
-    return Console(file=file, force_terminal=terminal, width=100), file
-
-
-def reporter(folder: Path) -> Reporter:
-    display = Display(99, live=False, console=console(terminal=False)[0])
-    return Reporter(Accelerator(cpu=True), folder, display, metric="wer")
-
-
 def test_rows_are_json_lines_and_go_back_to_where_a_run_resumes(tmp_path: Path) -> None:
-    monitor = reporter(tmp_path)
-    monitor.count_labels(torch.tensor([[1, 2, IGNORE]]))
-    monitor.record(ROW)
-    state = monitor.state_dict()
-    monitor.record(EVAL)
+    report = reporter(tmp_path)
+    report.count_labels(torch.tensor([[1, 2, IGNORE]]))
+    report.record(ROW)
+    state = report.state_dict()
+    report.record(EVAL)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [ROW, EVAL]
     again = reporter(tmp_path)
     again.load_state_dict(state)
     assert again.rows == [ROW]
-    assert again.guess_loss == monitor.guess_loss
+    assert again.guess_loss == report.guess_loss
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    monitor = reporter(tmp_path)
-    monitor.accelerator = SimpleNamespace(is_main_process=False, log=lambda *_, **__: None)
-    monitor.record(ROW)
-    assert monitor.rows == [ROW]
+    report = reporter(tmp_path)
+    report.accelerator = SimpleNamespace(is_main_process=False, log=lambda *_, **__: None)
+    report.evaluated(1, Evaluation(1.0, 0.5, 0.1, (("a", "b"),)))
+    assert len(report.rows) == 1
+    assert said_by(report) == ""
     assert not list(tmp_path.iterdir())
 
 
 def test_guessing_by_frequency_costs_the_labels_entropy(tmp_path: Path) -> None:
-    monitor = reporter(tmp_path)
-    assert monitor.guess_loss == 0.0
-    monitor.count_labels(torch.tensor([[0, 1, 2, 3], [IGNORE] * 4]))
-    assert monitor.guess_loss == pytest.approx(math.log(4))
-    monitor.count_labels(torch.zeros(2, 500, dtype=torch.long))
-    assert monitor.guess_loss < 0.05
+    report = reporter(tmp_path)
+    assert report.guess_loss == 0.0
+    report.count_labels(torch.tensor([[0, 1, 2, 3], [IGNORE] * 4]))
+    assert report.guess_loss == pytest.approx(math.log(4))
+    report.count_labels(torch.zeros(2, 500, dtype=torch.long))
+    assert report.guess_loss < 0.05
 
 
 def test_a_note_is_not_repeated_at_every_row(tmp_path: Path) -> None:
-    monitor = reporter(tmp_path)
-    monitor.count_labels(torch.arange(500))
+    report = reporter(tmp_path)
+    report.count_labels(torch.arange(500))
     model = tiny()
-    for step in range(1, 60):
-        monitor.training(ROW | {"step": step, "loss": 4.2}, model)
-    said = monitor.display.console.file.getvalue()
-    assert said.count("Still before the cliff") == 1
+    for step in range(1, 20):
+        report.training(ROW | {"step": step, "loss": 4.2}, model)
+    assert said_by(report).count("Still before the cliff") == 1
 
 
 def test_the_picture_is_a_picture(tmp_path: Path) -> None:
-    monitor = reporter(tmp_path)
-    monitor.draw()  # of nothing yet
+    report = reporter(tmp_path)
+    report.draw()  # of nothing yet
     for step in range(1, 40):
-        monitor.record(ROW | {"step": step, "loss": 4.0 if step < 20 else 0.5})
-    monitor.record(EVAL)
-    monitor.record(EVAL | {"step": 60, "wer": None})
-    pixels = matplotlib.image.imread(monitor.draw())
+        report.record(ROW | {"step": step, "loss": 4.0 if step < 20 else 0.5})
+    report.record(EVAL)
+    report.record(EVAL | {"step": 60, "wer": None})
+    report.draw()
+    pixels = matplotlib.image.imread(tmp_path / "loss.png")
     assert pixels.shape[0] > 300
     assert pixels.std() > 0.01
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_every_figure_is_shown(terminal: bool) -> None:
-    out, file = console(terminal=terminal)
-    with Display(100, live=True, console=out) as display:
-        assert display.live == terminal
-        display.training(ROW)
-        display.evaluated(EVAL, [("a [bold] word", "a bald word")])
-        display.say("a note [with] brackets")
+def test_every_figure_is_shown(terminal: bool, tmp_path: Path) -> None:
+    file = io.StringIO()
+    bar = Bar(100, live=True, console=Console(file=file, force_terminal=terminal, width=100))
+    report = Reporter(reporter(tmp_path).accelerator, tmp_path, bar, metric="wer")
+    with bar:
+        assert bar.disable != terminal
+        report.training(ROW, tiny())
+        report.evaluated(50, Evaluation(1.5, 0.123, 0.05, (("a [bold] word", "a bald word"),)))
+        report.say("a note [with] brackets")
     shown = file.getvalue()
-    for figure in ("1.2345", "0.50", "1.0e-03", "2.0e-04", "812", "3.2 GB", "2 min", "12.3%"):
+    for figure in ("1.2345", "0.50", "1.0e-03", "2.0e-04", "812", " GB", "2 min", "12.3%"):
         assert figure in shown, figure
-    assert "[dim]" not in shown
-    for text in ("a [bold] word", "a bald word", "a note [with] brackets"):
+    for text in ("reference:  a [bold] word", "hypothesis: a bald word", "a note [with] brackets"):
         assert text in shown
 
 
-def test_lines_where_live_is_not_wanted() -> None:
-    out, _ = console(terminal=True)
-    assert not Display(100, live=False, console=out).live
-
-
 def test_durations() -> None:
-    said = [duration(seconds) for seconds in (0, 42, 720, 3 * 3600 + 300)]
-    assert said == ["0 s", "42 s", "12 min", "3 h 05 min"]
+    shown = [duration(seconds) for seconds in (0, 42, 720, 3 * 3600 + 300)]
+    assert shown == ["0 s", "42 s", "12 min", "3 h 05 min"]
 
 
 def test_the_advice_is_the_command_that_was_typed() -> None:

@@ -8,19 +8,20 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from omegaconf import OmegaConf
 
 from tiny_audio import logs
 from tiny_audio.config import Config
+from tiny_audio.data.mixture import Usage
 from tiny_audio.data.rejects import RejectCounts
 from tiny_audio.model.checkpoint import find_checkpoint as find_weights
 from tiny_audio.model.checkpoint import read_config, save_checkpoint
-from tiny_audio.model.decoder import embedding_rms
 from tiny_audio.train.cached_features import open_cache
 from tiny_audio.train.checkpoints import (
     CheckpointStore,
@@ -29,7 +30,6 @@ from tiny_audio.train.checkpoints import (
     restore_rng,
     resume_point,
     rng_state,
-    seed_everything,
     write_state,
 )
 from tiny_audio.train.components import (
@@ -40,7 +40,6 @@ from tiny_audio.train.components import (
     make_model,
     make_stream,
 )
-from tiny_audio.train.display import Display, duration, resume_command
 from tiny_audio.train.distributed import (
     LossModule,
     close_accelerator,
@@ -51,10 +50,9 @@ from tiny_audio.train.distributed import (
 )
 from tiny_audio.train.evaluation import Evaluation, HeldOut, evaluate_held_out, load_held_out
 from tiny_audio.train.first_labels import check_first_labels
-from tiny_audio.train.loop import Trainer
+from tiny_audio.train.loop import Prefetcher, Trainer
 from tiny_audio.train.memory import AUTO, choose_budget
-from tiny_audio.train.metrics import METRICS, PICTURE, Reporter, start_tracker
-from tiny_audio.train.prefetch import Prefetcher
+from tiny_audio.train.metrics import METRICS, PICTURE, Bar, Reporter, duration, start_tracker
 from tiny_audio.train.stages import (
     apply_learns,
     checkpoint_decoder,
@@ -67,7 +65,6 @@ from tiny_audio.train.stages import (
 class RunSummary:
     """How a run ended. ``interrupted`` is the signal that ended it early, if one did."""
 
-    output_dir: Path
     steps: int
     seconds: float
     best: Path | None
@@ -99,7 +96,7 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
     try:
         # The main process's: its name may hold the time, which differs by process.
         cfg.output_dir = broadcast_object_list([cfg.output_dir])[0]
-        seed_everything(cfg.seed, accelerator.process_index)
+        set_seed(cfg.seed, device_specific=True)
         writes = accelerator.is_main_process
         with logs.to_file(Path(cfg.output_dir)) if writes else nullcontext():
             return Run(cfg, accelerator).train(argv)
@@ -110,68 +107,62 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
 class Run:
     """One run: everything is built in ``__init__``, in order; ``train`` starts the loop.
 
-    Args:
-        cfg: checked; ``auto`` values are replaced by what was chosen.
-        accelerator: processes, devices and number format.
+    ``cfg`` is checked; its ``auto`` values are replaced by what is chosen.
     """
 
     def __init__(self, cfg: Config, accelerator: Accelerator) -> None:
         self.cfg, self.accelerator = cfg, accelerator
-        training = cfg.training
+        training, labels, init_from = cfg.training, cfg.data.labels, cfg.model.init_from
+        metric = training.metric_for_best_model
         self.folder = Path(cfg.output_dir)
-        self.display = Display(training.max_steps, live=training.progress)
-        self.store = CheckpointStore(
-            self.folder / "checkpoints",
-            keep=training.save_total_limit,
-            metric=training.metric_for_best_model,
+        self.report = Reporter(
+            accelerator,
+            self.folder,
+            Bar(training.max_steps, live=training.progress),
+            metric=metric,
+            patience=training.early_stopping_patience,
+            from_scratch=init_from is None,
         )
+        self.say = self.report.say
+        checkpoints = self.folder / "checkpoints"
+        self.store = CheckpointStore(checkpoints, keep=training.save_total_limit, metric=metric)
         resumed = resume_point(training.resume_from_checkpoint, self.store, self.folder)
+        before = None if resumed is None else read_config(resumed)
 
         # Data first: a wrong path should not take as long as a model to show.
         train_sources, eval_sources = find_data(cfg)
         augment = find_augmentation(cfg)
-        first = cfg.model.init_from
-        start = resumed or (find_weights(first) if first is not None else None)
-        self.model = make_model(cfg, accelerator.device, start)
-        self.learning = apply_learns(self.model, training.learns)
+        start = resumed or (None if init_from is None else find_weights(init_from))
+        self.model = model = make_model(cfg, accelerator.device, start)
+        learning = apply_learns(model, training.learns)
         if training.gradient_checkpointing:
-            checkpoint_decoder(self.model.causal_lm)
+            checkpoint_decoder(model.causal_lm)
         if training.torch_compile:
-            compile_layers(self.model, self._say)
-        self._settle_budget(resumed)
-        labels = cfg.data.labels
-        if resumed is None:
-            check_first_labels(
-                labels, train_sources, eval_sources, self.model, accelerator, self._say
-            )
+            compile_layers(model, self.say)
+        if training.batch_seconds == AUTO:
+            training.batch_seconds = self._budget(before)
+        if before is None:
+            check_first_labels(labels, train_sources, eval_sources, model, accelerator, self.say)
         elif labels.case == AUTO:
-            before = read_config(resumed).data.labels
-            labels.case, labels.case_of = before.case, before.case_of
-        self.eval_rejects, self.held_out = RejectCounts(), HeldOut({}, ())
+            labels.case, labels.case_of = before.data.labels.case, before.data.labels.case_of
+        self.held_out: HeldOut | None = None
+        self.rejects = RejectCounts()
         if eval_sources and training.eval_steps > 0:
-            limits = data_limits(cfg, self.model)
-            self.held_out = load_held_out(eval_sources, accelerator, self.eval_rejects, **limits)
-        stream = make_stream(cfg, train_sources, augment, self.model, accelerator, resumed)
-        self.cache = open_cache(cfg, self.model, accelerator, train_sources, self._say)
-        self.stream = Prefetcher(stream, pin=accelerator.device.type == "cuda" and not self.cache)
+            limits = data_limits(cfg, model)
+            self.held_out = load_held_out(eval_sources, accelerator, self.rejects, **limits)
+        self.data = make_stream(cfg, train_sources, augment, model, accelerator, resumed)
+        self.cache = open_cache(cfg, model, accelerator, train_sources, self.say)
+        pin = accelerator.device.type == "cuda" and not self.cache
+        self.stream = Prefetcher(self.data, pin=pin)
 
-        assert self.model.augment_generator is not None
-        self.model.augment_generator.manual_seed(cfg.seed + accelerator.process_index)
-        self.generators = {"spec_augment": self.model.augment_generator}  # as they are saved
-        self.report = Reporter(
-            accelerator,
-            self.folder,
-            self.display,
-            metric=training.metric_for_best_model,
-            patience=training.early_stopping_patience,
-            embedding_rms=embedding_rms(self.model.causal_lm),
-            from_scratch=cfg.model.init_from is None,
-        )
+        assert model.augment_generator is not None
+        model.augment_generator.manual_seed(cfg.seed + accelerator.process_index)
+        self.generators = {"spec_augment": model.augment_generator}  # as they are saved
         self.trainer = self._trainer()
         if resumed is not None:
             self._restore(resumed)
         self.first_step = self.trainer.step
-        self._say_beginning(resumed)
+        self._say_beginning(learning, resumed)
 
     def train(self, argv: Sequence[str] | None) -> RunSummary:
         """Run the loop between its first and last lines."""
@@ -180,51 +171,42 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.structured(self.cfg), self.folder / "config.yaml")
         start_tracker(self.accelerator, self.cfg, self.folder)
-        with self.display:
+        with self.report.bar:
             interrupted = self.trainer.run()
-        self.report.finish()
-        summary = self._summary(time.perf_counter() - began, interrupted)
+        self.report.draw()
+        evals = self.report.evaluations
+        for counts in gather_object([self.data.rejects]):
+            self.rejects.merge(counts)
+        summary = RunSummary(
+            steps=self.trainer.step,
+            seconds=time.perf_counter() - began,
+            best=self.store.best,
+            last=self.store.last,
+            wer=evals[-1]["wer"] if evals else None,
+            rejects=self.rejects,
+            interrupted=interrupted,
+        )
         self._say_ending(summary, argv)
         return summary
 
-    def _say(self, text: str) -> None:
-        if self.accelerator.is_main_process:
-            self.display.say(text)
-
-    def _settle_budget(self, resumed: Path | None) -> None:
-        """Put a number in place of ``training.batch_seconds=auto``."""
-        training = self.cfg.training
-        if training.batch_seconds != AUTO:
-            training.batch_seconds = float(training.batch_seconds)
-            return
-        if resumed is not None:
-            training.batch_seconds = read_config(resumed).training.batch_seconds
-            self._say(f"training.batch_seconds=auto: {training.batch_seconds:g} s, as before")
-            return
-        training.batch_seconds, how = choose_budget(
-            self.model,
-            self.accelerator,
-            training.learns,
-            max_seconds=self.cfg.data.max_seconds,
-            max_utterances=training.max_utterances,
-        )
-        self._say(f"training.batch_seconds=auto: {training.batch_seconds:.0f} s ({how})")
+    def _budget(self, before: Config | None) -> float:
+        """What ``training.batch_seconds=auto`` stands for."""
+        if before is not None:
+            seconds, how = before.training.batch_seconds, "as before"
+        else:
+            seconds, how = choose_budget(
+                self.model,
+                self.accelerator,
+                self.cfg.training.learns,
+                max_seconds=self.cfg.data.max_seconds,
+                max_utterances=self.cfg.training.max_utterances,
+            )
+        self.say(f"training.batch_seconds=auto: {seconds:g} s ({how})")
+        return float(seconds)
 
     def _trainer(self) -> Trainer:
         t = self.cfg.training
-        groups = parameter_groups(
-            self.model,
-            lr={
-                "projector": t.learning_rate,
-                "lora": t.lora_learning_rate,
-                "decoder": t.decoder_learning_rate,
-            },
-            weight_decay={
-                "projector": t.weight_decay,
-                "lora": t.lora_weight_decay,
-                "decoder": t.decoder_weight_decay,
-            },
-        )
+        groups = parameter_groups(self.model, t)
         fused = True if self.accelerator.device.type == "cuda" else None  # one kernel for all
         optimizer = torch.optim.AdamW(groups, betas=(t.adam_beta1, t.adam_beta2), fused=fused)
         module = LossModule(self.model)
@@ -245,15 +227,9 @@ class Run:
         )
 
     def _evaluate(self) -> Evaluation:
+        assert self.held_out is not None
         with whole_weights(self.model):
-            return evaluate_held_out(
-                self.model,
-                self.accelerator,
-                self.held_out,
-                settings=self.cfg.evaluation,
-                transcribed=self.cfg.training.eval_utterances,
-                shown=self.cfg.training.show_examples,
-            )
+            return evaluate_held_out(self.model, self.accelerator, self.held_out, self.cfg)
 
     def _save(self, trainer: Trainer, evaluation: Evaluation | None) -> None:
         """Write a checkpoint of all processes' state, from the main one; all must call it.
@@ -262,19 +238,13 @@ class Run:
             CheckpointError: the disk refuses; earlier checkpoints are whole.
         """
         mine = {"data": self.stream.state_dict(), "rng": rng_state(self.generators)}
-        state = {**whole_state(dict(trainer.state_dict())), "processes": gather_object([mine])}
+        state = {**whole_state(trainer.state_dict()), "processes": gather_object([mine])}
         wer, loss = (evaluation.wer, evaluation.loss) if evaluation else (None, None)
         metadata = {"step": trainer.step, "epoch": self.stream.epoch, "wer": wer, "eval_loss": loss}
-
-        def write(folder: Path) -> None:
-            save_checkpoint(
-                self.model,
-                folder,
-                config=self.cfg,
-                metadata=metadata,
-                extra=lambda part: write_state(state, part),
-            )
-
+        extra = partial(write_state, state)
+        write = partial(
+            save_checkpoint, self.model, config=self.cfg, metadata=metadata, extra=extra
+        )
         with whole_weights(self.model):
             if self.accelerator.is_main_process:
                 self.store.save(trainer.step, write, wer=wer, loss=loss)
@@ -287,67 +257,73 @@ class Run:
         self.trainer.load_state_dict(state)
         restore_optimizer(self.trainer.optimizer, state["optimizer"])
         mine = state["processes"][self.accelerator.process_index]
-        self.stream.load_state_dict(mine["data"])
+        self.data.load_state_dict(mine["data"])
         restore_rng(mine["rng"], self.generators)
 
-    def _summary(self, seconds: float, interrupted: int | None) -> RunSummary:
-        evals = self.report.evaluations
-        rejects = self.eval_rejects.copy()
-        for counts in gather_object([self.stream.rejects]):
-            rejects.merge(counts)
-        return RunSummary(
-            output_dir=self.folder,
-            steps=self.trainer.step,
-            seconds=seconds,
-            best=self.store.best,
-            last=self.store.last,
-            wer=evals[-1]["wer"] if evals else None,
-            rejects=rejects,
-            interrupted=interrupted,
-        )
-
-    def _say_beginning(self, resumed: Path | None) -> None:
-        accelerator, counts = self.accelerator, self.learning
-        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-        processes = accelerator.num_processes
-        several = f", {processes} processes" if processes > 1 else ""
-        parts = ", ".join(f"{part} ({count:,})" for part, count in counts.items())
-        every, held_out = sum(p.numel() for p in self.model.parameters()), len(self.held_out)
-        self._say(f"Run {self.folder} on {accelerator.device}, {precision}{several}")
-        learns = f"Learns: {parts}; {sum(counts.values()):,} of {every:,} parameters"
-        self._say(f"{learns}, the others are frozen")
-        evaluation = f"Held out for evaluation: {held_out} utterances"
-        self._say(evaluation if held_out else "No evaluation data")
+    def _say_beginning(self, learning: dict[str, int], resumed: Path | None) -> None:
+        accelerator = self.accelerator
+        where = [str(accelerator.device)]
+        where.append("bf16" if accelerator.mixed_precision == "bf16" else "fp32")
+        if accelerator.num_processes > 1:
+            where.append(f"{accelerator.num_processes} processes")
+        parts = ", ".join(f"{part} ({count:,})" for part, count in learning.items())
+        every = sum(p.numel() for p in self.model.parameters())
+        count = 0 if self.held_out is None else len(self.held_out.numbers)
+        self.say(f"Run {self.folder} on {', '.join(where)}")
+        self.say(f"Learns: {parts} of {every:,} parameters, the others are frozen")
+        self.say(f"Held out for evaluation: {count or 'no'} utterances")
         if resumed is not None:
-            self._say(f"Goes on from {resumed}, after step {self.first_step}")
+            self.say(f"Goes on from {resumed}, after step {self.first_step}")
 
     def _say_ending(self, summary: RunSummary, argv: Sequence[str] | None) -> None:
         """Show what was read, the result, where it is and what to type next."""
-        lines = [*summary.rejects.summary(), *self.report.usage(summary.steps, self.stream.usage)]
+        steps, number = summary.steps, summary.interrupted
+        usage = Usage.from_dict(self.stream.state_dict()["usage"])
+        lines = [*summary.rejects.summary(), *self.report.usage(steps, usage)]
         if self.cache is not None:
             lines.append(self.cache.summary())
-        steps, number = summary.steps, summary.interrupted
         if number is not None:
             by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             command = resume_command(self.folder, argv, self.accelerator.num_processes)
             lines.append(f"Stopped by {by} after step {steps}; everything is saved. Go on with:")
             lines.append(f"  {command}")
-        else:
-            if steps < self.cfg.training.max_steps and not self.report.stale:
-                lines.append(
-                    "All data was heard once; more steps were planned (data.exhausted=stop)"
-                )
-            score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
-            took = duration(summary.seconds)
-            lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
-            lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
-            start, worse = self.report.unbeaten_start(self.cfg.model.init_from), ""
-            if start is not None:
-                lines.append(f"No checkpoint is better than {start}: keep that")
-                worse = " (no better than the start)"
-            if summary.best is not None:
-                folder = shlex.quote(str(self.folder))
-                lines.append(f"Best checkpoint: {summary.best}{worse}")
-                lines.append(f"Next: tiny-audio transcribe FILE --model {folder}")
-        for line in lines:
-            self._say(line)
+            self.say("\n".join(lines))
+            return
+        training = self.cfg.training
+        if self.report.stale:
+            lines.append(
+                "Ended early: no better evaluation within training.early_stopping_patience="
+                f"{training.early_stopping_patience}; the best checkpoint is kept"
+            )
+        elif steps < training.max_steps:
+            lines.append("All data was heard once; more steps were planned (data.exhausted=stop)")
+        score = "" if summary.wer is None else f"; WER {summary.wer:.1%}"
+        took = duration(summary.seconds)
+        lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
+        lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
+        start = self.report.unbeaten_start(self.cfg.model.init_from)
+        if start is not None:
+            lines.append(f"No checkpoint is better than {start}: keep that")
+        if summary.best is not None:
+            lines.append(f"Best checkpoint: {summary.best}")
+            lines.append(
+                f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(self.folder))}"
+            )
+        self.say("\n".join(lines))
+
+
+def resume_command(folder: Path, argv: Sequence[str] | None, processes: int) -> str:
+    """The command that was typed, made to go on from the last checkpoint in ``folder``."""
+    replaced = "output_dir=", "training.resume_from_checkpoint="
+    added = [f"output_dir={folder}", "training.resume_from_checkpoint=last"]
+    if argv is None:
+        return "train() with the same settings and " + " ".join(added)
+    program, *arguments = argv
+    if processes > 1:
+        start = ["accelerate", "launch", f"--num_processes={processes}", "-m", "tiny_audio"]
+    elif Path(program).name == "__main__.py":
+        start = ["python", "-m", "tiny_audio"]
+    else:
+        start = [Path(program).name]
+    same = [item for item in arguments if not item.lstrip("+").startswith(replaced)]
+    return shlex.join([*start, *same, *added])

@@ -1,12 +1,11 @@
 """The checkpoints of a run: which there are, which is best and last, and what a run goes on with.
 
-    runs/x/checkpoints/step-00000500/    a whole checkpoint, as model/saving.py writes it
-    runs/x/checkpoints/step-…/training.pt    step, optimizer, position in the data, random states
-    runs/x/checkpoints/index.json        {"best": "step-…", "last": "step-…", "checkpoints": […]}
+    checkpoints/step-00000500/               as model/checkpoint.py writes it, whole or not at all
+    checkpoints/step-00000500/training.pt    step, optimizer, data position, random states
+    checkpoints/index.json       {"best": "step-…", "last": "step-…", "checkpoints": […]}
 
 The index is written after the checkpoint it names and before any old one is deleted, so a kill at
-any moment leaves an index whose folders exist. training.pt holds tensors and plain values only, so
-it is read without unpickling code.
+any moment leaves an index whose folders exist. training.pt is read without unpickling code.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,29 +42,20 @@ class Entry:
 
 
 def quality(metric: str, wer: float | None, loss: float | None) -> tuple[float, float]:
-    """What evaluations are ordered by, lower is better: the metric, then the other one.
-
-    While every hypothesis is wrong the WER is 100 % again and again, and the loss decides.
-    """
-    first = math.inf if wer is None else wer
-    second = math.inf if loss is None else loss
-    return (first, second) if metric == "wer" else (second, first)
+    """What evaluations are ordered by, lower is better: the metric, then the other one."""
+    figures = [math.inf if figure is None else figure for figure in (wer, loss)]
+    return (figures[0], figures[1]) if metric == "wer" else (figures[1], figures[0])
 
 
 class CheckpointStore:
-    """Saves, finds and thins out the checkpoints under one folder.
+    """Saves, finds and thins out the checkpoints in a run's folder ``checkpoints``.
 
-    Args:
-        folder: ``checkpoints`` of a run.
-        keep: newest checkpoints that are kept; best and last stay in any case.
-        metric: ``wer`` or ``loss``, by which the best is found, see ``quality``.
+    The newest ``keep`` and the best by ``metric``, wer or loss, are kept.
     """
 
     def __init__(self, folder: Path, *, keep: int, metric: str) -> None:
-        self.folder = folder
-        self.keep = max(1, keep)
-        self.metric = metric
-        self.entries = _read_index(folder)
+        self.folder, self.keep, self.metric = folder, max(1, keep), metric
+        self.entries = _read_entries(folder)
 
     @property
     def last(self) -> Path | None:
@@ -75,83 +65,68 @@ class CheckpointStore:
     @property
     def best(self) -> Path | None:
         """The checkpoint with the lowest metric; the newest where none was evaluated."""
-        entry = self._best()
-        return self.folder / entry.name if entry else None
+        return self.folder / self._best(self.entries).name if self.entries else None
 
     def save(
         self, step: int, write: Callable[[Path], None], *, wer: float | None, loss: float | None
     ) -> None:
         """Write a checkpoint, list it with its scores, then delete those that are no longer kept.
 
-        ``write`` writes a whole checkpoint to the folder it is given, or nothing.
-
-        Raises:
-            CheckpointError: the disk is full or refuses; what was there before is untouched.
+        ``write`` writes a whole checkpoint to the folder it is given, or nothing. Raises
+        CheckpointError where the disk refuses; what was there before is untouched.
         """
         target = self.folder / f"step-{step:08d}"
+        others = [entry for entry in self.entries if entry.name != target.name]
+        entries = sorted([*others, Entry(target.name, step, wer, loss)], key=lambda e: e.step)
+        best = self._best(entries)
+        kept = [entry for entry in entries if entry in entries[-self.keep :] or entry == best]
+        index = {
+            "best": best.name,
+            "last": entries[-1].name,
+            "checkpoints": [asdict(entry) for entry in kept],
+        }
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write(target)
-            others = [entry for entry in self.entries if entry.name != target.name]
-            entry = Entry(target.name, step, wer, loss)
-            self.entries = sorted([*others, entry], key=lambda e: e.step)
-            self._write_index()
+            temporary = self.folder / f".{INDEX}.tmp"
+            with temporary.open("w") as stream:
+                json.dump(index, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.folder / INDEX)
         except OSError as error:
-            free = shutil.disk_usage(next(p for p in target.parents if p.exists())).free / 1e6
-            before = f"{self.last} is whole" if self.last else "there is none before it"
             raise CheckpointError(
-                f"{target}: the checkpoint could not be saved ({error.strerror or error}; "
-                f"{free:.0f} MB free); {before}. Free some space, then resume from it"
+                f"{target}: the checkpoint could not be saved ({error.strerror or error}); "
+                f"the last whole one is {self.last or 'missing'}. Free some space, then resume"
             ) from error
-        self._thin_out()
+        self.entries = kept
+        for entry in entries:
+            if entry not in kept:
+                shutil.rmtree(self.folder / entry.name, ignore_errors=True)
 
-    def _best(self) -> Entry | None:
-        scored = [entry for entry in self.entries if entry.loss is not None]
+    def _best(self, entries: Sequence[Entry]) -> Entry:
+        scored = [entry for entry in entries if entry.loss is not None]
         if not scored:
-            return self.entries[-1] if self.entries else None
+            return entries[-1]
         return min(scored, key=lambda e: (*quality(self.metric, e.wer, e.loss), e.step))
 
-    def _thin_out(self) -> None:
-        best = self._best()
-        gone = [entry for entry in self.entries[: -self.keep] if entry != best]
-        self.entries = [entry for entry in self.entries if entry not in gone]
-        if gone:
-            self._write_index()
-        for entry in gone:
-            shutil.rmtree(self.folder / entry.name, ignore_errors=True)
 
-    def _write_index(self) -> None:
-        best = self._best()
-        content: dict[str, Any] = {
-            "best": best.name if best else None,
-            "last": self.entries[-1].name if self.entries else None,
-            "checkpoints": [asdict(entry) for entry in self.entries],
-        }
-        temporary = self.folder / f".{INDEX}.tmp"
-        with temporary.open("w") as stream:
-            json.dump(content, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self.folder / INDEX)
-
-
-def _read_index(folder: Path) -> list[Entry]:
-    """Entries whose folder exists, oldest first; without an index, what the folder's names say."""
+def _read_entries(folder: Path) -> list[Entry]:
+    """The checkpoints in a folder, oldest first, with the scores that the index has of them."""
     try:
         rows = json.loads((folder / INDEX).read_text())["checkpoints"]
-        entries = [Entry(**row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        names = sorted(path.name for path in folder.glob("step-*"))
-        entries = [Entry(name, int(name[5:])) for name in names if name[5:].isdecimal()]
-    return [entry for entry in entries if (folder / entry.name).is_dir()]
+        listed = {row["name"]: Entry(**row) for row in rows}
+    except (OSError, ValueError):
+        listed = {}
+    names = sorted(path.name for path in folder.glob("step-*"))
+    return [listed.get(name, Entry(name, int(name.removeprefix("step-")))) for name in names]
 
 
 def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
     """The checkpoint that ``training.resume_from_checkpoint`` means, None for a new run.
 
-    Raises:
-        ConfigError: the folder holds another run, or later checkpoints than the one to go on from.
-        CheckpointError: there is nothing to go on from.
+    ``last`` (of ``output_dir``), a run's folder (its last), or a checkpoint's folder. Raises
+    CheckpointError where there is none, ConfigError where ``output_dir`` holds another run, or
+    later checkpoints.
     """
     if where is None:
         if store.last is not None:
@@ -160,37 +135,20 @@ def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) ->
                 "with training.resume_from_checkpoint=last"
             )
         return None
-    found = find_checkpoint(where, output_dir)
+    run = output_dir if where == "last" else Path(where)
+    entries = _read_entries(run / "checkpoints")
+    found = run / "checkpoints" / entries[-1].name if entries else run
+    if not entries and (where == "last" or not run.is_dir()):
+        raise CheckpointError(
+            f"training.resume_from_checkpoint={where}: no checkpoint in {run}; with `last`, "
+            "output_dir must be the folder of the run that is to go on"
+        )
     if store.last is not None and found.resolve() != store.last.resolve():
         raise ConfigError(
             f"output_dir={output_dir} holds later checkpoints than {found}, which a run that goes "
             "on from there would spoil; choose another output_dir"
         )
     return found
-
-
-def find_checkpoint(where: str, output_dir: Path) -> Path:
-    """``last`` (of ``output_dir``), a run's folder (its last checkpoint), or a checkpoint's folder.
-
-    Raises:
-        CheckpointError: nothing was saved there.
-    """
-    run = output_dir if where == "last" else Path(where)
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        if where != "last" and run.is_dir():
-            return run
-        raise CheckpointError(
-            f"training.resume_from_checkpoint={where}: no checkpoint in {run}; with `last`, "
-            "output_dir must be the folder of the run that is to go on"
-        )
-    entries = _read_index(folder)
-    if not entries:
-        raise CheckpointError(f"training.resume_from_checkpoint={where}: {folder} holds none yet")
-    return folder / entries[-1].name
-
-
-# -------------------------------------------------------------------------------- training.pt
 
 
 def write_state(state: Mapping[str, Any], folder: Path) -> None:
@@ -203,11 +161,7 @@ def write_state(state: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_state(folder: Path, *, learns: Collection[str], processes: int) -> dict[str, Any]:
-    """Read the state back.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another kind of run.
-    """
+    """Read it back. CheckpointError: there is none, it is damaged, or of another kind of run."""
     path = folder / STATE
     if not path.is_file():
         raise CheckpointError(
@@ -248,16 +202,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
         group.update(values)
 
 
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed Python, NumPy and torch; each process draws its own numbers."""
-    random.seed(seed + rank)
-    np.random.seed((seed + rank) % 2**32)
-    torch.manual_seed(seed + rank)  # CUDA and MPS too
-
-
 def rng_state(extra: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """States of the global generators and of the ``extra`` ones, by name; plain values, tensors."""
-    kind, keys, *rest = cast(tuple[str, Any, int, int, float], np.random.get_state(legacy=True))
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": (kind, keys.tolist(), *rest),

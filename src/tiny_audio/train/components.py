@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,50 +31,50 @@ from tiny_audio.train.stages import check_stage
 
 def check_settings(cfg: Config) -> None:
     """Raise ConfigError for a value that no part further down would notice in time."""
-    t, data = cfg.training, cfg.data
-    for key, value, known in (
-        ("training.precision", t.precision, ("auto", "bf16", "fp32")),
-        ("training.report_to", t.report_to, (None, "wandb", "tensorboard")),
-        ("training.metric_for_best_model", t.metric_for_best_model, ("wer", "loss")),
-        ("data.exhausted", data.exhausted, ("repeat", "stop")),
+    t, seconds = cfg.training, cfg.training.batch_seconds
+    for key, known in (
+        ("training.precision", ("auto", "bf16", "fp32")),
+        ("training.report_to", ("null", "wandb", "tensorboard")),
+        ("training.metric_for_best_model", ("wer", "loss")),
+        ("data.exhausted", ("repeat", "stop")),
     ):
-        if value not in known:
-            names = ", ".join("null" if name is None else name for name in known)
-            raise ConfigError(f"{key}={value}: use one of {names}")
-    for key in ("max_steps", "gradient_accumulation_steps", "logging_steps", "max_utterances"):
-        if getattr(t, key) <= 0:
-            raise ConfigError(f"training.{key}={getattr(t, key)}: must be above 0")
+        value = attrgetter(key)(cfg)
+        if (value or "null") not in known:
+            raise ConfigError(f"{key}={value}: use one of {', '.join(known)}")
+    counts = ("max_steps", "gradient_accumulation_steps", "logging_steps", "max_utterances")
+    for key in (*(f"training.{name}" for name in counts), "data.cache_variants"):
+        value = attrgetter(key)(cfg)
+        if value <= 0:
+            raise ConfigError(f"{key}={value}: must be above 0")
     patience = t.early_stopping_patience
     if patience is not None and (patience < 1 or t.eval_steps < 1):
         raise ConfigError(
             f"training.early_stopping_patience={patience}: must be 1 or more, with "
             "training.eval_steps above 0"
         )
-    seconds = t.batch_seconds
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds != AUTO and not (number and seconds > 0):
         raise ConfigError(f"training.batch_seconds={seconds}: must be a number above 0, or {AUTO}")
-    if data.cache_variants < 1:
-        raise ConfigError(f"data.cache_variants={data.cache_variants}: must be 1 or more")
     get_rule(cfg.evaluation.scoring)
-    quality_limits(data)
+    quality_limits(cfg.data)
     if t.report_to is not None and importlib.util.find_spec(t.report_to) is None:
         raise MissingExtraError(
             f"training.report_to={t.report_to}: not installed; pip install 'tiny-audio[track]'"
         )
-    resumes = t.resume_from_checkpoint is not None
-    start = t.resume_from_checkpoint if resumes else cfg.model.init_from
-    check_stage(t.learns, requires_init=t.requires_init, init_from=start)
+    check_stage(
+        t.learns,
+        requires_init=t.requires_init,
+        init_from=t.resume_from_checkpoint or cfg.model.init_from,
+    )
 
 
 def find_data(cfg: Config) -> tuple[list[Source], list[Source]]:
     """Open the sources to learn from and those to evaluate on."""
-    return open_data(
-        {name: asdict(source) for name, source in cfg.data.train.items()},
-        {name: asdict(source) for name, source in cfg.data.eval.items()},
-        holdout=cfg.data.holdout,
-        weights=cfg.data.weights,
+    train, held_out = (
+        {name: asdict(source) for name, source in part.items()}
+        for part in (cfg.data.train, cfg.data.eval)
     )
+    return open_data(train, held_out, holdout=cfg.data.holdout, weights=cfg.data.weights)
 
 
 def find_augmentation(cfg: Config) -> Augmenter | None:
@@ -92,8 +93,7 @@ def find_augmentation(cfg: Config) -> Augmenter | None:
 def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechModel:
     """Build the pair, its adapters where they are to learn, and load the weights of ``start``.
 
-    Raises:
-        CheckpointError: ``start`` belongs to another pair, projector or adapter; it is named.
+    Raises CheckpointError where that belongs to another pair, projector or adapter.
     """
     spec_augment = SpecAugment(**asdict(cfg.training.spec_augment))
     if start is not None:

@@ -1,16 +1,13 @@
-"""What the metrics of a run say about it, in plain words: pure functions of its rows.
-
-Rows are those of metrics.jsonl. A note holds as long as the newest rows say so.
+"""What the metrics of a run say about it: pure functions of the rows of metrics.jsonl.
 
 The cliff is the short stretch of training in which the model begins to hear. A projector that tells
-the decoder nothing leaves it with guessing from the text so far: the loss first falls to what that
-costs and stays there, for hundreds or thousands of steps, until the decoder makes out words in the
-audio; then it drops within about a hundred steps, and improves slowly from there.
+the decoder nothing leaves it with guessing from the text so far: the loss falls to what that costs
+and stays there for hundreds or thousands of steps; then it drops within about a hundred.
 
 How low guessing can get depends on the tokens, so it is measured against ``guess_loss``: the cost
-of guessing tokens by their frequency alone (the entropy of the labels). A good language model
-that hears nothing needs about half of it (for Qwen3's tokens some 3.5 of 6.2 nats; for single
-characters 1.2 to 1.6 of 2.9), and one that hears needs a small part.
+of guessing tokens by their frequency alone (the entropy of the labels). A good language model that
+hears nothing needs about half of it (for Qwen3's tokens some 3.5 of 6.2 nats; for single characters
+1.2 to 1.6 of 2.9), and one that hears needs a small part.
 """
 
 from __future__ import annotations
@@ -18,9 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,14 +36,13 @@ OVERFIT_RISE = 1.03  # evaluation loss over its lowest, as a factor
 OVERFIT_EVALUATIONS = 2  # evaluations since the lowest
 START_LOSS = 0.03  # change of the evaluation loss since the start that is clear, as a share
 START_WER, START_WER_SHARE = 0.02, 0.1  # of the WER: over both, points and share of the start's
-SCALE_DRIFT = 10.0  # output RMS against the decoder's embeddings, either way
 DEAD_ROWS = 3  # logged rows in a row, so that one odd batch is no death
 
 
 def read_notes(
     rows: Sequence[Row], guess_loss: float, *, from_scratch: bool = True
 ) -> dict[str, str]:
-    """Everything that the metrics so far say, first of the cliff: texts by what they are about.
+    """What the newest rows say, first of the cliff: texts by what they are about.
 
     A run that does not begin ``from_scratch`` is compared with its start instead.
     """
@@ -56,16 +50,15 @@ def read_notes(
     evals = [row for row in rows if row["kind"] == "eval"]
     if not train:
         return {}
-    cliff = cliff_of(rows, guess_loss)
-    about_cliff = {f"cliff-{cliff.phase.value}": _cliff(cliff, train, guess_loss)}
-    notes = {
-        **(about_cliff if from_scratch else _start(evals)),
-        "unstable": _unstable(train[-1]),
-        "overfitting": _overfitting(train, evals),
-        "scale": _scale(train[-1]),
-        **_dead_experts(train[-DEAD_ROWS:]),
-    }
-    return {key: text for key, text in notes.items() if text is not None}
+    notes = _about_cliff(rows, train, guess_loss) if from_scratch else _about_start(evals)
+    norm = train[-1].get("grad_norm_max", 0.0)
+    if norm > UNSTABLE_NORM:
+        notes["unstable"] = (
+            f"Unstable: the gradient norm reached {norm:.0f} (below 10 is steady, above "
+            f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.learning_rate or "
+            "lengthen training.warmup_steps."
+        )
+    return notes | _overfitting(train, evals) | _dead_experts(train[-DEAD_ROWS:])
 
 
 def start_of(rows: Sequence[Row]) -> Row | None:
@@ -73,40 +66,28 @@ def start_of(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row["kind"] == "eval" and row["step"] == 0), None)
 
 
-def cliff_of(rows: Sequence[Row], guess_loss: float) -> Cliff:
-    """Where the run stands before, on or past its cliff."""
-    train = [row for row in rows if row["kind"] == "train"]
-    wers = [row["wer"] for row in rows if row["kind"] == "eval" and row.get("wer") is not None]
-    return find_cliff(
-        [row["step"] for row in train],
-        [row["loss"] for row in train],
-        guess_loss=guess_loss,
-        wer=wers[-1] if wers else None,
-    )
-
-
-def _cliff(cliff: Cliff, train: Sequence[Row], guess_loss: float) -> str | None:
-    loss = f"loss {train[-1]['loss']:.2f}"
-    if cliff.phase is Phase.FALLING:
-        return f"The cliff: {loss} and falling now. The decoder begins to hear."
-    if cliff.phase is Phase.PASSED and cliff.sudden:
-        return f"The cliff was passed at step {cliff.step}: {loss}. From here it improves slowly."
-    if cliff.phase is Phase.PASSED:
-        if cliff.step is not None and train[-1]["step"] < 2 * cliff.step:
-            return None  # what has just come down may turn out to have been a cliff
-        return (
+def _about_cliff(rows: Sequence[Row], train: Sequence[Row], guess_loss: float) -> dict[str, str]:
+    cliff, loss = cliff_of(rows, guess_loss), f"loss {train[-1]['loss']:.2f}"
+    text = ""
+    if cliff.phase == "falling":
+        text = f"The cliff: {loss} and falling now. The decoder begins to hear."
+    elif cliff.phase == "before" and len(train) >= MIN_POINTS:
+        text = (
+            f"Still before the cliff: {loss}, and guessing by word frequency alone costs "
+            f"{guess_loss:.2f}. The text is gibberish until the loss drops; that is normal."
+        )
+    elif cliff.sudden:
+        text = f"The cliff was passed at step {cliff.step}: {loss}. From here it improves slowly."
+    # What has just come down may turn out to have been a cliff.
+    elif cliff.step is not None and train[-1]["step"] >= 2 * cliff.step:
+        text = (
             f"The decoder hears since step {cliff.step}: {loss}. The loss came down without a "
             "plateau, so there was no cliff to wait for."
         )
-    if len(train) < MIN_POINTS:
-        return None
-    return (
-        f"Still before the cliff: {loss}, and guessing by word frequency alone costs "
-        f"{guess_loss:.2f}. The text is gibberish until the loss drops; that is normal."
-    )
+    return {f"cliff-{cliff.phase}": text} if text else {}
 
 
-def _start(evals: Sequence[Row]) -> dict[str, str]:
+def _about_start(evals: Sequence[Row]) -> dict[str, str]:
     """Whether the newest evaluation is clearly better or worse than the start; first by WER."""
     start = start_of(evals)
     if start is None or evals[-1] is start:
@@ -133,51 +114,28 @@ def _start(evals: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def _unstable(row: Row) -> str | None:
-    norm = row.get("grad_norm_max", 0.0)
-    if norm <= UNSTABLE_NORM:
-        return None
-    return (
-        f"Unstable: the gradient norm reached {norm:.0f} (below 10 is steady, above "
-        f"{UNSTABLE_NORM:.0f} is not). If it stays there, lower training.learning_rate or lengthen "
-        "training.warmup_steps."
-    )
-
-
-def _overfitting(train: Sequence[Row], evals: Sequence[Row]) -> str | None:
+def _overfitting(train: Sequence[Row], evals: Sequence[Row]) -> dict[str, str]:
     """The evaluation loss rises while the training loss goes on falling."""
     if not evals:
-        return None
+        return {}
     best, now = min(evals, key=lambda row: row["eval_loss"]), evals[-1]
     rises = now["eval_loss"] > OVERFIT_RISE * best["eval_loss"]
     if not rises or sum(row["step"] > best["step"] for row in evals) < OVERFIT_EVALUATIONS:
-        return None
+        return {}
     # Mean training loss of the last rows up to either evaluation.
     then, since = (
         [row["loss"] for row in train if row["step"] <= step][-5:]
         for step in (best["step"], now["step"])
     )
     if not then or np.mean(since) >= np.mean(then):
-        return None
-    return (
+        return {}
+    text = (
         f"Overfitting: since step {best['step']} the evaluation loss rose from "
         f"{best['eval_loss']:.3f} to {now['eval_loss']:.3f} while the training loss fell from "
         f"{np.mean(then):.3f} to {np.mean(since):.3f}. The model memorises; the best checkpoint is "
         "kept. More data, more augmentation or fewer steps help."
     )
-
-
-def _scale(row: Row) -> str | None:
-    output, embedding = row.get("projector_output_rms"), row.get("embedding_rms")
-    if not output or not embedding or 1 / SCALE_DRIFT < output / embedding < SCALE_DRIFT:
-        return None
-    way = "louder" if output > embedding else "quieter"
-    factor = max(output / embedding, embedding / output)
-    return (
-        f"The audio tokens are {factor:.0f} times {way} than the decoder's own embeddings "
-        f"({output:.2g} against {embedding:.2g}): they are unlike anything it has read. A lower "
-        "training.learning_rate keeps them near."
-    )
+    return {"overfitting": text}
 
 
 def _dead_experts(recent: Sequence[Row]) -> dict[str, str]:
@@ -197,41 +155,34 @@ def _dead_experts(recent: Sequence[Row]) -> dict[str, str]:
 # ----------------------------------------------------------------------------------- the cliff
 
 
-class Phase(Enum):
-    """Where training stands."""
-
-    BEFORE = "before"
-    FALLING = "falling"
-    PASSED = "passed"
-
-
-@dataclass(frozen=True)
-class Cliff:
+class Cliff(NamedTuple):
     """Where training stands, and for a cliff that is passed, where it was."""
 
-    phase: Phase
+    phase: str  # before, falling or passed
     step: int | None = None  # the middle of the drop
     sudden: bool = False  # else the loss came down at once or evenly, with no plateau before it
 
 
-def find_cliff(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    *,
-    guess_loss: float,
-    wer: float | None = None,
-) -> Cliff:
-    """Read the phase off a training curve.
+def cliff_of(rows: Sequence[Row], guess_loss: float) -> Cliff:
+    """Where the run stands before, on or past its cliff."""
+    train = [row for row in rows if row["kind"] == "train"]
+    wers = [row["wer"] for row in rows if row["kind"] == "eval" and row["wer"] is not None]
+    steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
+    return find_cliff(steps, losses, guess_loss=guess_loss, wer=wers[-1] if wers else None)
 
-    Args:
-        steps: at which the losses were logged, ascending.
-        losses: training cross-entropy per token, each the mean since the one before.
-        guess_loss: cost per token of guessing by frequency.
-        wer: newest word error rate, if any: while it says gibberish, nothing is passed.
+
+def find_cliff(
+    steps: Sequence[int], losses: Sequence[float], *, guess_loss: float, wer: float | None = None
+) -> Cliff:
+    """Read the phase off a training curve: losses in nats per token at ascending steps.
+
+    ``wer`` is the newest word error rate, if any: while it says gibberish, nothing is passed.
     """
     if len(losses) < MIN_POINTS or not np.isfinite(losses).all():
-        return Cliff(Phase.BEFORE)
-    curve = _smoothed(losses)
+        return Cliff("before")
+    # Running median of the last points, so that the newest value needs no future.
+    padded = np.pad(np.asarray(losses, float), (SMOOTH_POINTS - 1, 0), constant_values=np.nan)
+    curve = np.nanmedian(sliding_window_view(padded, SMOOTH_POINTS), axis=1)
     hears = curve[-1] < HEARS * guess_loss and not (wer is not None and wer >= GIBBERISH_WER)
     if hears or (wer is not None and wer <= HEARING_WER):
         # Where it was low first, and not in one dip long ago: never far above it since.
@@ -239,50 +190,42 @@ def find_cliff(
         high = np.flatnonzero(curve >= level)
         first_low = min(int(high[-1]) + 1, len(curve) - 1) if high.size else 0
         return _passed(steps, curve, first_low)
-    return Cliff(Phase.FALLING if _is_falling(curve, guess_loss) else Phase.BEFORE)
-
-
-def _smoothed(losses: Sequence[float]) -> np.ndarray:
-    """Running median of the last points [N] -> [N], so that the newest value needs no future."""
-    padded = np.pad(np.asarray(losses, float), (SMOOTH_POINTS - 1, 0), constant_values=np.nan)
-    medians: np.ndarray = np.nanmedian(sliding_window_view(padded, SMOOTH_POINTS), axis=1)
-    return medians
+    return Cliff("falling" if _is_falling(curve, guess_loss) else "before")
 
 
 def _is_falling(curve: np.ndarray, guess_loss: float) -> bool:
-    """Whether the newest points lie well below a plateau of guessing just before them.
-
-    The first fall, from the noise of an untrained projector down to guessing, is none: it ends
-    above what a model that hears would need, and no plateau precedes it.
-    """
+    """Whether the newest points lie well below a plateau of guessing just before them."""
     recent = max(3, len(curve) // 8)
     plateau, now = curve[-3 * recent : -recent], curve[-1]
     if len(plateau) < 3 or now > DEAF * guess_loss:
         return False
-    level = float(np.median(plateau))
-    return math.log(level / max(float(now), 1e-9)) > FALL
+    return _log_ratio(np.median(plateau), now) > FALL
 
 
 def _passed(steps: Sequence[int], curve: np.ndarray, first_low: int) -> Cliff:
     """Place the drop that led down to the first point at which the model hears."""
     reach = max(3, first_low // 4)  # a drop that takes longer than this is a slope, not a cliff
     before = curve[max(0, first_low - 2 * reach - SMOOTH_POINTS) : first_low - reach + 1]
+    gradual = Cliff("passed", int(steps[first_low]))
     if first_low < MIN_POINTS or len(before) < 3:
-        return Cliff(Phase.PASSED, int(steps[first_low]), sudden=False)
-    after = curve[first_low : first_low + reach]
-    top, bottom = float(np.median(before)), float(np.median(after))
-    drop = math.log(max(top, 1e-9) / max(bottom, 1e-9))
-    if drop <= FALL:
-        return Cliff(Phase.PASSED, int(steps[first_low]), sudden=False)
+        return gradual
+    top = float(np.median(before))
+    drop = _log_ratio(top, np.median(curve[first_low : first_low + reach]))
+    if drop <= 2 * FALL:
+        return gradual
     # Indices at which the drop has one sixth, half and five sixths behind it, on a log scale.
     start, crossed, end = (
         int(np.flatnonzero(curve[: first_low + reach] > top * math.exp(-share * drop))[-1])
         for share in (1 / 6, 1 / 2, 5 / 6)
     )
     half = len(before) // 2
-    slope = math.log(max(np.median(before[:half]), 1e-9) / max(np.median(before[half:]), 1e-9))
+    slope = _log_ratio(np.median(before[:half]), np.median(before[half:]))
     short = end - start <= max(SMOOTH_POINTS, crossed // 6)
-    sudden = drop > 2 * FALL and slope < 0.35 * drop and short
+    if slope >= 0.35 * drop or not short:
+        return gradual
     # A running median of n points turns n // 2 points late.
-    place = max(0, crossed - SMOOTH_POINTS // 2) if sudden else first_low
-    return Cliff(Phase.PASSED, int(steps[place]), sudden)
+    return Cliff("passed", int(steps[max(0, crossed - SMOOTH_POINTS // 2)]), sudden=True)
+
+
+def _log_ratio(top: Any, bottom: Any) -> float:
+    return math.log(max(float(top), 1e-9) / max(float(bottom), 1e-9))

@@ -1,12 +1,8 @@
 """Several processes: what DDP sends around, what FSDP splits, and signals that all of them get.
 
-With DDP each process holds everything. With FSDP each holds a piece of what learns, of its
-gradients and of the optimizer's state; frozen weights stay whole in every process, in the compute
-dtype. All pieces are gathered for the forward pass at once, so FSDP saves the memory of gradients
-and moments (12 bytes a parameter), which matters where the whole decoder learns.
-
-Outside training steps (evaluation, saving) the weights are made whole for a while, and the rest
-of the code sees ordinary tensors.
+With FSDP each process holds a piece of what learns, of its gradients and of the optimizer's state,
+which saves 12 bytes a parameter; frozen weights stay whole, in the compute dtype. Outside training
+steps (evaluation, saving) all weights are made whole for a while.
 """
 
 from __future__ import annotations
@@ -23,9 +19,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, recursively_apply
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.batch import Batch
@@ -81,30 +78,27 @@ class LossModule(nn.Module):
         names += [n for n, _ in self.named_buffers()]
         self._ddp_params_and_buffers_to_ignore = names
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over the batch's label tokens: what to minimise, cross-entropy, auxiliary loss."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums over the batch's label tokens: what to minimise, and the cross-entropy in it."""
         loss = self.model.loss(batch)
-        return loss.total, loss.ce_sum, loss.aux * loss.n_tokens
+        return loss.total, loss.ce_sum
 
 
 def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     """Add up the gradients of all processes, once in a step; does nothing under FSDP.
 
-    DDP could do it during the last backward pass, but a process that runs out of memory there
-    would leave the others waiting for ever.
+    Were DDP to do it in the backward pass, a process without memory would leave the others waiting.
     """
     if accelerator.num_processes == 1 or is_sharded(module):
         return
-    gradients = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+    flat = parameters_to_vector(gradients)
     torch.distributed.all_reduce(flat)
-    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
+    vector_to_parameters(flat, gradients)
 
 
 def total(values: list[float], accelerator: Accelerator) -> list[float]:
@@ -116,19 +110,15 @@ def total(values: list[float], accelerator: Accelerator) -> list[float]:
     return totals
 
 
-# --------------------------------------------------------------------------------------- FSDP
-
-
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP has cut what learns into pieces."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 def configure_fsdp(accelerator: Accelerator, module: nn.Module) -> None:
-    """Tell Accelerate what to split; does nothing where the run does not use FSDP.
+    """Tell Accelerate what to split, if the run uses FSDP.
 
-    Raises:
-        ConfigError: FSDP's first version, which cannot leave frozen parameters out.
+    Raises ConfigError for FSDP's first version, which cannot leave frozen parameters out.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
@@ -151,15 +141,17 @@ def frozen_modules(module: nn.Module) -> list[nn.Module]:
 @contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
     """Have whole fp32 weights in place of their pieces; all processes must enter together."""
-    whole: dict[int, nn.Parameter] = {}  # by the piece, so that tied weights stay tied
-    pieces: list[tuple[nn.Module, str, nn.Parameter]] = []
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
-            if isinstance(parameter, DTensor):
-                pieces.append((owner, name, parameter))
-                if id(parameter) not in whole:
-                    full = whole_tensor(parameter.detach())
-                    whole[id(parameter)] = nn.Parameter(full, parameter.requires_grad)
+    pieces = [
+        (owner, name, parameter)
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
+        if isinstance(parameter, DTensor)
+    ]
+    tied = {id(piece): piece for _, _, piece in pieces}
+    whole = {
+        key: nn.Parameter(whole_tensor(piece.detach()), piece.requires_grad)
+        for key, piece in tied.items()
+    }
     try:
         for owner, name, piece in pieces:
             owner._parameters[name] = whole[id(piece)]
@@ -174,15 +166,12 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(state: Any) -> Any:
+def whole_state(state: dict[str, Any]) -> dict[str, Any]:
     """A nested state with every piece replaced by the whole, on the CPU."""
-    if isinstance(state, DTensor):
-        return whole_tensor(state).cpu()
-    if isinstance(state, dict):
-        return {key: whole_state(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(whole_state(value) for value in state)
-    return state
+    whole: dict[str, Any] = recursively_apply(
+        lambda piece: piece.full_tensor().cpu(), state, test_type=lambda x: isinstance(x, DTensor)
+    )
+    return whole
 
 
 def split_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
@@ -195,40 +184,34 @@ def split_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
                     moments[name] = distribute_tensor(value, mesh, placements)
 
 
-# ------------------------------------------------------------------------------------ signals
+@contextmanager
+def held_signals(*, patient: bool) -> Iterator[list[int]]:
+    """Context in which the first Ctrl-C or SIGTERM is only put into the list that it yields.
 
-
-class StopSignal:
-    """Context in which the first Ctrl-C or SIGTERM only sets ``received``: a step is finished.
-
-    A second one does what it always did: whoever presses Ctrl-C twice does not want to wait.
-    Outside the main thread, where Python allows no handlers, signals keep their usual effect.
-
-    Args:
-        patient: hold back every further signal as well. A launcher of several processes passes a
-            Ctrl-C on to processes that the terminal has already told.
+    A second one has its usual effect, unless ``patient``: a launcher of several processes passes a
+    Ctrl-C on to processes that the terminal has already told. Outside the main thread, where
+    Python allows no handlers, all signals have theirs.
     """
+    received: list[int] = []
+    before: dict[int, Any] = {}
+    process = os.getpid()
 
-    def __init__(self, *, patient: bool = False) -> None:
-        self.patient = patient
-        self.received: int | None = None  # number of the signal
-        self._before: dict[int, Any] = {}
-        self._process = os.getpid()
+    def put_back() -> None:
+        while before:
+            signal.signal(*before.popitem())
 
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker that was forked off dies as it would have
-            self.__exit__()
+    def hold(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker that was forked off dies as it would have
+            put_back()
             os.kill(os.getpid(), number)
-        if not self.patient:
-            self.__exit__()
+        if not patient:
+            put_back()
             os.write(2, b"\nFinishing this step and saving; once more stops at once.\n")
-        self.received = number
+        received.append(number)
+
+    if threading.current_thread() is threading.main_thread():
+        before |= {number: signal.signal(number, hold) for number in _SIGNALS}
+    try:
+        yield received
+    finally:
+        put_back()

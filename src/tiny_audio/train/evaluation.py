@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from tiny_audio.config import EvaluationConfig
+from tiny_audio.config import Config
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.loader import eval_utterances
 from tiny_audio.data.records import Source, Utterance
@@ -24,8 +23,7 @@ from tiny_audio.train.distributed import total
 from tiny_audio.train.stages import eagerly
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """How the model does at one step. ``wer`` and ``cer`` are None without reference words."""
 
     loss: float  # nats per label token, over every held-out utterance
@@ -34,20 +32,11 @@ class Evaluation:
     pairs: tuple[tuple[str, str], ...]  # reference and hypothesis, always of the same utterances
 
 
-@dataclass(frozen=True)
-class HeldOut:
+class HeldOut(NamedTuple):
     """The held-out set: this process's share by record number, and the numbers of all of it."""
 
-    share: Mapping[int, Utterance]
-    numbers: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def spread(self, count: int) -> list[int]:
-        """At most ``count`` numbers, evenly spread: neighbours are often one speaker's."""
-        count = min(count, len(self))
-        return [self.numbers[i * len(self) // count] for i in range(count)]
+    share: dict[int, Utterance]
+    numbers: list[int]
 
 
 def load_held_out(
@@ -59,39 +48,36 @@ def load_held_out(
     """
     own = RejectCounts()
     rank, processes = accelerator.process_index, accelerator.num_processes
-    mine = eval_utterances(sources, rejects=own, rank=rank, world_size=processes, **limits)
+    share = eval_utterances(sources, rejects=own, rank=rank, world_size=processes, **limits)
     for counts in gather_object([own]):
         rejects.merge(counts)
-    held_out = HeldOut(mine, tuple(sorted(gather_object(list(mine)))))
-    if not len(held_out):
+    numbers = sorted(gather_object(list(share)))
+    if not numbers:
         why = "; ".join(line.strip() for line in rejects.summary()) or "it is empty"
         raise DataError(f"No sample of the evaluation data can be used: {why}.")
-    return held_out
+    return HeldOut(share, numbers)
 
 
 def evaluate_held_out(
-    model: SpeechModel,
-    accelerator: Accelerator,
-    held_out: HeldOut,
-    *,
-    settings: EvaluationConfig,
-    transcribed: int,
-    shown: int,
+    model: SpeechModel, accelerator: Accelerator, held_out: HeldOut, cfg: Config
 ) -> Evaluation:
     """Evaluate the model; leaves it in eval mode and the random states as they were.
 
-    ``transcribed`` utterances, evenly spread over the set, give the WER; ``shown`` of them are
-    returned as pairs. The processes share the work; the model has whole weights.
+    ``training.eval_utterances``, evenly spread over the set as neighbours are often one speaker's,
+    give the WER; ``training.show_examples`` of them are returned. The processes share the work.
     """
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    share = held_out.share
-    chosen = [number for number in held_out.spread(transcribed) if number in share]
+    (share, numbers), settings, shown = held_out, cfg.evaluation, cfg.training.show_examples
+    count = min(cfg.training.eval_utterances, len(numbers))
+    spread = [numbers[i * len(numbers) // count] for i in range(count)]
+    chosen = [number for number in spread if number in share]
+    number_of = {share[number].id: number for number in chosen}
     sizes: dict[str, Any] = {
         "batch_seconds": settings.batch_seconds,
         "max_utterances": settings.max_utterances,
     }
     with torch.random.fork_rng(devices), accelerator.autocast(), eagerly(model):
-        ce_sum, tokens = loss_sums(model, list(share.values()), **sizes)
+        ce_sum, tokens = _loss_sums(model, list(share.values()), **sizes)
         result = evaluate(
             model,
             [share[number] for number in chosen],
@@ -102,30 +88,21 @@ def evaluate_held_out(
     ce_sum, tokens = total([ce_sum, tokens], accelerator)
     scores: list[Score] = gather_object([result.score])
     score = sum(scores[1:], scores[0])
-    number_of = {share[number].id: number for number in chosen}
     texts = gather_object(
         [(number_of[r.id], (r.reference, r.hypothesis)) for r in result.scored[:shown]]
     )
-    pairs = tuple(dict(sorted(texts)).values())[:shown]
+    pairs = tuple(pair for _, pair in sorted(texts))[:shown]
     return Evaluation(ce_sum / max(tokens, 1), score.wer, score.cer, pairs)
 
 
 @torch.no_grad()
-def loss_sums(
-    model: SpeechModel,
-    utterances: Sequence[Utterance],
-    *,
-    batch_seconds: float,
-    max_utterances: int,
+def _loss_sums(
+    model: SpeechModel, utterances: Sequence[Utterance], **sizes: Any
 ) -> tuple[float, float]:
-    """Cross-entropy in nats summed over the label tokens of a set, and their number.
-
-    Puts the model into eval mode. Utterances too short for one audio token are left out.
-    """
+    """Cross-entropy in nats summed over the label tokens of a set, and their number."""
     model.eval()
-    usable = [u for u in utterances if model.audio_tokens(len(u.waveform)) > 0]
     ce_sum, tokens = 0.0, 0.0
-    for part in length_batches(usable, batch_seconds=batch_seconds, max_utterances=max_utterances):
+    for part in length_batches(utterances, **sizes):
         batch = collate(part, model.prompt, model.audio_tokens, with_labels=True)
         loss = model.loss(batch.to(model.device))
         ce_sum += float(loss.ce_sum)

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.config import LabelConfig
 from tiny_audio.data.prepare import label_rules, sample_labels, settle_case
 from tiny_audio.data.records import Source
-from tiny_audio.model.batch import IGNORE, Prefill, label_positions
+from tiny_audio.model.batch import IGNORE
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.labels import LabelRules, in_capitals
 
@@ -22,13 +21,11 @@ UNLIKE = 1.25  # nats a word of the labels against the cheapest other way to wri
 _NEAR = 1.1  # of the cheapest: the setting that changes less is advised
 _CPU_WORK = 4e9  # parameters times labels that are tried where there is no GPU: seconds
 _TRIED, _BATCH = 100, 8
-_WAYS = {  # setting -> what it is called, those that change less first
-    "data.labels.case=lower": ("in lower case", LabelRules("lower")),
-    "data.labels.punctuation=strip": ("without punctuation", LabelRules("keep", "strip")),
-    "data.labels.case=lower data.labels.punctuation=strip": (
-        "in lower case without punctuation",
-        LabelRules("lower", "strip"),
-    ),
+_LOWER, _STRIP = "data.labels.case=lower", "data.labels.punctuation=strip"
+_WAYS = {  # what it is called: setting and rules, those that change less first
+    "in lower case": (_LOWER, LabelRules("lower")),
+    "without punctuation": (_STRIP, LabelRules("keep", "strip")),
+    "in lower case without punctuation": (f"{_LOWER} {_STRIP}", LabelRules("lower", "strip")),
 }
 
 
@@ -46,17 +43,16 @@ def check_first_labels(
     """
     if accelerator.is_main_process:
         found = sample_labels(train, labels)
-        lines = []
         if labels.case == "auto":
             more = sample_labels(evaluation, labels)
-            names = found | more
-            lines = settle_case(labels, {n: found.get(n, []) + more.get(n, []) for n in names})
+            every = {n: found.get(n, []) + more.get(n, []) for n in found | more}
+            for line in settle_case(labels, every):
+                say(line)
         rules = label_rules(labels)
         learned = [rules.clean(text, name) for name, texts in found.items() for text in texts]
         with accelerator.autocast():
-            lines += describe(model, learned)
-        for line in lines:
-            say(line)
+            for line in describe(model, learned):
+                say(line)
     labels.case_of = broadcast_object_list([labels.case_of])[0]
 
 
@@ -66,34 +62,32 @@ def describe(model: SpeechModel, labels: Sequence[str]) -> list[str]:
     if not words:
         return []
     tokens = sum(len(_ids(model, label)[0]) for label in labels) / words
-    shares = [
-        f"{sum(map(holds, labels)) / len(labels):.0%} {what}"
-        for what, holds in (
-            ("in capitals", lambda label: bool(in_capitals(label))),
-            ("with punctuation", lambda label: any(c in ",.?!;:" for c in label)),
-            ("with digits", lambda label: any(c.isdigit() for c in label)),
-        )
+    capitals = sum(bool(in_capitals(label)) for label in labels) / len(labels)
+    marked = sum(any(c in ",.?!;:" for c in label) for label in labels) / len(labels)
+    digits = sum(any(map(str.isdigit, label)) for label in labels) / len(labels)
+    lines = [
+        f"Labels ({len(labels)} looked at): {capitals:.0%} in capitals, {marked:.0%} with "
+        f"punctuation, {digits:.0%} with digits; {tokens:.1f} tokens a word"
     ]
-    lines = [f"Labels ({len(labels)} looked at): {', '.join(shares)}; {tokens:.1f} tokens a word"]
     limit = _TRIED
     if model.device.type == "cpu":
         parameters = sum(p.numel() for p in model.causal_lm.parameters())
         limit = min(limit, max(4, int(_CPU_WORK / parameters)))
     tried = labels[:: -(-len(labels) // limit)]
     asis = nats_a_word(model, tried, tried)
-    ways = {  # setting -> nats a word
-        setting: nats_a_word(model, written, tried)
-        for setting, (_, rules) in _WAYS.items()
+    ways = {
+        way: nats_a_word(model, written, tried)
+        for way, (_, rules) in _WAYS.items()
         if (written := [rules.clean(label) for label in tried]) != list(tried)
     }
     cheapest = min(ways.values(), default=math.inf)
     if asis > UNLIKE * cheapest:
-        setting = next(s for s, cost in ways.items() if cost <= _NEAR * cheapest)
-        ratio = math.exp(asis - ways[setting])
+        way = next(way for way, cost in ways.items() if cost <= _NEAR * cheapest)
+        ratio = math.exp(asis - ways[way])
         times = f"{ratio:,.0f}" if ratio < 1e6 else "over a million"
         lines.append(
-            f"The decoder alone finds each word of them {times} times less likely than "
-            f"{_WAYS[setting][0]}: set {setting}"
+            f"The decoder alone finds each word of them {times} times less likely than {way}: "
+            f"set {_WAYS[way][0]}"
         )
     return lines
 
@@ -106,15 +100,14 @@ def nats_a_word(model: SpeechModel, texts: Sequence[str], words_of: Sequence[str
     for first in range(0, len(texts), _BATCH):
         rows = [_ids(model, text) for text in texts[first : first + _BATCH]]
         ids = pad_sequence([torch.tensor(p + t) for t, p in rows], batch_first=True)  # [B, T]
-        labels = [torch.tensor([IGNORE] * len(p) + t) for t, p in rows]
-        wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
-        positions = label_positions(wanted)
-        targets = wanted.flatten()[positions + 1].to(model.device)
-        ids = ids.to(model.device)
-        embeds = model.causal_lm.get_input_embeddings()(ids)
-        prefill = Prefill(embeds, torch.ones_like(ids), torch.arange(ids.shape[1]).expand_as(ids))
-        logits = model.label_logits(prefill, positions.to(model.device), masked=False)
-        total += float(cross_entropy(logits.float(), targets, reduction="sum"))
+        wanted = pad_sequence(
+            [torch.tensor([IGNORE] * len(p) + t) for t, p in rows],
+            batch_first=True,
+            padding_value=IGNORE,
+        )
+        # Padding is on the right, where causal attention never looks.
+        out = model.causal_lm(input_ids=ids.to(model.device), labels=wanted.to(model.device))
+        total += float(out.loss) * sum(len(t) for t, _ in rows)
     return total / sum(len(text.split()) for text in words_of)
 
 

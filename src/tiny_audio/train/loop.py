@@ -12,11 +12,15 @@ while steps are left:
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
+import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -26,12 +30,12 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from tiny_audio.config import TrainingConfig
+from tiny_audio.data.loader import TrainingStream
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.model.batch import IGNORE, Batch
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.display import not_finite, out_of_memory
 from tiny_audio.train.distributed import (
-    StopSignal,
+    held_signals,
     is_sharded,
     sum_gradients,
     total,
@@ -39,13 +43,92 @@ from tiny_audio.train.distributed import (
 )
 from tiny_audio.train.evaluation import Evaluation
 from tiny_audio.train.memory import MemoryGuard
-from tiny_audio.train.metrics import MetricsAccumulator, Reporter, id_numbers
-from tiny_audio.train.prefetch import Prefetcher
+from tiny_audio.train.metrics import Reporter
 from tiny_audio.train.stages import lr_multiplier, set_lr, training_mode
 
 
 class DivergedError(TinyAudioError):
     """The loss or a gradient is not a finite number; the weights were not updated with it."""
+
+
+class Prefetcher:
+    """Training batches of this process, made while the device still computes on the present ones.
+
+    Nothing runs beside the loop, so the order of data and random numbers is as without it. The
+    ``state_dict`` is that after the last batch that was taken. What is fetched is put into
+    page-locked memory where ``pin`` is set: CUDA copies from there without waiting.
+    """
+
+    def __init__(self, stream: TrainingStream, *, pin: bool = False) -> None:
+        self._stream, self._pin = stream, pin
+        self._source: Iterator[Batch] = iter(())
+        self._ready: deque[tuple[Batch, dict[str, Any]]] = deque()  # with the state after each
+        self._failure: Exception | None = None
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Passes through the data."""
+        return float(self.state_dict()["epoch"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the stream after the last batch that was taken."""
+        return self._stream.state_dict() if self._state is None else self._state
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._source = iter(self._stream)
+        while True:
+            self.fetch(1)
+            if not self._ready and self._failure is not None:
+                raise self._failure
+            if not self._ready:
+                return
+            batch, self._state = self._ready.popleft()
+            yield batch
+
+    def fetch(self, count: int) -> None:
+        """Have so many batches ready, or all that are left.
+
+        An error is kept until the batch that it stands for is taken: the present step ends first.
+        """
+        while len(self._ready) < count and self._failure is None:
+            try:
+                batch = next(self._source, None)
+            except Exception as error:
+                self._failure = error
+                return
+            if batch is None:
+                return
+            batch = replace(batch, epoch=self._stream.epoch)
+            batch = batch.pin_memory() if self._pin else batch
+            self._ready.append((batch, self._stream.state_dict()))
+
+
+@dataclass
+class MetricsAccumulator:
+    """Sums over the steps since the last log line, over all processes."""
+
+    steps: int = 0
+    ce_sum: float = 0.0  # nats
+    tokens: float = 0.0  # label tokens
+    grad_norm_sum: float = 0.0  # before clipping
+    grad_norm_max: float = 0.0
+    audio_seconds: float = 0.0  # without padding
+    seconds: float = 0.0  # of wall time in steps; evaluation and saving are not training time
+    samples: str = ""  # hash of the ids of all samples, step by step
+    ooms: int = 0  # times that memory ran out
+
+    def row(self) -> dict[str, Any]:
+        """Means since the last row, by the names of metrics.jsonl."""
+        row = {
+            "loss": self.ce_sum / self.tokens,
+            "grad_norm": self.grad_norm_sum / self.steps,
+            "grad_norm_max": self.grad_norm_max,
+            "audio_seconds_per_second": self.audio_seconds / max(self.seconds, 1e-9),
+            "seconds_per_step": self.seconds / self.steps,
+            "samples": self.samples,
+        }
+        return row | ({"out_of_memory": self.ooms} if self.ooms else {})
 
 
 @dataclass(eq=False)
@@ -76,7 +159,7 @@ class Trainer:
         training_mode(self.model, settings.learns)
         self.sharded = is_sharded(self.module)
         batches = iter(self.stream)
-        with StopSignal(patient=self.accelerator.num_processes > 1) as stop:
+        with held_signals(patient=self.accelerator.num_processes > 1) as received:
             if self.evaluate and self.evaluate_start and self.step == 0 and not self.report.rows:
                 self._evaluate(self.evaluate)
             while self.step < settings.max_steps and not self.report.stale:
@@ -85,7 +168,7 @@ class Trainer:
                 last = not going or self.step == settings.max_steps
                 if self.metrics.steps and self._due(settings.logging_steps, last):
                     self._log()
-                stopping = self._any_process(stop.received is not None)
+                stopping = self._any_process(bool(received))
                 evaluation = None
                 if self.evaluate and not stopping and self._due(settings.eval_steps, last):
                     evaluation = self._evaluate(self.evaluate)
@@ -94,26 +177,24 @@ class Trainer:
                 if last or stopping or best or self.report.stale or due:
                     self.save(self, evaluation)
                 if stopping:
-                    return stop.received or signal.SIGTERM  # another process was told
+                    return received[-1] if received else signal.SIGTERM  # another process's
                 if not going:
                     break
         return None
 
     def _update(self, batches: Iterator[Batch]) -> bool:
         """Make one update out of the next micro-batches; False where there are none."""
-        settings = self.settings
-        self.metrics.begin_step()
-        taken = islice(batches, settings.gradient_accumulation_steps)
-        window = [replace(batch, epoch=self.stream.epoch) for batch in taken]
+        began, settings = time.perf_counter(), self.settings
+        window = list(islice(batches, settings.gradient_accumulation_steps))
         labels = [batch.labels for batch in window if batch.labels is not None]
         count = float(sum(int((one[:, 1:] != IGNORE).sum()) for one in labels))
-        tokens, ranks = self._total([count, float(bool(window))])
+        tokens, ranks = total([count, float(bool(window))], self.accelerator)
         if ranks < self.accelerator.num_processes:
             return False
         for one in labels:
             self.report.count_labels(one)
         ooms_before = self.guard.times
-        losses = self.guard.run(  # of each micro-batch: total, cross-entropy, auxiliary
+        losses = self.guard.run(  # of each micro-batch: total, cross-entropy
             window,
             lambda part, last: self._backward(part, tokens, last),
             lambda: self.optimizer.zero_grad(set_to_none=True),
@@ -122,20 +203,22 @@ class Trainer:
         if self.step + 1 < settings.max_steps:  # while the device computes
             self.stream.fetch(settings.gradient_accumulation_steps)
         sum_gradients(self.module, self.accelerator)
-        norm = self._clip()
+        limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        norm = float(whole_tensor(norm))  # before clipping
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
-        self._check_finite(norm, [whole for whole, _, _ in values], window)
-        rate = lr_multiplier(
-            self.step, settings.warmup_steps, settings.max_steps, settings.min_lr_rate
-        )
+        self._check_finite(norm, [whole for whole, _ in values], window)
+        rate = lr_multiplier(self.step, settings)
         self.rates = set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._count(window, values, tokens, norm, self.guard.times - ooms_before)
+        self.metrics.tokens += tokens
+        self._count(window, sum(ce for _, ce in values), norm, self.guard.times - ooms_before)
+        self.metrics.seconds += time.perf_counter() - began
         return True
 
     def _backward(self, part: Batch, tokens: float, last: bool) -> Tensor:
-        """Add the gradient of a part, over the label tokens of the global batch; its sums [3]."""
+        """Add the gradient of a part, over the label tokens of the global batch; its sums [2]."""
         processes = self.accelerator.num_processes if self.sharded else 1
         part = self.to_device(part)
         with nullcontext() if self.sharded and last else self.accelerator.no_sync(self.module):
@@ -145,12 +228,6 @@ class Trainer:
             # global batch weighs the same, wherever and in whichever micro-batch it is.
             self.accelerator.backward(sums[0] * (processes / tokens))
         return torch.stack([value.detach().float() for value in sums])
-
-    def _clip(self) -> float:
-        """Scale the gradients of the global batch down to ``max_grad_norm``; the norm before."""
-        limit = self.settings.max_grad_norm if self.settings.max_grad_norm > 0 else math.inf
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
-        return float(whole_tensor(norm))
 
     def _check_finite(self, norm: float, totals: list[float], window: list[Batch]) -> None:
         """Raise DivergedError, naming samples, if this step would spoil the weights."""
@@ -162,31 +239,38 @@ class Trainer:
         what = "loss" if ids else "gradient"
         if not ids:
             ids = gather_object([i for batch in window for i in batch.ids])
-        raise DivergedError(not_finite(self.step + 1, what, ids))
+        raise DivergedError(
+            f"step {self.step + 1}: the {what} is not a finite number, in the batch of "
+            f"{', '.join(ids)}. The weights were not touched and the last checkpoint is whole: "
+            "look at these samples, or resume with a lower training.learning_rate or "
+            "training.precision=fp32"
+        )
 
-    def _count(
-        self, window: list[Batch], values: list[list[float]], tokens: float, norm: float, ooms: int
-    ) -> None:
-        """Add an update to the metrics. ``values``: total, cross-entropy, auxiliary loss [3]."""
-        _, ce_sum, aux_sum = (sum(column) for column in zip(*values, strict=True))
+    def _count(self, window: list[Batch], ce_sum: float, norm: float, ooms: int) -> None:
+        """Add an update to the metrics; ``ce_sum`` and ``ooms`` are of this process."""
         audio = sum(batch.audio_seconds for batch in window)
-        padded = sum(batch.padded_seconds for batch in window)
-        ids = id_numbers((i for b in window for i in b.ids), self.accelerator.process_index)
-        ce_sum, aux_sum, audio, padded, oom_sum, *samples = self._total(
-            [ce_sum, aux_sum, audio, padded, float(ooms), *ids]
-        )
+        ids = "\n".join([str(self.accelerator.process_index), *(i for b in window for i in b.ids)])
+        crc = zlib.crc32(ids.encode("utf-8", "surrogatepass"))
+        # In pieces of 16 bits: float32, in which processes add up, holds 256 of them exactly.
+        mine = [ce_sum, audio, float(ooms), float(crc >> 16), float(crc & 0xFFFF)]
+        ce_sum, audio, oom_sum, *samples = total(mine, self.accelerator)
         if oom_sum:
-            self.report.say(out_of_memory(self.step + 1, int(oom_sum), self.guard.limit))
-        self.metrics.end_step(
-            grad_norm=norm,
-            samples=samples,
-            ce_sum=ce_sum,
-            aux_sum=aux_sum,
-            tokens=tokens,
-            audio_seconds=audio,
-            padded_seconds=padded,
-            ooms=int(oom_sum),
-        )
+            now = "another process computes its batches in smaller parts"
+            if self.guard.limit < math.inf:
+                now = f"batches are computed in parts of at most {self.guard.limit:.0f} s"
+            self.report.say(
+                f"Out of memory in step {self.step + 1} ({oom_sum:.0f} times): {now} from here on; "
+                "the updates stay the same. A smaller training.batch_seconds avoids the cut"
+            )
+        sums = self.metrics
+        sums.steps += 1
+        sums.ce_sum += ce_sum
+        sums.grad_norm_sum += norm
+        sums.grad_norm_max = max(sums.grad_norm_max, norm)
+        sums.audio_seconds += audio
+        sums.ooms += int(oom_sum)
+        chain = f"{sums.samples} {samples}"
+        sums.samples = hashlib.blake2b(chain.encode(), digest_size=6).hexdigest()
 
     def _log(self) -> None:
         row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.stream.epoch}
@@ -205,18 +289,15 @@ class Trainer:
 
     def _any_process(self, flag: bool) -> bool:
         """Whether the flag is set in any process; the same answer in all of them."""
-        return self._total([float(flag)])[0] > 0
+        return total([float(flag)], self.accelerator)[0] > 0
 
-    def _total(self, values: list[float]) -> list[float]:
-        return total(values, self.accelerator)
-
-    def state_dict(self) -> Mapping[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The state of the run, weights, data and random states aside; plain values and tensors."""
         return {
             "step": self.step,
             "learns": sorted(self.settings.learns),
             "optimizer": self.optimizer.state_dict(),
-            "tally": self.metrics.state_dict(),
+            "tally": asdict(self.metrics),
             "memory_limit": self.guard.limit,
             "monitor": self.report.state_dict(),
         }
@@ -224,6 +305,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` described; the optimizer is restored apart."""
         self.step = state["step"]
-        self.metrics = MetricsAccumulator.from_state(state["tally"])
+        known = vars(self.metrics)
+        sums = {name: value for name, value in state["tally"].items() if name in known}
+        self.metrics = MetricsAccumulator(**sums)
         self.guard.limit = state.get("memory_limit", math.inf)
         self.report.load_state_dict(state["monitor"])

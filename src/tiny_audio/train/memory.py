@@ -2,17 +2,14 @@
 
 A batch's loss is a sum over its label tokens, so the gradients of its parts add up to that of the
 whole: a batch that does not fit is cut, and nothing is lost but time.
-
-``training.batch_seconds=auto`` finds the most padded audio in a batch that fits. On CUDA it is
-tried: a step on the two worst shapes of a batch (few long clips, many short ones), with twice as
-much each time, then by bisection. Elsewhere there is no error to learn from, and it follows from
-the machine's memory by a fixed rule.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import psutil
@@ -59,55 +56,40 @@ class MemoryGuard:
     ) -> list[Tensor]:
         """Do the work of one step; it begins anew, in smaller parts, where memory runs out.
 
-        Args:
-            window: micro-batches.
-            work: loss and backward of a part, told whether it is the last of all; returns sums
-                over the part's tokens [n].
-            forget: drops the gradients so far.
-            recover: False under FSDP, whose processes wait for each other in the middle of it.
-
-        Returns:
-            For each micro-batch its sums [n].
-
-        Raises:
-            OutOfMemory: not even one utterance fits.
+        ``work`` is loss and backward of a part, told whether it is the last of all; its sums over
+        the part's tokens [n] are added up for each micro-batch of the window. ``forget`` drops the
+        gradients so far. Not to ``recover`` is for FSDP, whose processes wait for each other.
+        Raises OutOfMemory where not even one utterance fits.
         """
         while True:
             parts = [(n, part) for n, b in enumerate(window) for part in split(b, self.limit)]
-            sums: list[Tensor | None] = [None] * len(window)
+            sums: dict[int, Tensor] = {}
             done = 0
             try:
                 for number, part in parts:
-                    made, before = work(part, done == len(parts) - 1), sums[number]
-                    sums[number] = made if before is None else before + made
+                    made = work(part, done == len(parts) - 1)
+                    sums[number] = sums[number] + made if number in sums else made
                     done += 1
-                return [total for total in sums if total is not None]
+                return list(sums.values())
             except (RuntimeError, MemoryError) as error:
                 if not recover or not is_out_of_memory(error):
                     raise
             # Out here the error is gone, and with it the frames that held on to tensors.
-            sums.clear()
-            self._halve(parts[done][1])
+            part = parts[done][1]
+            self.times += 1
+            if len(part) == 1:
+                raise OutOfMemory(
+                    f"{part.ids[0]} ({part.padded_seconds:.1f} s) does not fit into memory alone; "
+                    "lower data.max_seconds, or set training.gradient_checkpointing=true"
+                )
+            self.limit = min(self.limit, part.padded_seconds) / 2
             forget()
-            del parts
+            del parts, part, sums
             clear_device_cache(garbage_collection=True)
-
-    def _halve(self, part: Batch) -> None:
-        self.times += 1
-        if len(part) == 1:
-            raise OutOfMemory(
-                f"{part.ids[0] if part.ids else 'an utterance'} ({part.padded_seconds:.1f} s) does "
-                "not fit into memory alone; lower data.max_seconds, or set "
-                "training.gradient_checkpointing=true"
-            )
-        self.limit = min(self.limit, part.padded_seconds) / 2
 
 
 def split(batch: Batch, limit: float) -> list[Batch]:
-    """Cut a training batch into parts of at most ``limit`` seconds of padded audio each.
-
-    An utterance longer than that is a part of its own.
-    """
+    """Cut a batch into parts of at most ``limit`` seconds of padded audio, or one utterance."""
     if batch.padded_seconds <= limit:
         return [batch]
     parts: list[Batch] = []
@@ -128,9 +110,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(m in str(error) for m in _MESSAGES)
 
 
-# ---------------------------------------------------------------- training.batch_seconds=auto
-
-
 def choose_budget(
     model: SpeechModel,
     accelerator: Accelerator,
@@ -139,26 +118,24 @@ def choose_budget(
     max_seconds: float,
     max_utterances: int,
 ) -> tuple[float, str]:
-    """The budget of a micro-batch in seconds, the same in all processes, and how it was found.
+    """The most padded audio in a batch that fits, in seconds, and how it was found.
+
+    On CUDA steps are tried on the worst batches, by bisection. Elsewhere there is no error to
+    learn from, and it follows from the machine's memory. All processes get the same.
 
     ``model`` is on its device, with the stage applied; ``max_seconds`` is that of one clip.
     """
     if accelerator.device.type == "cuda":
-
-        def fits(seconds: float) -> bool:
-            batches = worst_batches(seconds, max_seconds, max_utterances)
-            return _fits(model, accelerator, learns, batches)
-
-        mine = largest(fits, STEP, max_utterances * max_seconds)
+        batches = partial(worst_batches, max_seconds=max_seconds, max_utterances=max_utterances)
+        fits = partial(_fits, model, accelerator, learns)
+        mine = largest(lambda seconds: fits(batches(seconds)), max_utterances * max_seconds)
         how = "tried on this GPU"
     else:
         gib = psutil.virtual_memory().total / 2**30
         mine = by_memory(gib / accelerator.num_processes)
         how = f"from {gib:.0f} GiB of memory; on CUDA it is tried instead"
-    if accelerator.num_processes > 1:
-        every = accelerator.gather(torch.tensor([mine], device=accelerator.device))
-        mine = float(every.min())
-    return mine, how
+    every = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+    return float(every.min()), how
 
 
 def by_memory(gib: float) -> float:
@@ -166,23 +143,13 @@ def by_memory(gib: float) -> float:
     return STEP * (min(max(gib * _SECONDS_PER_GIB, _LEAST), _MOST) // STEP)
 
 
-def largest(fits: Callable[[float], bool], least: float, most: float) -> float:
-    """The largest multiple of ``least`` up to ``most`` that fits, within about 5 percent.
+def largest(fits: Callable[[float], bool], most: float) -> float:
+    """The largest multiple of ``STEP`` up to ``most`` seconds that fits.
 
-    ``least`` is not tried: something must be returned, and a step that runs out is cut.
+    ``STEP`` itself is not tried: something must be returned, and a step that runs out is cut.
     """
-    top = max(1, int(most // least))
-    low, high = 1, 2
-    while high <= top and fits(high * least):
-        low, high = high, 2 * high
-    if high > top:
-        if low == top or fits(top * least):
-            return top * least
-        high = top
-    while high - low > max(1, low // 20):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * least) else (low, middle)
-    return low * least
+    more = range(2, int(most // STEP) + 1)
+    return STEP * (1 + bisect_left(more, True, key=lambda count: not fits(count * STEP)))
 
 
 def worst_batches(budget: float, max_seconds: float, max_utterances: int) -> list[list[Utterance]]:
@@ -193,25 +160,10 @@ def worst_batches(budget: float, max_seconds: float, max_utterances: int) -> lis
     for count, seconds in ((few, long), (max_utterances, min(long, budget / max_utterances))):
         samples = max(SAMPLE_RATE // 2, int(seconds * SAMPLE_RATE))
         noise = np.random.default_rng(0).standard_normal(samples).astype(np.float32) * 0.1
-        characters = max(1, samples * _FAST_SPEECH // SAMPLE_RATE)
+        characters = samples * _FAST_SPEECH // SAMPLE_RATE
         text = ("a quick brown fox " * (2 + characters // 18))[:characters]
         batches.append([Utterance("probe", noise, text, "probe")] * count)
     return batches
-
-
-def try_step(
-    model: SpeechModel,
-    accelerator: Accelerator,
-    learns: Collection[str],
-    batches: Sequence[Sequence[Utterance]],
-) -> None:
-    """Forward and backward on some batches; adds to the gradients."""
-    training_mode(model, learns)
-    for members in batches:
-        batch = collate(members, model.prompt, model.audio_tokens, with_labels=True)
-        with accelerator.autocast():
-            loss = model.loss(batch.to(accelerator.device))
-        loss.total.backward()
 
 
 def _fits(
@@ -228,12 +180,18 @@ def _fits(
     moments = 8 * sum(p.numel() for p in learning)  # AdamW's, fp32, made in the first step
     moments += moments // 2 if accelerator.num_processes > 1 else 0  # gradients that travel
     generator = model.augment_generator
-    state = None if generator is None else generator.get_state()
+    assert generator is not None
+    state = generator.get_state()
     clear_device_cache(garbage_collection=True)
     torch.cuda.reset_peak_memory_stats(device)
+    training_mode(model, learns)
     try:
         with torch.random.fork_rng([device]):
-            try_step(model, accelerator, learns, batches)
+            for members in batches:
+                batch = collate(members, model.prompt, model.audio_tokens, with_labels=True)
+                with accelerator.autocast():
+                    loss = model.loss(batch.to(device))
+                loss.total.backward()
         return torch.cuda.max_memory_reserved(device) + moments < allowed
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -242,6 +200,5 @@ def _fits(
     finally:
         for parameter in learning:
             parameter.grad = None
-        if generator is not None and state is not None:
-            generator.set_state(state)
+        generator.set_state(state)
         clear_device_cache(garbage_collection=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tiny_audio.config import TrainingConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.speech import SpeechModel
 
@@ -30,12 +31,9 @@ _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter of the speech model belongs to, by its name.
-
-    PEFT puts ``lora_`` into the name of every tensor of an adapter.
-    """
+    """The part that a parameter of the speech model belongs to, by its name."""
     top = name.split(".", 1)[0]
-    return "lora" if top == "decoder" and ".lora_" in name else top
+    return "lora" if top == "decoder" and ".lora_" in name else top  # PEFT names adapters so
 
 
 def check_stage(learns: Collection[str], *, requires_init: bool, init_from: str | None) -> None:
@@ -49,20 +47,11 @@ def check_stage(learns: Collection[str], *, requires_init: bool, init_from: str 
 
 
 def apply_learns(model: nn.Module, learns: Collection[str]) -> dict[str, int]:
-    """Make exactly the named parts learn; everything else is frozen and in eval mode.
+    """Make exactly the named parts of a SpeechModel learn; the others are frozen, in eval mode.
 
     Parts that learn are kept in float32, whatever the compute dtype: AdamW's small updates would
-    be rounded away in bf16.
-
-    Args:
-        model: a SpeechModel, with its adapters added where ``lora`` learns.
-        learns: names out of ``PARTS``.
-
-    Returns:
-        Number of parameters that learn, by part, in the table's order.
-
-    Raises:
-        ConfigError: a part is to learn but has no parameters.
+    be rounded away in bf16. Returns the number of parameters that learn, by part, in the table's
+    order. Raises ConfigError for a part that has no parameters.
     """
     counts = dict.fromkeys((part for part in PARTS if part in learns), 0)
     for name, parameter in model.named_parameters():
@@ -96,56 +85,40 @@ def training_mode(model: nn.Module, learns: Collection[str]) -> None:
         )
 
 
-def lr_multiplier(step: int, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
+def lr_multiplier(step: int, settings: TrainingConfig) -> float:
     """Share of the peak learning rate at update number ``step``, counted from 0.
 
     Rises linearly to 1 over ``warmup_steps`` updates (a tenth of a run that is too short for them),
-    then falls along half a cosine to ``min_ratio`` at the last one (Loshchilov & Hutter 2017).
+    then falls along half a cosine to ``min_lr_rate`` at the last one (Loshchilov & Hutter 2017).
     """
-    if 2 * warmup_steps > max_steps:
-        warmup_steps = max_steps // 10
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    rest = max(1, max_steps - 1 - warmup_steps)
-    done = min(1.0, (step - warmup_steps) / rest)
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+    warmup, steps, lowest = settings.warmup_steps, settings.max_steps, settings.min_lr_rate
+    if 2 * warmup > steps:
+        warmup = steps // 10
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def parameter_groups(
-    model: nn.Module, *, lr: Mapping[str, float], weight_decay: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
     """Group the parameters that learn by part, and within a part by whether they decay.
 
-    Norm gains and biases (one dimension) never decay. Each group has a ``name``, its part's
-    ``peak_lr``, and the keys that torch's optimizers read.
-
-    Args:
-        model: stage applied, not yet wrapped.
-        lr: peak learning rate by part.
-        weight_decay: by part.
-
-    Raises:
-        ConfigError: a part that is to learn has no positive learning rate.
+    Norm gains and biases (one dimension) never decay. Beside the keys that torch's optimizers read
+    each group has its ``part`` and ``peak_lr``. Raises ConfigError for a rate that is not positive.
     """
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = part_of(name)
-        if lr.get(part, 0.0) <= 0:
-            key = "learning_rate" if part == "projector" else f"{part}_learning_rate"
-            raise ConfigError(f"training.{key} is {lr.get(part)}; it must be above 0 to learn")
-        decay = max(0.0, weight_decay[part]) if parameter.ndim > 1 else 0.0
-        name = part if decay > 0 or weight_decay[part] <= 0 else f"{part} (no decay)"
-        fresh = {
-            "name": name,
-            "part": part,
-            "params": [],
-            "lr": lr[part],
-            "peak_lr": lr[part],
-            "weight_decay": decay,
-        }
-        groups.setdefault(name, fresh)["params"].append(parameter)
+        prefix = "" if part == "projector" else f"{part}_"
+        rate = getattr(settings, f"{prefix}learning_rate")
+        decay = max(0.0, getattr(settings, f"{prefix}weight_decay"))
+        if rate <= 0:
+            raise ConfigError(f"training.{prefix}learning_rate={rate}: must be above 0 to learn")
+        decay = decay if parameter.ndim > 1 else 0.0
+        fresh = {"part": part, "params": [], "lr": rate, "peak_lr": rate, "weight_decay": decay}
+        groups.setdefault((part, decay), fresh)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -160,10 +133,9 @@ def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> dict[str, flo
 
 def checkpoint_decoder(decoder: PreTrainedModel) -> None:
     """Recompute the decoder's layers in the backward pass; takes effect in ``training_mode``."""
-    if hasattr(decoder, "activation_checkpointing_enable"):  # its name from transformers 5.23 on
-        decoder.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    # The first name is that from transformers 5.23 on.
+    enable = getattr(decoder, "activation_checkpointing_enable", None)
+    (enable or decoder.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def compile_layers(
@@ -171,8 +143,7 @@ def compile_layers(
 ) -> None:
     """Put each layer of encoder and decoder through torch.compile, or ``say`` why not.
 
-    All layers of a stack share one program in which lengths are dynamic: a handful of programs are
-    made in the first step, none for later shapes. Weights keep their names.
+    All layers of a stack share one program in which lengths are dynamic. Weights keep their names.
     """
     if backend == "inductor" and not any(map(shutil.which, _COMPILERS)):
         say(
@@ -186,10 +157,8 @@ def compile_layers(
 
 def eagerly(model: SpeechModel) -> AbstractContextManager[Any]:
     """A context in which compiled layers run eagerly, for the many shapes of transcribing."""
-    if all(layer._compiled_call_impl is None for layer in _layers(model)):
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+    compiled = any(layer._compiled_call_impl is not None for layer in _layers(model))
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _layers(model: SpeechModel) -> list[nn.Module]:
