@@ -20,7 +20,9 @@ from tiny_audio.model.batch import Batch
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.speech import SpeechModel
 
-_LOUD_DB, _HOP = -40.0, SAMPLE_RATE // 100  # quieter than the clip's loud parts by this: silence
+_HOP = SAMPLE_RATE // 100
+_LOUD_DB = -40.0  # of a hop of 10 ms, less than the clip's loud parts: silence
+_PAUSE = 30  # hops of silence that divide words
 
 
 @dataclass(frozen=True)
@@ -81,26 +83,34 @@ def _words(
 ) -> list[Word]:
     """Put tokens together into words; ``starts`` [N + 1] in seconds."""
     ids, texts = hypothesis.token_ids, hypothesis.text.split()
+    if not texts:
+        return []
     begun = [
         len(str(model.tokenizer.decode(ids[: i + 1], skip_special_tokens=True)).split())
         for i in range(len(ids))
     ]
     first = [next(i for i, n in enumerate(begun) if n > word) for word in range(len(texts))]
     words = []
+    loud = _loud_hops(waveform)
     for text, i, after in zip(texts, first, [*first[1:], len(ids)], strict=True):
         after = max(after, i + 1)  # two words of one token share its time
-        start, end = _trim_silence(waveform, float(starts[i]), float(starts[after]))
+        start, end = _trim_silence(loud, float(starts[i]), float(starts[after]))
         logprobs = hypothesis.logprobs[i:after]
         words.append(Word(text, start, end, math.exp(sum(logprobs) / len(logprobs))))
     return words
 
 
-def _trim_silence(waveform: np.ndarray, start: float, end: float) -> tuple[float, float]:
-    """Leave out silence at both ends of a word, but not all of it."""
+def _loud_hops(waveform: np.ndarray) -> np.ndarray:
+    """The hops of a waveform [S] that are not silence."""
     hops = waveform[: len(waveform) // _HOP * _HOP].reshape(-1, _HOP)
-    level = np.sqrt(np.square(hops).mean(1))
-    loud = np.flatnonzero(level > np.quantile(level, 0.95) * 10 ** (_LOUD_DB / 20))
-    inside = loud[(loud >= int(start * 100)) & (loud < int(end * 100))]
-    if not len(inside):
+    level = np.square(hops).mean(1)
+    return np.flatnonzero(level > np.quantile(level, 0.95) * 10 ** (_LOUD_DB / 10))
+
+
+def _trim_silence(loud: np.ndarray, start: float, end: float) -> tuple[float, float]:
+    """Leave out silence at both ends of a word; of what a pause divides, keep the longer part."""
+    loud = loud[np.searchsorted(loud, int(start * 100)) : np.searchsorted(loud, int(end * 100))]
+    if not len(loud):
         return start, end
-    return max(start, inside[0] / 100), min(end, (inside[-1] + 1) / 100)
+    part = max(np.split(loud, np.flatnonzero(np.diff(loud) >= _PAUSE) + 1), key=len)
+    return max(start, part[0] / 100), min(end, (part[-1] + 1) / 100)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tiny_audio.infer.align import Word
+
 if TYPE_CHECKING:
-    from tiny_audio.infer.align import Word
     from tiny_audio.infer.transcribe import Transcript
 
 LINE_WIDTH, LINE_COUNT = 42, 2  # of one cue, as is usual for subtitles
@@ -124,7 +125,12 @@ FORMATS: dict[str, Callable[[Transcript, Layout], str]] = {
 
 
 def _words(transcript: Transcript) -> Iterator[Word]:
-    return (word for segment in transcript.segments for word in segment.words)
+    """All words; a segment without word times counts as one."""
+    for segment in transcript.segments:
+        if segment.words:
+            yield from segment.words
+        elif segment.text.strip():
+            yield Word(segment.text.strip(), segment.start, segment.end, 1.0)
 
 
 def _blocks(transcript: Transcript, layout: Layout, mark: str) -> Iterator[str]:
@@ -142,7 +148,7 @@ def _blocks(transcript: Transcript, layout: Layout, mark: str) -> Iterator[str]:
 
 
 def _block(start: float, end: float, text: str, mark: str) -> str:
-    return f"{timestamp(start, mark)} --> {timestamp(end, mark)}\n{text}\n"
+    return f"{timestamp(start, mark)} --> {timestamp(end, mark)}\n{text.replace('-->', '->')}\n"
 
 
 def timestamp(seconds: float, mark: str = ".") -> str:
