@@ -70,11 +70,9 @@ def test_damage_elsewhere_does_no_harm_but_damage_here_does(tmp_path: Path):
         load_audio(path, offset=1.0, duration=1.0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame")]
-)
-def test_the_end_of_a_long_file_costs_no_more_than_its_beginning(kind, codec):
-    made = sound(44_100, kind, codec, seconds=24)
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_the_end_of_a_long_file_costs_no_more_than_its_beginning(kind):
+    made = sound(44_100, kind, "PCM_16", seconds=24)
 
     def seconds(**stretch: float) -> float:
         began = time.perf_counter()

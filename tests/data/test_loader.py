@@ -10,17 +10,17 @@ import torch
 
 import tiny_audio.data.shards as shards
 from tests.data.helpers import (
-    audio_tokens,
     ids,
     make_corpus,
     make_stream,
     noise,
     open_one,
+    reading,
     spec,
     take,
     write_manifest,
 )
-from tests.data.test_hub import write_parquet
+from tests.data.test_files import write_files
 from tiny_audio.data.loader import TrainingStream, eval_utterances
 from tiny_audio.data.records import Source
 from tiny_audio.data.rejects import RejectCounts
@@ -51,7 +51,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [
         spec(path=str(make_corpus(folder / "manifest", 23, seed=2, prefix="m")), weight=2.0),
         spec(kind="folder", path=str(files), weight=1.0),
-        spec(kind="hub", path=str(write_parquet(folder / "hub", 3)), weight=1.5),
+        spec(kind="hub", path=str(write_files(folder / "hub", "hub")), weight=1.5),
     ]
 
 
@@ -233,22 +233,24 @@ def test_one_good_sample_is_enough(tmp_path, prompt):
         assert ids(take(make_stream([source], prompt, seed=seed), 4)) == [["u000.wav"]] * 4
 
 
-def test_bugs_in_workers_are_not_swallowed(corpus, prompt):
-    rules = LabelRules()
-    del rules.punctuation
-    with pytest.raises(RuntimeError, match=r"record 'u\d+\.wav' of source 'main' failed"):
-        take(make_stream([open_one(path=str(corpus))], prompt, rules=rules, num_workers=1), 1)
+class Refusing(LabelRules):
+    error: type[Exception] = DataError
+
+    def clean(self, text: str, source: str = "") -> str:
+        raise self.error("mend this")
+
+
+class Broken(Refusing):
+    error = KeyError
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_for_people_stays_one_line_on_its_way_from_a_worker(corpus, prompt, workers):
-    class Refusing(LabelRules):
-        def clean(self, text: str, source: str = "") -> str:
-            raise DataError("mend this")
-
-    source, rules = open_one(path=str(corpus)), Refusing()
+def test_a_defect_names_its_record_and_an_error_for_people_stays_one_line(corpus, prompt, workers):
+    source, changes = open_one(path=str(corpus)), {"num_workers": workers}
+    with pytest.raises(RuntimeError, match=r"record 'u\d+\.wav' of source 'main' failed"):
+        take(make_stream([source], prompt, rules=Broken(), **changes), 1)
     with pytest.raises(DataError, match=r"^mend this$"):
-        take(make_stream([source], prompt, rules=rules, num_workers=workers), 1)
+        take(make_stream([source], prompt, rules=Refusing(), **changes), 1)
 
 
 def test_the_global_random_state_is_left_alone(corpus, prompt):
@@ -258,26 +260,15 @@ def test_the_global_random_state_is_left_alone(corpus, prompt):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def evaluated(sources: list[Source], prompt, counts: RejectCounts, workers: int = 0, **share: int):
-    return eval_utterances(
-        sources,
-        prompt=prompt,
-        audio_tokens=audio_tokens,
-        rules=LabelRules(),
-        min_seconds=0.2,
-        max_seconds=6.0,
-        max_label_tokens=64,
-        num_workers=workers,
-        rejects=counts,
-        **share,
-    )
+def evaluated(sources: list[Source], prompt, counts: RejectCounts, **changes):
+    return eval_utterances(sources, rejects=counts, **reading(prompt, max_seconds=6.0, **changes))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_reads_everything_once_in_order(damaged, prompt, workers):
     counts = RejectCounts()
     source = open_one(path=damaged)
-    found = evaluated([source], prompt, counts, workers)
+    found = evaluated([source], prompt, counts, num_workers=workers)
     assert list(found) == sorted(found)
     clips = list(found.values())
     assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)

@@ -1,10 +1,4 @@
-"""Any recording to one waveform: mono, float32, 16 kHz.
-
-Whatever is wrong with it comes out as an ``AudioError`` of one line, with the reason under which
-it is counted.
-
-S samples, C channels.
-"""
+"""Any recording to one waveform: mono, float32, 16 kHz. S samples, C channels."""
 
 from __future__ import annotations
 
@@ -55,19 +49,22 @@ def load_audio(
             address, or samples as array or tensor: [S], [C, S] or [S, C], where the smaller axis
             is the channels.
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
-        max_seconds: refuse what is longer, by the header where there is one to trust, else as
-            soon as so much has been decoded.
+        max_seconds: refuse what is longer; without meaning beside an `offset`.
         offset, duration: read only this stretch, in seconds, or what the recording holds of it.
-            Without a duration it goes to the end. `max_seconds` has no meaning then.
+            Without a duration it goes to the end.
         max_bytes: refuse an address or a pipe of more, see ``opened``.
 
     Raises:
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
     """
+    if offset is not None:
+        max_seconds = None
+    blocks = audio_blocks(
+        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
+    )
     if offset is None:
-        limits: Any = {"max_seconds": max_seconds, "max_bytes": max_bytes}
-        return np.concatenate(list(audio_blocks(source, sample_rate=sample_rate, **limits)))
+        return np.concatenate(list(blocks))
     start = round(offset * SAMPLE_RATE)
     stop = None if duration is None else start + round(duration * SAMPLE_RATE)
     if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
@@ -77,7 +74,7 @@ def load_audio(
                 return found
     pieces = [np.zeros(0, np.float32)]
     position = 0
-    for block in audio_blocks(source, sample_rate=sample_rate, max_bytes=max_bytes):
+    for block in blocks:
         end = None if stop is None else max(0, stop - position)
         pieces.append(block[max(0, start - position) : end])
         position += len(block)
@@ -104,7 +101,7 @@ def audio_blocks(
         samples, name = _as_samples(source)
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
         decoding = Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
-        decoding.blocks = (to_mono(whole, channel_axis=0) for whole in [samples])
+        decoding.blocks = iter([to_mono(samples, channel_axis=0)])
         yield from _resampled(decoding, name, max_seconds)
         return
     given = 0  # samples; another decoder begins anew, and these are left out
@@ -190,14 +187,15 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    wrong = ""
     if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
         wrong = (
-            f"of {source.dtype} is no audio: give floats in [-1, 1] or integers of up to 32 bits"
+            f"its values are {source.dtype}, give floats in [-1, 1] or integers of up to 32 bits"
         )
-        raise AudioError(f"{name} {wrong}", reason="not_audio")
-    if source.ndim not in (1, 2):
-        wrong = f"has {source.ndim} axes: give samples, or channels by samples"
-        raise AudioError(f"{name} {wrong}", reason="not_audio")
+    elif source.ndim not in (1, 2):
+        wrong = f"it has {source.ndim} axes, give samples, or channels by samples"
+    if wrong:
+        raise AudioError(f"{name} is no audio: {wrong}", reason="not_audio")
     if not source.size:
         raise AudioError(f"{name} holds no samples", reason="empty")
     if source.ndim == 1:

@@ -1,8 +1,6 @@
-"""Manifests: one JSON object a line, with the path of the audio and its transcript.
+"""Manifests of NeMo's form: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``.
 
-The form is NeMo's: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``, where
-``offset`` with ``duration`` names a stretch of a longer file. Only the positions of the lines are
-kept in memory, 16 bytes a line.
+One JSON object a line; ``offset`` with ``duration`` names a stretch of a longer file.
 """
 
 from __future__ import annotations
@@ -23,13 +21,10 @@ _BAD_LINE = (ValueError, RecursionError, OverflowError)
 
 
 class ManifestSource(IndexedSource):
-    """JSON lines; paths are relative to the manifest.
+    """JSON lines; paths are relative to the manifest, ids are the paths unless there is a column.
 
-    Args:
-        spec: fields of ``SourceConfig``; of the columns id (default: the path), speaker and
-            duration need not be there.
-
-    Raises SourceError if the file cannot be read or its first record lacks a column.
+    Only positions are kept in memory, 16 bytes a line. Raises SourceError if the file cannot be
+    read or its first record lacks a column.
     """
 
     def __init__(self, name: str, spec: Spec) -> None:

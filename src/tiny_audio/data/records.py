@@ -1,11 +1,4 @@
-"""Records, utterances, and what every source of data is.
-
-`Source.records` goes through a source once, in its own order: evaluation. `Source.draws` is
-endless, shuffled anew on each pass, and tells after each record the cursor from which another
-process could go on: training. A draw is a function of the seed, the rank and the cursor alone.
-
-S samples.
-"""
+"""Records, utterances, and what every source of data is. S samples."""
 
 from __future__ import annotations
 
@@ -14,6 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,7 +99,10 @@ class Source(ABC):
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's own share of an endless stream, each pass in another order."""
+        """This rank's own share of an endless stream, each pass in another order.
+
+        A draw is a function of the seed, the rank and the cursor alone.
+        """
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -157,10 +154,8 @@ class IndexedSource(Source):
         return self.read(position if self._positions is None else int(self._positions[position]))
 
     def records(self, start: int = 0) -> Iterator[Item]:
-        position = start
-        while self.length is None or position < self.length:
-            yield self._item(position)
-            position += 1
+        length = self.length
+        yield from map(self._item, count_from(start) if length is None else range(start, length))
 
     def sample(self, count: int) -> list[Item]:
         """Always the same ones, from all over the set; the first of an endless one."""
@@ -209,7 +204,7 @@ class IndexedSource(Source):
 
 
 def bytes_hash(data: bytes) -> int:
-    """A number in [0, 2**64) that depends on the bytes alone, the same on every machine."""
+    """A number in [0, 2**64), the same on every machine."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 

@@ -23,9 +23,8 @@ def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = Non
     """Open every source; raises DataError, with the setting to change, for what cannot be opened.
 
     Args:
-        specs: name -> fields of ``SourceConfig``.
         key: where these settings stand, for messages: ``data.train``.
-        typed: what on the command line named their path, where it was no setting: ``--data``.
+        typed: the option of the command line that named their path: ``--data``.
     """
     found = []
     for name, spec in specs.items():
@@ -119,7 +118,6 @@ KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
     "hub": (open_shards, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
     "parquet": (open_shards, _NO_HUB, RETRY_OPTIONS),
-    "arrow": (open_shards, _NO_HUB, RETRY_OPTIONS),
     "webdataset": (open_shards, _NO_HUB, RETRY_OPTIONS),
 }
 

@@ -1,8 +1,7 @@
 """Samples of WebDataset tar shards: neighbours in the archive whose names agree up to the dot.
 
-``a/0001.flac`` and ``a/0001.txt`` are the sample ``a/0001``; a ``.json`` adds its fields. The
-reader of `datasets` would lose a whole shard for one broken .json, and take an archive that breaks
-off for whole; hence this one.
+The reader of `datasets` would lose a whole shard for one broken .json, and take an archive that
+breaks off for whole; hence this one.
 """
 
 from __future__ import annotations
