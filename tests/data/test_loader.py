@@ -81,13 +81,15 @@ def whole(mixed, prompt) -> tuple[list[Batch], dict]:
 def test_the_order_does_not_depend_on_the_workers_but_on_the_seed(mixed, prompt, whole):
     for workers in (1, 2):
         stream = make_stream(opened(mixed), prompt, num_workers=workers)
+        before = torch.get_rng_state()
         assert same(take(stream, 20), whole[0])
+        assert torch.equal(torch.get_rng_state(), before)
         assert stream.state_dict() == whole[1]
     other = take(make_stream(opened(mixed), prompt, seed=6), 5)
     assert ids(other) != ids(whole[0][:5])
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (5, 0), (14, 0), (7, 2)])
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (14, 0), (7, 2)])
 def test_a_resumed_stream_equals_one_that_never_stopped(mixed, prompt, whole, stop, workers):
     stopped = make_stream(opened(mixed), prompt, num_workers=workers)
     first = take(stopped, stop)
@@ -143,8 +145,7 @@ def test_each_pass_holds_every_utterance_once(corpus, prompt):
 def test_a_set_smaller_than_the_pool_never_shares_a_batch_with_itself(tmp_path, prompt):
     source = open_one(path=str(make_corpus(tmp_path, 5)))
     batches = take(make_stream([source], prompt, pool=512, batch_seconds=60.0), 6)
-    assert [len(batch) for batch in batches] == [5] * 6
-    assert all(len(set(batch.ids)) == 5 for batch in batches)
+    assert [len(set(batch.ids)) for batch in batches] == [5] * 6
 
 
 def test_ranks_share_the_samples(corpus, prompt):
@@ -253,34 +254,21 @@ def test_a_defect_names_its_record_and_an_error_for_people_stays_one_line(corpus
         take(make_stream([source], prompt, rules=Refusing(), **changes), 1)
 
 
-def test_the_global_random_state_is_left_alone(corpus, prompt):
-    stream = make_stream([open_one(path=str(corpus))], prompt, num_workers=1)
-    before = torch.get_rng_state()
-    take(stream, 2)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def evaluated(sources: list[Source], prompt, counts: RejectCounts, **changes):
     return eval_utterances(sources, rejects=counts, **reading(prompt, max_seconds=6.0, **changes))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_reads_everything_once_in_order(damaged, prompt, workers):
-    counts = RejectCounts()
-    source = open_one(path=damaged)
-    found = evaluated([source], prompt, counts, num_workers=workers)
-    assert list(found) == sorted(found)
-    clips = list(found.values())
-    assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
-    assert len(clips) == 31
-    assert (counts.seen, counts.total, counts.reasons["too_long"]) == (40, 9, 2)
-    assert clips[0].extra["transcript"] == clips[0].text
-
-
-def test_ranks_decode_disjoint_shares_that_together_are_the_evaluation(damaged, prompt):
+def test_ranks_decode_disjoint_shares_that_together_are_the_evaluation(damaged, prompt, workers):
     source = open_one(path=damaged)
     alone, together = RejectCounts(), RejectCounts()
-    whole = evaluated([source], prompt, alone)
+    whole = evaluated([source], prompt, alone, num_workers=workers)
+    assert list(whole) == sorted(whole)
+    clips = list(whole.values())
+    assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
+    assert len(clips) == 31
+    assert (alone.seen, alone.total, alone.reasons["too_long"]) == (40, 9, 2)
+    assert clips[0].extra["transcript"] == clips[0].text
     found: dict[int, str] = {}
     for rank in range(3):
         counts = RejectCounts()

@@ -41,12 +41,8 @@ def reject_ids() -> set[str]:
 
 
 def lines(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in (folder / (f"rejects-{rank}.jsonl" if rank else "rejects.jsonl"))
-        .read_text()
-        .splitlines()
-    ]
+    path = folder / (f"rejects-{rank}.jsonl" if rank else "rejects.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def stream_of(spoilt: Path, prompt, folder: Path, **values: Any) -> TrainingStream:
@@ -61,18 +57,15 @@ def pass_over(stream: TrainingStream, passes: float) -> None:
             return
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_is_there_once_after_several_passes(spoilt, prompt, tmp_path, workers):
-    stream = stream_of(spoilt, prompt, tmp_path, num_workers=workers)
+def test_each_is_there_once_after_several_passes(spoilt, prompt, tmp_path):
+    stream = stream_of(spoilt, prompt, tmp_path, num_workers=2)
     pass_over(stream, 2.2)
     found = lines(tmp_path)
     assert sorted(row["id"] for row in found) == sorted(reject_ids())
     assert len(found) == stream.rejects.total == 15
     reasons = {row["id"]: row["reason"] for row in found}
-    assert reasons["u00.wav"] == "empty"
-    assert reasons["u04.wav"] == "empty_label"
-    assert reasons["u08.wav"] == "silent"
-    assert reasons["u12.wav"] == "many_chars_per_second"
+    wanted = ("empty", "empty_label", "silent", "many_chars_per_second")
+    assert tuple(reasons[f"u{n:02d}.wav"] for n in (0, 4, 8, 12)) == wanted
     assert all(row["source"] == "main" and row["message"] for row in found)
 
 
