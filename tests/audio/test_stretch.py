@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,10 @@ def test_a_stretch_is_the_same_to_the_sample(kind, codec, rate, channels, tolera
         assert got.dtype == np.float32
         wanted = whole[start : start + count]
         assert np.abs(got - wanted).max() <= tolerance  # a sample off would be 0.05
+        sought = read_stretch(
+            io.BytesIO(data), start, start + count
+        )  # what comes before is skipped
+        assert (sought is not None) == kind.isupper()
 
 
 def test_past_the_end_there_is_what_is_left():
@@ -68,17 +71,3 @@ def test_damage_elsewhere_does_no_harm_but_damage_here_does(tmp_path: Path):
     path.write_text("no audio at all")
     with pytest.raises(AudioError, match="not in an audio"):
         load_audio(path, offset=1.0, duration=1.0)
-
-
-@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
-def test_the_end_of_a_long_file_costs_no_more_than_its_beginning(kind):
-    made = sound(44_100, kind, "PCM_16", seconds=24)
-
-    def seconds(**stretch: float) -> float:
-        began = time.perf_counter()
-        load_audio(made, **stretch)
-        return time.perf_counter() - began
-
-    whole = min(seconds() for _ in range(2))
-    assert min(seconds(offset=20.0, duration=1.0) for _ in range(2)) < whole / 3
-    assert read_stretch(io.BytesIO(made), 20 * 16_000, 21 * 16_000) is not None

@@ -110,19 +110,14 @@ def test_resuming_reads_one_pool_again_and_no_more(corpus, prompt, monkeypatch):
     assert len(read) <= 2 * 16 + 1
 
 
-def test_state_of_other_data_is_refused(mixed, corpus, prompt):
+def test_other_data_is_refused_and_other_batches_begin_the_pool_anew(mixed, corpus, prompt, caplog):
     stream = make_stream(opened(mixed), prompt)
     take(stream, 2)
     with pytest.raises(DataError, match=r"sources was .*s0.*, is .*main.*init_from"):
         resumed(stream, make_stream([open_one(path=str(corpus))], prompt))
     with pytest.raises(DataError, match="world_size was 1, is 2"):
         resumed(stream, make_stream(opened(mixed), prompt, world_size=2))
-
-
-def test_other_batches_begin_the_pool_anew_with_a_warning(corpus, prompt, caplog):
-    stream = make_stream([open_one(path=str(corpus))], prompt)
-    take(stream, 2)
-    again = resumed(stream, make_stream([open_one(path=str(corpus))], prompt, batch_seconds=3))
+    again = resumed(stream, make_stream(opened(mixed), prompt, batch_seconds=3))
     assert "comes again" in caplog.text
     assert all(batch.padded_seconds <= 3 for batch in take(again, 5))
 

@@ -13,15 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
-from tiny_audio.audio.decode import (
-    Decoding,
-    Mono,
-    UndecodableError,
-    ffmpeg,
-    libsndfile,
-    read_stretch,
-    to_mono,
-)
+from tiny_audio.audio import decode
 from tiny_audio.audio.fetch import opened
 from tiny_audio.errors import AudioError
 
@@ -38,7 +30,7 @@ def load_audio(
     offset: float | None = None,
     duration: float | None = None,
     max_bytes: int | None = None,
-) -> Mono:
+) -> decode.Mono:
     """Read a recording as a mono float32 waveform [S] at 16 kHz.
 
     Channels are averaged and the rate is changed by soxr (HQ). Integer samples are scaled to
@@ -69,7 +61,7 @@ def load_audio(
     stop = None if duration is None else start + round(duration * SAMPLE_RATE)
     if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
         with opened(source, max_bytes=max_bytes) as (file, _):
-            found = read_stretch(file, start, stop)
+            found = decode.read_stretch(file, start, stop)
             if found is not None:
                 return found
     pieces = [np.zeros(0, np.float32)]
@@ -90,7 +82,7 @@ def audio_blocks(
     max_seconds: float | None = None,
     max_bytes: int | None = None,
     live: bool = False,
-) -> Iterator[Mono]:
+) -> Iterator[decode.Mono]:
     """Read a recording block by block; joined, the blocks are what ``load_audio`` returns.
 
     However long it is, only a few MB of it are in memory. Errors are those of ``load_audio``; of a
@@ -100,13 +92,13 @@ def audio_blocks(
     if isinstance(source, (np.ndarray, torch.Tensor)):
         samples, name = _as_samples(source)
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
-        decoding = Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
-        decoding.blocks = iter([to_mono(samples, channel_axis=0)])
+        decoding = decode.Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
+        decoding.blocks = iter([decode.to_mono(samples, channel_axis=0)])
         yield from _resampled(decoding, name, max_seconds)
         return
     given = 0  # samples; another decoder begins anew, and these are left out
     with opened(source, max_bytes=max_bytes, whole=not live) as (file, name):
-        for decoder in (libsndfile, ffmpeg):
+        for decoder in (decode.libsndfile, decode.ffmpeg):
             known = given
             try:
                 file.seek(0)
@@ -118,7 +110,7 @@ def audio_blocks(
                         if len(new):
                             yield new
                 return
-            except UndecodableError as error:
+            except decode.UndecodableError as error:
                 failure = error
         raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
@@ -130,14 +122,16 @@ def probe_duration(path: str | Path) -> float | None:
         AudioError: for a file that cannot be opened.
     """
     with opened(path) as (file, _):
-        for decoder in (libsndfile, ffmpeg):
+        for decoder in (decode.libsndfile, decode.ffmpeg):
             file.seek(0)
-            with suppress(UndecodableError), decoder(file) as decoding:
+            with suppress(decode.UndecodableError), decoder(file) as decoding:
                 return decoding.declared
     return None
 
 
-def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iterator[Mono]:
+def _resampled(
+    decoding: decode.Decoding, name: str, max_seconds: float | None
+) -> Iterator[decode.Mono]:
     """Decode, resample and check a recording, block by block, up to `max_seconds` of it."""
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
@@ -175,7 +169,7 @@ def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iter
         raise AudioError(f"{name} holds no samples", reason="empty")
 
 
-def _finite(block: Mono, name: str) -> Mono:
+def _finite(block: decode.Mono, name: str) -> decode.Mono:
     if not np.isfinite(block).all():
         raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
     return block

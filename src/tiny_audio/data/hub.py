@@ -127,12 +127,9 @@ def _undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) ->
 
     audio = columns["audio"]
     feature = dataset.features[audio]
-    if isinstance(feature, dict):
-        holds_audio = bool(feature.keys() & {"bytes", "path"})
-    else:
-        stored = getattr(feature, "dtype", None)
-        holds_audio = isinstance(feature, datasets.Audio) or stored in ("string", "binary")
-    if not holds_audio:
+    names = feature.keys() if isinstance(feature, dict) else ()
+    stored = getattr(feature, "dtype", None) in ("string", "binary")
+    if not (stored or {"bytes", "path"} & {*names} or isinstance(feature, datasets.Audio)):
         raise DataError(f"The column {audio!r} holds {feature}, no audio: set {setting}.")
     dataset = dataset.select_columns([name for name in dict.fromkeys(columns.values()) if name])
     return dataset.cast_column(audio, datasets.Audio(decode=False))

@@ -248,7 +248,6 @@ class TrainingStream:
 
 
 def _with_epoch(draw: MixtureDraw) -> Item:
-    """The item as it goes to a worker, which is to know the pass it belongs to."""
     return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
 
 

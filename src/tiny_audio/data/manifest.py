@@ -88,17 +88,17 @@ class ManifestSource(IndexedSource):
 
     def _check_columns(self) -> None:
         """The first record that is JSON at all must have every column that was asked for."""
+        wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
         for index in range(min(self.size(), 100)):
             try:
                 row = self._row(index)
-                break
             except _BAD_LINE as error:
                 failure = error
-        else:
-            what = f"{self._path} is no manifest of one JSON object a line ({failure})"
-            raise SourceError(what, setting="path") from failure
-        wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
-        check_columns(wanted, list(row), where=f"The manifest {self._path}")
+                continue
+            check_columns(wanted, list(row), where=f"The manifest {self._path}")
+            return
+        what = f"{self._path} is no manifest of one JSON object a line ({failure})"
+        raise SourceError(what, setting="path") from failure
 
 
 def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str) -> None:

@@ -113,7 +113,7 @@ class Source(ABC):
         """The source without some records, and those: about `count`, chosen by id alone."""
 
     def lost_shards(self) -> Any:
-        """What draws had to leave out so far, for `restore`; a JSON value, None: nothing."""
+        """What draws had to leave out so far, for `restore`; a JSON value."""
         return None
 
     def restore(self, lost_shards: Any) -> None:  # noqa: B027 - most sources lose nothing
@@ -168,18 +168,16 @@ class IndexedSource(Source):
         if length == 0:
             raise DataError(f"The data source {self.name!r} holds no records: look at its path.")
         drawn = int(cursor or 0)  # by this rank; rank r owns the positions r, r + world_size, ...
-        order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        order_epoch = -1
-        while True:
-            position, epoch = drawn * world_size + rank, 0
+        order: npt.NDArray[np.int64] | None = None
+        for number in count_from(drawn):
+            position, epoch = number * world_size + rank, 0
             if length is not None:
                 epoch, position = divmod(position, length)
-                if epoch != order_epoch:
+                if order is None or position < world_size:  # a new pass
                     rng = np.random.default_rng([seed, name_seed(self.name), epoch])
-                    order, order_epoch = rng.permutation(length), epoch
+                    order = rng.permutation(length)
                 position = int(order[position])
-            drawn += 1
-            yield Draw(self._item(position), epoch, drawn)
+            yield Draw(self._item(position), epoch, number + 1)
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         return int(cursor or 0) * world_size / self.length if self.length else 0.0

@@ -140,12 +140,7 @@ def open_set(data: str, option: str = "--data") -> list[Source]:
     given = _with_path({name: asdict(source) for name, source in sets.items()})
     if not given:
         raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
-    return open_sources(given, key="data.eval", typed=option if is_path(data) else None)
-
-
-def is_path(data: str) -> bool:
-    """Whether it is a manifest or a folder, not a name."""
-    return Path(data).expanduser().exists()
+    return open_sources(given, key="data.eval", typed=option if path.exists() else None)
 
 
 def training_settings(data: str, settings: Sequence[str]) -> Config:
