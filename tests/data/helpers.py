@@ -102,3 +102,8 @@ def take(stream: TrainingStream, count: int) -> list[Batch]:
 
 def ids(batches: Sequence[Batch]) -> list[list[str]]:
     return [batch.ids for batch in batches]
+
+
+def reject_lines(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
+    path = folder / (f"rejects-{rank}.jsonl" if rank else "rejects.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]

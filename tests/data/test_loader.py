@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -16,6 +20,7 @@ from tests.data.helpers import (
     noise,
     open_one,
     reading,
+    reject_lines,
     spec,
     take,
     write_manifest,
@@ -23,7 +28,7 @@ from tests.data.helpers import (
 from tests.data.test_files import write_files
 from tiny_audio.data.loader import TrainingStream, eval_utterances
 from tiny_audio.data.records import Source
-from tiny_audio.data.rejects import RejectCounts
+from tiny_audio.data.rejects import RejectCounts, RejectLog
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch
@@ -193,9 +198,11 @@ REASONS = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_samples_are_counted_once_and_the_rest_is_learned(damaged, prompt, workers):
-    source = open_one(path=damaged)
-    stream = make_stream([source], prompt, num_workers=workers)
+def test_damaged_samples_are_counted_and_listed_once_and_the_rest_is_learned(
+    damaged, prompt, workers, tmp_path
+):
+    source, log = open_one(path=damaged), RejectLog(tmp_path)
+    stream = make_stream([source], prompt, num_workers=workers, log=log)
     seen: set[str] = set()
     for batch in stream:
         seen.update(batch.ids)
@@ -205,10 +212,42 @@ def test_damaged_samples_are_counted_once_and_the_rest_is_learned(damaged, promp
     assert dict(stream.rejects.reasons) == REASONS
     assert stream.rejects.seen == 40
     assert stream.rejects.summary()[0] == "rejected 9 of 40 samples"
-    again = make_stream([source], prompt)
-    again.load_state_dict(stream.state_dict())
-    take(again, 3)
-    assert dict(again.rejects.reasons) == REASONS
+    rows = reject_lines(tmp_path)
+    assert Counter(row["reason"] for row in rows) == REASONS
+    assert len({row["id"] for row in rows}) == 9
+    assert all(row["source"] == "main" and row["message"] for row in rows)
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_resume_lists_no_reject_twice_and_loses_none(damaged, prompt, tmp_path, stop):
+    """Killed after reading further than the last checkpoint, in the middle of a line."""
+    source, parts = open_one(path=damaged), tmp_path / "parts"
+
+    def make(folder: Path, **changes: Any) -> TrainingStream:
+        return make_stream([source], prompt, pool=8, log=RejectLog(folder), **changes)
+
+    whole, stopped, again = make(tmp_path), make(parts, num_workers=2), make(parts)
+    take(whole, 9)
+    take(stopped, stop)
+    saved = deepcopy(stopped.state_dict())
+    take(stopped, 3)
+    with (parts / "rejects.jsonl").open("a") as file:
+        file.write('{"id": "u')
+    again.load_state_dict(saved)
+    take(again, 9 - stop)
+    assert reject_lines(parts) == reject_lines(tmp_path)
+    assert again.rejects.to_dict() == whole.rejects.to_dict()
+    assert len(reject_lines(parts)) == again.rejects.total
+
+
+def test_ranks_list_their_own_rejects_and_together_all(damaged, prompt, tmp_path):
+    for rank in range(3):
+        share = {"rank": rank, "world_size": 3, "log": RejectLog(tmp_path, rank)}
+        for _ in (stream := make_stream([open_one(path=damaged)], prompt, pool=8, **share)):
+            if stream.epoch > 1.5:
+                break
+    found = Counter(row["reason"] for rank in range(3) for row in reject_lines(tmp_path, rank))
+    assert found == REASONS
 
 
 def test_data_without_one_usable_sample_ends_with_the_reasons(tmp_path, prompt):

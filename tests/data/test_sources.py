@@ -230,7 +230,6 @@ def test_synthetic_speech_is_found_at_any_position():
     ("content", "advice"),
     [
         ("", r"empty: give another manifest or folder as "),
-        ("words\n", r"no manifest .*: give another manifest or folder as "),
         ('{"audio_filepath": "a.wav", "sentence": "b"}\n', r"no column 'text', but .*sentence: "),
         (None, r"no audio files: give another manifest or folder as "),
     ],
@@ -242,17 +241,16 @@ def test_a_set_that_was_typed_is_mended_where_it_was_typed(tmp_path, content, ad
         place.mkdir()
     else:
         place.write_text(content)
-    for option in ("--data", "--against"):
-        with pytest.raises(DataError, match=advice) as error:
-            open_set(str(place), option)
-        assert str(error.value).count("\n") == 0
-        assert str(place) in str(error.value)
-        assert option in str(error.value)
-        assert "data.eval" not in str(error.value)
+    with pytest.raises(DataError, match=advice) as error:
+        open_set(str(place), "--against")
+    said = str(error.value)
+    assert str(place) in said
+    assert "--against" in said
+    assert "data.eval" not in said
     with pytest.raises(DataError, match=advice) as error:
         check_command(str(place), [])
     assert "data.train.main.path" not in str(error.value)
-    if content and "sentence" in content:  # a setting that can be typed after DATA
+    if content:  # a setting that can be typed after DATA
         assert "set data.train.main.text_column=NAME" in str(error.value)
 
 

@@ -150,12 +150,12 @@ class RemoteFile(io.RawIOBase):
                 if permanent or self._failures > self._policy.retries or self._stopped.is_set():
                     message = f"{what} (tried {self._failures} times)"
                     raise UnreadableError(message, UNREACHABLE) from error
-            else:
-                self._since += len(data)
-                if self._since >= _PROGRESS:
-                    self._failures = 0
-                return data
-            self._policy.wait(self._failures, self._stopped)
+                self._policy.wait(self._failures, self._stopped)
+                continue
+            self._since += len(data)
+            if self._since >= _PROGRESS:
+                self._failures = 0
+            return data
 
     def _read(self, count: int) -> bytes:
         if self.size is not None and self._position >= self.size:

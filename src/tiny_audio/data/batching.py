@@ -14,8 +14,8 @@ from tiny_audio.model.batch import IGNORE, Batch, label_positions
 if TYPE_CHECKING:
     from tiny_audio.text.prompt import Prompt
 
-# Lengths are sorted with this much noise (relative), so that a small set, whose pool is the whole
-# set on every pass, does not make the same batches each time. Costs about 1 % more padding.
+# Relative noise on lengths that are sorted, so that a small set does not make the same batches on
+# every pass. Costs about 1 % more padding.
 JITTER = 0.02
 
 

@@ -56,9 +56,8 @@ def open_data(
 ) -> tuple[list[Source], list[Source]]:
     """Open the training sources and what to evaluate on.
 
-    With `weights` ``hours`` the sources' weights are made those that give shares of audio, not of
-    utterances. Where no evaluation source has a path, `holdout` utterances of the training sources
-    are held out by their ids; with holdout 0 there is no evaluation.
+    With `weights` ``hours`` weights are shares of audio, not of utterances. Where no evaluation
+    source has a path, `holdout` utterances are held out of the training sources by their ids.
     """
     if not train:
         raise DataError("There is no training data: set data=..., or data.train.NAME.path.")
@@ -68,19 +67,16 @@ def open_data(
     if weights == "hours" and len(trained) > 1:
         for source in trained:
             source.weight /= mean_seconds(source, train[source.name].get("mean_seconds"))
-    if given := _with_path(evaluation):
+    given = _with_path(evaluation)
+    if given or holdout <= 0:
         return trained, open_sources(given, key="data.eval")
-    if holdout <= 0:
-        return trained, []
     return hold_out(trained, holdout)
 
 
 def hold_out(sources: Sequence[Source], count: int) -> tuple[list[Source], list[Source]]:
     """Split each source: `count` utterances over all, as even a share of each as can be."""
-    parts = [
-        source.hold_out(count // len(sources) + (number < count % len(sources)))
-        for number, source in enumerate(sources)
-    ]
+    share, rest = divmod(count, len(sources))
+    parts = [source.hold_out(share + (n < rest)) for n, source in enumerate(sources)]
     return [left for left, _ in parts], [held for _, held in parts if held.length != 0]
 
 
