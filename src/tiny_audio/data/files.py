@@ -110,11 +110,12 @@ class FileShards:
 
     def _audio(self, value: Any, shard: int) -> dict[str, Any]:
         """The audio's bytes, or its path, which may be relative to the shard."""
-        if not isinstance(value, dict):
-            value = {"bytes" if isinstance(value, bytes) else "path": value}
-        path = value.get("path")
-        if not path or value.get("bytes") is not None or is_remote(path):
-            return value
+        found: dict[str, Any] = value if isinstance(value, dict) else {"path": value}
+        if isinstance(value, bytes):
+            found = {"bytes": value}
+        path = found.get("path")
+        if not path or found.get("bytes") is not None or is_remote(path):
+            return found
         if is_http(here := self.paths[shard]):
             return {"path": urllib.parse.urljoin(here, path)}
         return {"path": os.path.join(os.path.dirname(here), path)}

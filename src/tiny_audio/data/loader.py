@@ -149,10 +149,11 @@ class TrainingStream:
         it was in is cut anew from its beginning, with a warning.
         """
         if state["data"] != self._data:
+            before, now = state["data"], self._data
             changed = ", ".join(
-                f"{name} was {state['data'].get(name)}, is {value}"
-                for name, value in self._data.items()
-                if state["data"].get(name) != value
+                f"{name} was {before.get(name)}, is {now.get(name)}"
+                for name in before | now
+                if before.get(name) != now.get(name)
             )
             raise DataError(
                 f"The run cannot go on where it stopped in its data: {changed}. Restore these, or "
