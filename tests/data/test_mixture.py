@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.data.helpers import (
-    ids,
-    make_corpus,
-    make_stream,
-    noise,
-    spec,
-    take,
-    write_manifest,
-)
+from tests.data.helpers import ids, make_corpus, make_stream, noise, spec, take, write_manifest
 from tiny_audio.data.mixture import Mixture
 from tiny_audio.data.records import Source
 from tiny_audio.data.sources import open_data

@@ -14,13 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
-from tiny_audio.audio.remote import (
-    RemoteFile,
-    RetryPolicy,
-    UnreadableError,
-    is_remote,
-    plain_url,
-)
+from tiny_audio.audio.remote import RemoteFile, RetryPolicy, UnreadableError, is_remote, plain_url
 from tiny_audio.errors import AudioError
 
 _MAX_DOWNLOAD, _MAX_PIPE = 1 << 30, 2 << 30  # bytes, unless another limit is given

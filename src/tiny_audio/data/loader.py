@@ -17,12 +17,7 @@ import numpy as np
 
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
-from tiny_audio.data.prepare import (
-    Preparer,
-    TokenLimits,
-    decode,
-    over_budget,
-)
+from tiny_audio.data.prepare import Preparer, TokenLimits, decode, over_budget
 from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
 from tiny_audio.data.shards import LOST_REASONS
