@@ -29,17 +29,13 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 def opened(
     source: Source, *, max_bytes: int | None = None, whole: bool = True
 ) -> Iterator[tuple[BinaryIO, str]]:
-    """Open a source at its first byte and name it for messages.
-
-    A file object is read from its start if it can go back; it stays open.
+    """Open a source at its first byte and name it for messages; file objects stay open.
 
     Args:
         max_bytes: refuse an address or a pipe of more; None: than 1 GiB and 2 GiB.
         whole: False: hand over a pipe as a `PipeCopy`, before all of it is there.
 
-    Raises:
-        AudioError: ``unreadable``, ``empty``, ``too_long`` (in bytes) or ``truncated`` (a
-            download that ended early).
+    Raises AudioError: ``unreadable``, ``empty``, ``too_long`` or ``truncated``.
     """
     with ExitStack() as stack:
         file, name = _find(source, stack)

@@ -83,11 +83,10 @@ def audio_blocks(
     max_bytes: int | None = None,
     live: bool = False,
 ) -> Iterator[decode.Mono]:
-    """Read a recording block by block; joined, the blocks are what ``load_audio`` returns.
+    """Read a recording in blocks of a few MB; joined, they are what ``load_audio`` returns.
 
-    However long it is, only a few MB of it are in memory. Errors are those of ``load_audio``; of a
-    recording that is damaged or breaks off, what can be read comes before the error. With `live`
-    a pipe is decoded while it is still being written, by FFmpeg in every format.
+    So are the errors; of a recording that is damaged or breaks off, what can be read comes first.
+    With `live` a pipe is decoded while it is still being written, by FFmpeg in every format.
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         samples, name = _as_samples(source)

@@ -57,11 +57,10 @@ def collate(
     *,
     with_labels: bool,
 ) -> Batch:
-    """Pad utterances side by side.
+    """Pad utterances side by side; one that yields no audio token is a ValueError.
 
-    With labels (training, loss): prompt, transcript and end token, padded on the right. Without
-    (generation): the prompt alone, padded on the left. `audio_tokens` maps samples to tokens;
-    an utterance that yields none is a ValueError.
+    With labels: prompt, transcript and end token, padded on the right. Without, for generation:
+    the prompt alone, padded on the left. `audio_tokens` maps samples to tokens.
     """
     lengths = [len(utterance.waveform) for utterance in utterances]
     counts = [audio_tokens(length) for length in lengths]

@@ -69,10 +69,7 @@ def _retry_options(options: Mapping[str, Any], where: str) -> tuple[RetryPolicy,
 
 
 def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
-    """The streaming dataset with its features known, or a DataError.
-
-    What 'hf download' has fetched serves where the hub is out of reach.
-    """
+    """The streaming dataset, from the cache where the hub is out of reach, or a DataError."""
     import datasets
 
     # Its own waits have a fixed length and last minutes; ours come on top of them.

@@ -42,11 +42,8 @@ class MixtureDraw:
 class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
-    Every rank makes the same choices, and each takes its own share of the chosen source.
-
-    Args:
-        repeat: a source that ends begins again in another order; else it takes no more part, its
-            share goes to the others, and the stream ends with the last of them.
+    Every rank makes the same choices, and each takes its own share of the chosen source. With
+    `repeat` a source that ends begins again in another order; else its share goes to the others.
     """
 
     def __init__(

@@ -24,10 +24,7 @@ def tar_rows(
 ) -> Iterator[dict[str, Any]]:
     """Samples from number `start` on, as rows of the wanted columns, KEY and maybe PROBLEM.
 
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column: an extension, or a field of
-            the .json. The audio may be under any extension of audio.
-
+    Columns (role -> name) are an extension or a field of the .json; audio has any extension of it.
     Raises UnreadableError for an archive that breaks off, and what tarfile raises for none.
     """
     packed = name.endswith((".gz", ".tgz"))
