@@ -35,7 +35,7 @@ from tiny_audio.data.prepare import (
 )
 from tiny_audio.data.records import Source, Utterance
 from tiny_audio.data.rejects import EXAMPLES, RejectCounts
-from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
+from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
 from tiny_audio.model.checkpoint import find_checkpoint, read_config
@@ -69,7 +69,9 @@ def check_command(
     if folder is not None:
         config.model = read_config(folder).model
     specs = {name: asdict(source) for name, source in config.data.train.items()}
-    sources = open_sources(specs, key="data.train", typed="DATA" if is_path(data) else None)
+    sources = open_sources(
+        specs, key="data.train", typed="DATA" if Path(data).expanduser().exists() else None
+    )
     tests = {name: open_set(name, "--against") for name in against}
     lengths, now = lengths_of(config.model, folder), datetime.now(UTC)
     found, values = check_set(config, sources, lengths, tests, limit)
