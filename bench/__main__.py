@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 
-from bench import agree, check, data, infer, passes, startup, train
-from bench.common import PeakMemory, machine, measure_ceiling, print_header
+from bench import agree, check, data, infer, startup, train
+from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
-from bench.profile import profile_step
 from tiny_audio.model.build import pick_device
 
 WITH_PAIR = {"train", "infer", "check"}
@@ -33,7 +31,6 @@ def main() -> int:
     )
     parser.add_argument("--profile", action="store_true", help="where a training step goes")
     parser.add_argument("--samples", type=int, default=100_000, help="data: for memory")
-    parser.add_argument("--speech", type=Path, help="data: recordings to read, a manifest")
     args = parser.parse_args()
     held = True
     if WITH_PAIR.isdisjoint(args.parts):
@@ -41,7 +38,7 @@ def main() -> int:
     else:
         held = with_pair(args)
     if "data" in args.parts:
-        held &= data.run(args.speech, args.samples)
+        held &= data.run(args.samples)
     if "startup" in args.parts:
         held &= startup.run()
     return 0 if held else 1
@@ -53,7 +50,8 @@ def with_pair(args: argparse.Namespace) -> bool:
     memory = PeakMemory(device)
     model = load_pair(args.pair, device, random=args.random)
     ceiling = measure_ceiling(device, next(model.encoder.parameters()).dtype)
-    print_header(device, ceiling, f"{args.pair}: {describe(model)}")
+    print(f"\nMachine: {machine(device)}\nModel: {args.pair}: {describe(model)}")
+    print(f"Ceiling: {ceiling / 1e12:.3g} TFLOP/s (matrix product in that dtype)", flush=True)
     held = True
     benches: dict[str, train.Bench] = {}
     if "train" in args.parts:
@@ -64,20 +62,16 @@ def with_pair(args: argparse.Namespace) -> bool:
         if "train" in args.parts:
             benches[kind] = bench = train.Bench.prepare(model, ceiling, memory, kind)
             train.run(bench, "training", bench.rows())
-            passes.run(bench)
+            train.run_passes(bench)
             if args.profile:
-                profile_step(bench, train.as_large_as_fixed(bench.rows()[-1], bench.plan))
+                train.profile_step(bench, bench.last_row())
         if "infer" in args.parts:
             infer.run(model, ceiling, memory, kind)
     if "check" in args.parts:
         held &= check.run(model)
     if args.compile:  # last: it may take long
         for bench in benches.values():
-            train.run(
-                bench,
-                "compiled",
-                train.compiled_variants(train.as_large_as_fixed(bench.rows()[-1], bench.plan)),
-            )
+            train.run(bench, "compiled", train.compiled_variants(bench.last_row()))
     return held
 
 

@@ -6,24 +6,16 @@ import gc
 import os
 import platform
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from statistics import median
 
 import torch
 import transformers
+from torch.utils.benchmark import Timer
 
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The fastest that this machine does the two things that a model is made of."""
-
-    dtype: torch.dtype
-    flops: float  # operations a second in a large matrix product of that dtype
-    copy: float  # bytes a second in a large copy, those read and those written both counted
+from bench.load import WINDOW
+from tiny_audio.data.records import Utterance
 
 
 def machine(device: torch.device) -> str:
@@ -45,37 +37,18 @@ def _cpu_name() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def measure_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
-    """Median rate of a large matrix product and of a large copy, on random numbers, warmed up."""
+def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second in a large matrix product of that dtype, on random numbers."""
     n = 8192 if device.type == "cuda" else 1536
     a = torch.randn(n, n, device=device).to(dtype)
-    b = torch.randn(n, n, device=device).to(dtype)
-    source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
-    target = torch.empty_like(source)
-    product = _seconds(lambda: torch.mm(a, b), device)
-    copied = _seconds(lambda: target.copy_(source), device)
-    return Ceiling(dtype, 2 * n**3 / product, 2 * source.numel() * source.element_size() / copied)
-
-
-def _seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
-    """Median time of one call; the first three are not counted."""
-    times = []
-    for _ in range(repeats + 3):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return median(times[3:])
+    timer = Timer("torch.mm(a, a)", globals={"a": a}, num_threads=torch.get_num_threads())
+    return float(2 * n**3 / timer.blocked_autorange(min_run_time=1.0).median)
 
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-# ---------------------------------------------------------------------------------- peak memory
 
 
 class PeakMemory:
@@ -95,8 +68,11 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            _reset_peak()
+            return
+        try:  # Linux: makes VmHWM start again from what is held now
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            print("(peak memory cannot be reset here: it is that of the rows so far)")
 
     def read(self) -> float:
         """Bytes; not a number where the system does not tell."""
@@ -111,94 +87,65 @@ def _resident(key: str) -> float:
     return 1024.0 * int(found[1]) if found else float("nan")
 
 
-def _reset_peak() -> None:
-    try:  # Linux: makes VmHWM start again from what is held now
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("(peak memory cannot be reset here: it is that of the rows so far)")
-
-
-# ------------------------------------------------------------------------------------ the table
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant, measured."""
-
-    variant: str
-    seconds: float  # wall clock
-    steps: int
-    audio: float  # seconds of audio, padding not counted
-    padded: float  # seconds of audio that were computed on
-    flops: float  # that the real audio and text need; padding, waste and recomputation not counted
-    peak: float  # bytes
-    waited: float = 0.0  # seconds of the wall clock spent waiting for input
-
-    @property
-    def rate(self) -> float:
-        """Audio seconds a second."""
-        return self.audio / self.seconds
-
-
-_COLUMNS = (
-    "variant",
-    "audio s/s",
-    "step",
-    "of ceiling",
-    "padding",
-    "input wait",
-    "peak memory",
-    "vs first",
-)
-
-
 class Table:
     """Rows in Markdown, each printed as soon as it is known."""
 
-    def __init__(self, title: str, ceiling: Ceiling) -> None:
-        self.ceiling = ceiling
-        self.first: Row | None = None
-        print(f"\n### {title}\n")
-        print(line(_COLUMNS), flush=True)
-        print(line(["---"] + ["---:"] * (len(_COLUMNS) - 1)), flush=True)
+    COLUMNS = (
+        *("variant", "audio s/s", "step", "of ceiling", "padding", "input wait", "peak memory"),
+        "vs first",
+    )
 
-    def add(self, row: Row) -> None:
-        """Print a row."""
-        self.first = self.first or row
-        cells = (
-            row.variant,
-            f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.1f}",
-            _duration(row.seconds / row.steps),
-            f"{row.flops / row.seconds / self.ceiling.flops:.1%}",
-            f"{1 - row.audio / row.padded:.0%}",
-            f"{row.waited / row.seconds:.0%}",
-            f"{row.peak / 2**30:.1f} GiB",
-            f"{row.rate / self.first.rate:.2f} x",
+    def __init__(self, title: str, ceiling: float) -> None:
+        self.ceiling = ceiling  # operations a second
+        self.first = 0.0
+        print(f"\n### {title}\n")
+        print_rows(self.COLUMNS, ["---"] + ["---:"] * (len(self.COLUMNS) - 1))
+
+    def add(
+        self,
+        variant: str,
+        seconds: float,
+        batches: Sequence[Sequence[Utterance]],
+        flops: Callable[[Utterance], float],
+        peak: float,
+        *,
+        window: bool = False,
+        waited: float = 0.0,
+    ) -> float:
+        """Print a row; seconds of audio a second, padding not counted.
+
+        Args:
+            seconds: wall clock for the batches.
+            flops: that an utterance needs; padding, waste and recomputation not counted.
+            peak: bytes.
+            window: each clip was padded to 30 s, not to the longest of its batch.
+            waited: seconds of the wall clock spent waiting for input.
+        """
+        members = [u for batch in batches for u in batch]
+        audio = sum(u.seconds for u in members)
+        padded = sum(len(b) * (WINDOW if window else max(u.seconds for u in b)) for b in batches)
+        rate, step = audio / seconds, seconds / len(batches)
+        self.first = self.first or rate
+        print_rows(
+            (
+                variant,
+                f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
+                f"{step:.2f} s" if step >= 1 else f"{step * 1e3:.0f} ms",
+                f"{sum(map(flops, members)) / seconds / self.ceiling:.1%}",
+                f"{1 - audio / padded:.0%}",
+                f"{waited / seconds:.0%}",
+                f"{peak / 2**30:.1f} GiB",
+                f"{rate / self.first:.2f} x",
+            )
         )
-        print(line(cells), flush=True)
+        return rate
 
     def failed(self, variant: str, why: str) -> None:
         """Print a row that has no numbers, and why."""
-        cells = (variant, why, *[""] * (len(_COLUMNS) - 2))
-        print(line(cells), flush=True)
+        print_rows((variant, why, *[""] * (len(self.COLUMNS) - 2)))
 
 
-def line(cells: tuple[str, ...] | list[str]) -> str:
-    """A row in Markdown."""
-    return "| " + " | ".join(cells) + " |"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
-
-
-def print_header(device: torch.device, ceiling: Ceiling, model: str) -> None:
-    """Print the machine, its limits and what runs on it."""
-    name = str(ceiling.dtype).removeprefix("torch.")
-    print(f"\nMachine: {machine(device)}")
-    print(f"Model: {model}")
-    print(
-        f"Ceiling: {ceiling.flops / 1e12:.3g} TFLOP/s ({name} matrix product), "
-        f"{ceiling.copy / 1e9:,.3g} GB/s (copy, read + written)",
-        flush=True,
-    )
+def print_rows(*rows: Sequence[str]) -> None:
+    """Print rows of a table in Markdown."""
+    for cells in rows:
+        print("| " + " | ".join(cells) + " |", flush=True)

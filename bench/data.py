@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,14 +21,14 @@ import numpy.typing as npt
 import psutil
 import soundfile
 
-from bench.common import line
+from bench.common import print_rows
 from bench.load import durations, text_tokens
 from tiny_audio.audio.io import load_audio
 from tiny_audio.config import AugmentConfig, DataConfig, SourceConfig, TrainingConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.prepare import Preparer, quality_limits
-from tiny_audio.data.records import IndexedSource, Record, Source, Utterance
+from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.model.decoder import byte_tokenizer
 from tiny_audio.text.labels import LabelRules
@@ -40,8 +40,6 @@ FORMATS = {"FLAC": ("flac", {}), "Opus": ("opus", {"format": "OGG", "subtype": "
 REPEATS = 3
 FLAT = 32 * 2**20  # bytes of growth from a tenth of the samples to all that are no leak
 Wave = npt.NDArray[np.float32]
-
-# ---------------------------------------------------------------------------------- what is read
 
 
 def speechlike(seconds: float, seed: int) -> Wave:
@@ -56,35 +54,19 @@ def speechlike(seconds: float, seed: int) -> Wave:
     return (0.1 * voice * syllables + breath * (0.1 + syllables)).astype(np.float32)
 
 
-def make_corpus(folder: Path, kind: str, count: int, speech: Path | None) -> Path:
-    """A manifest of `count` recordings in one format.
-
-    Args:
-        speech: a manifest whose recordings are stored anew; None: a voice without words.
-    """
+def make_corpus(folder: Path, kind: str, count: int) -> Path:
+    """A manifest of `count` recordings of a voice without words in one format."""
     suffix, how = FORMATS[kind]
     folder.mkdir()
     rows = []
-    for number, (wave, text) in enumerate(_recordings(count, speech)):
-        name = f"{number}.{suffix}"
-        soundfile.write(folder / name, wave, RATE, **how)
-        row = {"audio_filepath": name, "text": text, "duration": len(wave) / RATE}
+    for number, seconds in enumerate(durations("speech", count)):
+        soundfile.write(folder / f"{number}.{suffix}", speechlike(seconds, number), RATE, **how)
+        text = " ".join(["word"] * text_tokens(seconds))
+        row = {"audio_filepath": f"{number}.{suffix}", "text": text, "duration": seconds}
         rows.append(json.dumps(row))
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(rows))
     return manifest
-
-
-def _recordings(count: int, speech: Path | None) -> Iterator[tuple[Wave, str]]:
-    if speech is None:
-        for number, seconds in enumerate(durations("speech", count)):
-            words = ["word", "and", "another", "one,"] * text_tokens(seconds)
-            yield speechlike(seconds, number), " ".join(words[: text_tokens(seconds)])
-        return
-    with speech.open(encoding="utf-8") as lines:
-        for _, text in zip(range(count), lines, strict=False):
-            row = json.loads(text)
-            yield load_audio(speech.parent / row["audio_filepath"]), row["text"]
 
 
 def make_augmenter(folder: Path) -> Augmenter:
@@ -97,9 +79,8 @@ def make_augmenter(folder: Path) -> Augmenter:
             wave = 0.1 * rng.standard_normal(size) * np.exp(-decay * np.arange(size) / RATE)
             soundfile.write(folder / kind / f"{number}.flac", wave, RATE)
     config = AugmentConfig()
-    for change in (config.speed, config.room, config.noise, config.band, config.telephone):
-        change.p = 0.5
-    config.gain.p = 0.5
+    for kind in ("speed", "room", "noise", "band", "telephone", "gain"):
+        getattr(config, kind).p = 0.5
     config.room.path, config.noise.path = str(folder / "room"), str(folder / "noise")
     limits = {"min_seconds": DataConfig.min_seconds, "max_seconds": DataConfig.max_seconds}
     made = open_augmenter(asdict(config), seed=0, **limits)
@@ -107,16 +88,9 @@ def make_augmenter(folder: Path) -> Augmenter:
     return made
 
 
-@dataclass(frozen=True)
-class Hiss:
-    """A quarter of a second of noise that is made when it is called."""
-
-    seed: int
-
-    def __call__(self) -> Wave:
-        """float32 [S]."""
-        made = np.random.default_rng(self.seed).standard_normal(RATE // 4, dtype=np.float32)
-        return np.float32(0.1) * made
+def hiss(seed: int) -> Wave:
+    """A quarter of a second of noise."""
+    return np.float32(0.1) * np.random.default_rng(seed).standard_normal(RATE // 4, np.float32)
 
 
 class Generated(IndexedSource):
@@ -130,35 +104,25 @@ class Generated(IndexedSource):
         return self._count
 
     def read(self, index: int) -> Record:
-        return Record(f"g{index}", self.name, Hiss(index), f"n {index % 10}")
+        return Record(f"g{index}", self.name, partial(hiss, index), f"n {index % 10}")
 
 
-# ------------------------------------------------------------------------------------- the parts
-
-
-def run(speech: Path | None, samples: int) -> bool:
+def run(samples: int) -> bool:
     """Print both tables; returns whether FLAC reaches its target and memory stays flat."""
-    with TemporaryDirectory() as folder:
-        corpora = {kind: make_corpus(Path(folder, kind), kind, 96, speech) for kind in FORMATS}
-        fast = measure(corpora, make_augmenter(Path(folder)))
-    return flat(samples) and fast
-
-
-def measure(corpora: dict[str, Path], augment: Augmenter) -> bool:
-    """Print how fast each format is read, step by step; returns whether FLAC is fast enough."""
     print("\n### data: from files to batches\n")
-    columns = ("", "audio s/s", "audio s/s and core")
-    print(line(columns), line(["---", "---:", "---:"]), sep="\n", flush=True)
+    print_rows(("", "audio s/s", "audio s/s and core"), ("---", "---:", "---:"))
     reached = True
-    for kind, manifest in corpora.items():
-        for name, work in _steps(manifest, augment):
-            found = [_timed(work) for _ in range(REPEATS)]
-            wall, core = (median(f[i] for f in found) for i in (0, 1))
-            print(line([f"{kind}: {name}", f"{wall:,.0f}", f"{core:,.0f}"]), flush=True)
-            if kind == "FLAC" and "augment" not in name:
-                reached &= core >= TARGET
+    with TemporaryDirectory() as folder:
+        augment = make_augmenter(Path(folder))
+        for kind in FORMATS:
+            for name, work in _steps(make_corpus(Path(folder, kind), kind, 96), augment):
+                found = [_timed(work) for _ in range(REPEATS)]
+                wall, core = (median(f[i] for f in found) for i in (0, 1))
+                print_rows((f"{kind}: {name}", f"{wall:,.0f}", f"{core:,.0f}"))
+                if kind == "FLAC" and "augment" not in name:
+                    reached &= core >= TARGET
     print(f"\ntarget: {TARGET} for FLAC without augmentation: {'held' if reached else 'MISSED'}")
-    return reached
+    return flat(samples) and reached
 
 
 def _steps(
@@ -166,25 +130,20 @@ def _steps(
 ) -> Iterator[tuple[str, Callable[[], Iterator[float]]]]:
     """The rows: each yields the seconds of audio that it has just done."""
     (source,) = _open(manifest)
-    records = [record for record in source.records() if isinstance(record, Record)]
+    records: list[Any] = [*source.records()]
     clean = Preparer(
         LabelRules(), DataConfig.min_seconds, DataConfig.max_seconds, quality_limits(DataConfig())
     )
 
     def decoded() -> Iterator[float]:
-        for record in records:
-            assert isinstance(record.audio, Path)
-            yield len(load_audio(record.audio)) / RATE
+        return (len(load_audio(record.audio)) / RATE for record in records)
 
     def prepared(preparer: Preparer) -> Iterator[float]:
-        for record in records:
-            made = preparer(record)
-            assert isinstance(made, Utterance), made
-            yield made.seconds
+        return (preparer(record).seconds for record in records)
 
     def batches(workers: int, augment: Augmenter | None = None) -> Iterator[float]:
-        for batch in stream(_open(manifest), num_workers=workers, augment=augment):
-            yield float(batch.waveform_lengths.sum()) / RATE
+        found = stream(_open(manifest), num_workers=workers, augment=augment)
+        return (float(batch.waveform_lengths.sum()) / RATE for batch in found)
 
     yield "decode", decoded
     yield "+ clean", partial(prepared, clean)
@@ -250,7 +209,7 @@ def _processes() -> list[psutil.Process]:
 def flat(samples: int) -> bool:
     """Print the memory of a stream after a tenth of the samples and after all of them."""
     print(f"\n### data: memory over {samples:,} samples (one worker)\n")
-    print(line(["samples", "this process", "worker"]), line(["---:"] * 3), sep="\n", flush=True)
+    print_rows(["samples", "this process", "worker"], ["---:"] * 3)
     marks = [samples // 10, samples // 2, samples]
     held: list[tuple[float, float]] = []
     seen = 0
@@ -261,7 +220,7 @@ def flat(samples: int) -> bool:
             own, *workers = (p.memory_info().rss for p in _processes())
             held.append((own, sum(workers)))
             shown = [f"{size / 2**20:,.0f} MiB" for size in held[-1]]
-            print(line([f"{seen:,}", *shown]), flush=True)
+            print_rows([f"{seen:,}", *shown])
             if len(held) == len(marks):
                 break
     assert not reading.rejects.total, reading.rejects.summary()

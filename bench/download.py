@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tests.hub.server import Hub
 
+from bench.common import print_rows
+
 REPO = "bench/glm-asr-sized"
 TOWER, REST = 1_266_000_000, 3_246_000_000  # bytes of the audio tower and of everything else
 
@@ -33,30 +35,23 @@ def main() -> None:
     parser.add_argument("--rates", nargs="*", type=float, default=[0, 100, 25], help="MB/s; 0: all")
     parser.add_argument("--latency", type=float, default=0.03, help="seconds before each answer")
     options = parser.parse_args()
-    print("| line | way | seconds | bytes |\n|---|---|---|---|")
+    print_rows(("line", "way", "seconds", "bytes"), ["---"] * 4)
     with tempfile.TemporaryDirectory() as name, Hub() as hub:
         work = Path(name)
         hub.create(REPO, {"config.json": b"{}", "model.safetensors": _weights(work / "weights")})
-        assert hub.repo(REPO).branches["main"].files["model.safetensors"].blob.sha256  # once
+        assert hub.repo(REPO).find("main").files["model.safetensors"].etag  # hashed once
         hub.latency = options.latency
         for rate in options.rates:
-            hub.bandwidth_total = rate * 1e6 or None
+            hub.bandwidth = rate * 1e6 or None
             line = f"{rate:g} MB/s" if rate else "loopback"
             for way, code in WAYS.items():
                 hub.requests.clear()
                 code = f"import time\n{code}\nprint(time.perf_counter() - begin)"
-                home = work / "home"
-                done = subprocess.run(
-                    [sys.executable, "-c", code],
-                    env=hub.environ(home),
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                shutil.rmtree(home)
+                command, env = [sys.executable, "-c", code], hub.environ(work / "home")
+                seconds = float(subprocess.check_output(command, env=env))
+                shutil.rmtree(work / "home")
                 sent = sum(request.sent for request in hub.requests)
-                seconds = float(done.stdout)
-                print(f"| {line} | {way} | {seconds:.1f} | {sent / 1e9:.2f} GB |", flush=True)
+                print_rows((line, way, f"{seconds:.1f}", f"{sent / 1e9:.2f} GB"))
 
 
 def _weights(path: Path) -> Path:

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from bench.load import spoken_tokens
+from tiny_audio.data.records import Utterance
 from tiny_audio.model.decoder import embedding_table
 from tiny_audio.model.speech import SpeechModel
 
@@ -46,9 +48,10 @@ class Flops:
         linear = self._conv_1 * mel + (self._conv_2 + self._encoder) * frames
         return 2.0 * linear + 4.0 * self._encoder_attention * frames**2
 
-    def training(self, samples: int, text_tokens: int) -> float:
+    def training(self, utterance: Utterance) -> float:
         """Encoder forward; projector forward and backward; decoder and head forward and the
         gradient of their inputs, since their weights are frozen."""
+        samples, text_tokens = len(utterance.waveform), len(utterance.text) + 1
         audio = self.model.audio_tokens(samples)
         tokens = self.model.prompt.fixed_length + audio + text_tokens
         projector = audio * (6.0 * sum(self._projector) - 2.0 * self._projector[0])
@@ -56,8 +59,9 @@ class Flops:
         decoder = 4.0 * self._decoder * tokens + 6.0 * self._decoder_attention * tokens**2
         return self.encoder(samples) + projector + decoder + 4.0 * self._head * text_tokens
 
-    def inference(self, samples: int, new_tokens: int) -> float:
+    def inference(self, utterance: Utterance) -> float:
         """Everything once forward; the head on the new tokens alone."""
+        samples, new_tokens = len(utterance.waveform), spoken_tokens(utterance)
         audio = self.model.audio_tokens(samples)
         tokens = self.model.prompt.fixed_length + audio + new_tokens
         projector = 2.0 * sum(self._projector) * audio

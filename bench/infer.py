@@ -18,24 +18,19 @@ from unittest.mock import patch
 
 import torch
 
-from bench.common import Ceiling, PeakMemory, Row, Table, synchronize
+from bench.common import PeakMemory, Table, synchronize
 from bench.flops import Flops
-from bench.load import TOKENS_PER_SECOND, WINDOW, Collator, durations, utterances
+from bench.load import TOKENS_PER_SECOND, Collator, durations, spoken_tokens, utterances
 from bench.plain import Plain
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
 from tiny_audio.model import encoder, generate
 from tiny_audio.model.generate import Hypothesis
-from tiny_audio.model.quantise import KINDS, quantise
+from tiny_audio.model.quantise import quantise
 from tiny_audio.model.speech import SpeechModel
 
 OPTIONS = GenerationConfig(tokens_per_second=TOKENS_PER_SECOND, min_tokens=1)
-
-
-def new_tokens(utterance: Utterance) -> int:
-    """Tokens that every variant writes for a recording."""
-    return math.ceil(utterance.seconds * TOKENS_PER_SECOND)
 
 
 def transcribe(model: SpeechModel, members: list[Utterance]) -> list[Hypothesis]:
@@ -57,16 +52,6 @@ class Variant:
     exact: bool = True  # the tokens of the plain way are expected
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is compared of a row."""
-
-    name: str
-    exact: bool
-    rate: float  # seconds of audio a second
-    tokens: dict[str, list[int]]  # utterance -> ids
-
-
 def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     """The rows, in order: every measure is switched on in turn. What is slow is measured on the
     first few: its rate is steady."""
@@ -74,15 +59,12 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     plain = Plain(model)
     few = [[u] for u in pool[:8]]
 
-    def by_hand(padding: str) -> Callable[[list[Utterance]], list[list[int]]]:
-        def run(members: list[Utterance]) -> list[list[int]]:
-            (one,) = members
-            n_audio = model.audio_tokens(len(one.waveform))
-            return [plain.transcribe(one.waveform, padding, n_audio, new_tokens(one))]
+    def by_hand(padding: str, members: list[Utterance]) -> list[list[int]]:
+        (one,) = members
+        n_audio = model.audio_tokens(len(one.waveform))
+        return [plain.transcribe(one.waveform, padding, n_audio, spoken_tokens(one))]
 
-        return run
-
-    def ours(members: list[Utterance]) -> list[list[int]]:
+    def ours(members: list[Utterance], model: SpeechModel = model) -> list[list[int]]:
         return [h.token_ids for h in transcribe(model, members)]
 
     def by_length(members: list[Utterance], size: int) -> list[list[Utterance]]:
@@ -93,9 +75,11 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     mixed = [part[i : i + size] for i in range(0, len(part), size)]
     sorted_ = by_length(part, size)
     quiet = ", cuDNN's attention off" if cuda else ""
-    yield Variant("plain: one at a time, padded to 30 s", few, by_hand("window"), True, cuda)
+    yield Variant(
+        "plain: one at a time, padded to 30 s", few, partial(by_hand, "max_length"), True, cuda
+    )
     alone = few if cuda else [[u] for u in pool]
-    yield Variant(f"plain: not padded{quiet}", alone, by_hand("longest"), exact=not cuda)
+    yield Variant(f"plain: not padded{quiet}", alone, partial(by_hand, "longest"), exact=not cuda)
     yield Variant("ours: one at a time", few, ours)
     yield Variant(f"+ batches of {size} as they come", mixed, ours, without=("pieces", "buffers"))
     yield Variant("+ batches by length", sorted_, ours, without=("pieces", "buffers"))
@@ -107,40 +91,21 @@ def variants(model: SpeechModel, pool: list[Utterance]) -> Iterator[Variant]:
     else:
         yield Variant("+ encoder in pieces", sorted_, ours, without=("buffers",))
         yield Variant("+ keys and values in place", sorted_, ours)
-    for name, change in [] if cuda else CHANGES_ON_CPU:
-        yield Variant(f"the same, {name}", sorted_, _changed(model, change), exact=False)
-    for kind in KINDS:
-        as_kind = _changed(model, partial(quantise, kind=kind))
-        yield Variant(f"the same, {kind}", sorted_, as_kind, exact=False)
+    for name, half, kind in SMALLER[2:] if cuda else SMALLER:
+        other = copy.deepcopy(model)
+        if half:
+            other.encoder.to(torch.bfloat16)
+            other.causal_lm.to(torch.bfloat16)
+        if kind:
+            quantise(other, kind)
+        yield Variant(f"the same, {name}", sorted_, partial(ours, model=other), exact=False)
 
 
-def in_bfloat16(model: SpeechModel) -> SpeechModel:
-    """Frozen weights in bfloat16."""
-    model.encoder.to(torch.bfloat16)
-    model.causal_lm.to(torch.bfloat16)
-    return model
-
-
-CHANGES_ON_CPU: list[tuple[str, Callable[[SpeechModel], SpeechModel]]] = [
-    ("bfloat16", in_bfloat16),
-    ("bfloat16 and int8", lambda model: quantise(in_bfloat16(model), "int8")),
+SMALLER = [  # weights: name, in bfloat16 (as all are on CUDA), quantised
+    ("bfloat16", True, None),
+    ("bfloat16 and int8", True, "int8"),
+    ("int8", False, "int8"),
 ]
-
-
-def _changed(
-    model: SpeechModel, change: Callable[[SpeechModel], SpeechModel]
-) -> Callable[[list[Utterance]], list[list[int]]]:
-    """Transcription by a copy of the model, which is made when the first batch comes."""
-    made: list[SpeechModel] = []
-
-    def run(members: list[Utterance]) -> list[list[int]]:
-        if not made:
-            made.append(change(copy.deepcopy(model)))
-        return [h.token_ids for h in transcribe(made[0], members)]
-
-    return run
-
-
 MEASURES: dict[str, tuple[object, str, object]] = {  # owner, attribute, its value without it
     "pieces": (encoder, "_CACHED_FRAMES", 10**9),  # on a CPU the encoder takes a batch in pieces
     "buffers": (generate, "can_preallocate", lambda lm: False),
@@ -157,45 +122,39 @@ def switched_off(measures: tuple[str, ...]) -> Iterator[None]:
         yield
 
 
-def run(model: SpeechModel, ceiling: Ceiling, memory: PeakMemory, kind: str) -> None:
+def run(model: SpeechModel, ceiling: float, memory: PeakMemory, kind: str) -> None:
     """Print the table of one kind of utterances, and whose tokens are those of the plain way."""
     torch.set_float32_matmul_precision("high")
     model.eval()
     flops = Flops(model)
     pool = utterances(durations(kind, 768 if model.device.type == "cuda" else 64))
     table = Table(f"transcription, {kind}", ceiling)
-    measured: list[Measured] = []
+    measured: list[tuple[Variant, float, dict[str, list[int]]]] = []
     for variant in variants(model, pool):
         memory.start()
         try:
             with switched_off(variant.without):
-                row, tokens = _measure(model, variant, flops, memory)
-            table.add(row)
-            measured.append(Measured(variant.name, variant.exact, row.rate, tokens))
+                seconds, tokens = _measure(model, variant)
         except torch.cuda.OutOfMemoryError:
             table.failed(variant.name, "out of memory")
-    _compare(measured)
-
-
-def _compare(measured: list[Measured]) -> None:
-    """Print each row's rate beside the second one's, and how many utterances of both have the same
-    tokens."""
-    plain = measured[1]
-    print(f"\nBeside `{plain.name}`:")
-    for row in measured[2:]:
-        both = plain.tokens.keys() & row.tokens.keys()
-        same = sum(row.tokens[key] == plain.tokens[key] for key in both)
-        note = "" if row.exact else " (not all expected)"
-        print(
-            f"- {row.name}: {row.rate / plain.rate:.2f} x, "
-            f"the same tokens {same} of {len(both)}{note}",
-            flush=True,
+            continue
+        rate = table.add(
+            *(variant.name, seconds, variant.batches, flops.inference, memory.read()),
+            window=variant.window,
         )
+        measured.append((variant, rate, tokens))
+    plain, plain_rate, expected = measured[1]
+    print(f"\nBeside `{plain.name}`:")
+    for variant, rate, tokens in measured[2:]:
+        both = expected.keys() & tokens.keys()
+        same = sum(tokens[key] == expected[key] for key in both)
+        note = "" if variant.exact else " (not all expected)"
+        times = f"{rate / plain_rate:.2f} x"
+        print(f"- {variant.name}: {times}, the same tokens {same} of {len(both)}{note}", flush=True)
 
 
-def _measure(
-    model: SpeechModel, variant: Variant, flops: Flops, memory: PeakMemory
-) -> tuple[Row, dict[str, list[int]]]:
+def _measure(model: SpeechModel, variant: Variant) -> tuple[float, dict[str, list[int]]]:
+    """Seconds for all batches, and the token ids of each utterance."""
     torch.backends.cuda.enable_cudnn_sdp(variant.cudnn)
     first = variant.batches[0]
     variant.run(first if model.device.type == "cuda" else first[:2])  # warm up
@@ -208,16 +167,4 @@ def _measure(
         ids = variant.run(batch)
         written |= {u.id: of_one for u, of_one in zip(batch, ids, strict=True)}
     synchronize(model.device)
-    seconds = clock() - start
-    members = [u for batch in variant.batches for u in batch]
-    padded = (WINDOW if variant.window else max(u.seconds for u in b) for b in variant.batches)
-    row = Row(
-        variant=variant.name,
-        seconds=seconds,
-        steps=len(variant.batches),
-        audio=sum(u.seconds for u in members),
-        padded=sum(s * len(b) for s, b in zip(padded, variant.batches, strict=True)),
-        flops=sum(flops.inference(len(u.waveform), new_tokens(u)) for u in members),
-        peak=memory.read(),
-    )
-    return row, written
+    return clock() - start, written

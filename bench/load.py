@@ -5,7 +5,7 @@ B utterances, S samples, M mel bands, L mel frames.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import WhisperFeatureExtractor
 
-import tiny_audio
+from tiny_audio.compose import compose
 from tiny_audio.config import ModelConfig
 from tiny_audio.data.batching import collate
 from tiny_audio.data.records import Utterance
@@ -27,29 +27,21 @@ from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import build_model
 from tiny_audio.model.speech import SpeechModel
 
-CONF = Path(tiny_audio.__file__).parent / "conf" / "model"
 TOKENS_PER_SECOND = 3.0  # of transcript: English speech in Qwen's vocabulary
 WINDOW = 30.0  # seconds that the stock processor pads to
 
-# ----------------------------------------------------------------------------------- the pair
-
 
 def load_pair(name: str, device: torch.device, *, random: bool, dtype: str = "auto") -> SpeechModel:
-    """Build ``small`` (beside this file) or a pair of the package, without Hydra."""
-    own = Path(__file__).parent / f"{name}.yaml"
-    raw = yaml.safe_load((own if own.is_file() else CONF / f"{name}.yaml").read_text())
-    config = _fill(ModelConfig(), raw)
-    config.random_weights = random or config.random_weights
+    """Build ``small`` (beside this file) or a pair of the package."""
+    own: Any = Path(__file__).with_name(f"{name}.yaml")
+    if own.is_file():
+        own = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(own))
+        config: Any = OmegaConf.to_object(own)
+    else:
+        config = compose([f"model={name}"]).model
+    config.random_weights |= random
     config.dtype = dtype
     return build_model(config, device=device)
-
-
-def _fill(section: Any, values: dict[str, Any]) -> Any:
-    for key, value in values.items():
-        old = getattr(section, key)
-        new = _fill(old, value) if dataclasses.is_dataclass(old) else value
-        setattr(section, key, new)
-    return section
 
 
 def describe(model: SpeechModel) -> str:
@@ -58,9 +50,6 @@ def describe(model: SpeechModel) -> str:
     sizes = [f"{k} {sum(p.numel() for p in m.parameters()) / 1e6:.0f} M" for k, m in parts.items()]
     dtype = str(next(model.encoder.parameters()).dtype).removeprefix("torch.")
     return f"{', '.join(sizes)} parameters, frozen weights in {dtype}"
-
-
-# ------------------------------------------------------------------------------ the utterances
 
 
 def durations(kind: str, count: int, seed: int = 0) -> list[float]:
@@ -85,12 +74,14 @@ def utterances(seconds: Sequence[float], seed: int = 0) -> list[Utterance]:
     return made
 
 
+def spoken_tokens(utterance: Utterance) -> int:
+    """Tokens that every way of transcribing writes for a recording."""
+    return math.ceil(utterance.seconds * TOKENS_PER_SECOND)
+
+
 def text_tokens(seconds: float) -> int:
     """Tokens of a transcript, its end token included (a byte is a token in random pairs)."""
     return round(TOKENS_PER_SECOND * seconds) + 1
-
-
-# ---------------------------------------------------------------------------------- the batches
 
 
 @dataclass
@@ -118,23 +109,15 @@ class Collator:
 
     Args:
         model: whose prompt and lengths are used.
-        host_mel: None: the device makes the log-mel; ``window`` or ``longest``: transformers'
+        host_mel: None: the device makes the log-mel; ``max_length`` or ``longest``: transformers'
             feature extractor makes it here, padded to 30 s or to the longest.
         labels: training.
     """
 
     def __init__(self, model: SpeechModel, host_mel: str | None, *, labels: bool) -> None:
-        self.prompt, self.host_mel, self.labels = model.prompt, host_mel, labels
-        self._features, self._encoder, self._projector = (
-            model.features.out_len,
-            model.encoder.out_len,
-            model.projector.out_len,
-        )
+        self.prompt, self.audio_tokens = model.prompt, model.audio_tokens
+        self.host_mel, self.labels = host_mel, labels
         self.extractor = extractor(model)
-
-    def audio_tokens(self, samples: int) -> int:
-        """Audio tokens of a clip."""
-        return self._projector(self._encoder(self._features(samples)))
 
     def __call__(self, members: Sequence[Utterance]) -> Load:
         """Collate, with or without the log-mel."""
@@ -153,8 +136,7 @@ def extractor(model: SpeechModel) -> WhisperFeatureExtractor:
 
 def host_mel(stock: WhisperFeatureExtractor, waveforms: Sequence[Any], padding: str) -> Tensor:
     """[B, M, L] as transformers' processor makes it, padded to its window or to the longest."""
-    kind = {"window": "max_length", "longest": "longest"}[padding]
-    out: Any = stock(list(waveforms), sampling_rate=16_000, padding=kind, return_tensors="pt")
+    out: Any = stock(list(waveforms), sampling_rate=16_000, padding=padding, return_tensors="pt")
     features: Tensor = out.input_features
     return features
 

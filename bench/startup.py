@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import soundfile
 
-from bench.common import line
+from bench.common import print_rows
 from bench.data import RATE, speechlike
 
 REPEATS = 5
@@ -22,25 +22,22 @@ REPEATS = 5
 def commands(recording: Path) -> dict[str, list[str]]:
     """What is waited for -> a command line."""
     load = "import tiny_audio; recogniser = tiny_audio.load('nano', device='cpu')"
-    python = [sys.executable, "-c"]
+    first = f"{load}; print(recogniser.transcribe({str(recording)!r}).text)"
+    python, program = [sys.executable, "-c"], [sys.executable, "-m", "tiny_audio"]
+    transcribe = [*program, "transcribe", str(recording), "--device", "cpu"]
     return {
-        "`tiny-audio --help`": [sys.executable, "-m", "tiny_audio", "--help"],
+        "`tiny-audio --help`": [*program, "--help"],
         "`import tiny_audio`": [*python, "import tiny_audio"],
         '`tiny_audio.load("nano")`': [*python, load],
-        "its first transcript, of 3 s": [
-            *python,
-            f"{load}; print(recogniser.transcribe({str(recording)!r}).text)",
-        ],
-        "`tiny-audio transcribe`, the same 3 s": [
-            *[sys.executable, "-m", "tiny_audio", "transcribe", str(recording), "--device", "cpu"]
-        ],
+        "its first transcript, of 3 s": [*python, first],
+        "`tiny-audio transcribe`, the same 3 s": transcribe,
     }
 
 
 def run(repeats: int = REPEATS) -> bool:
     """Print the table; returns whether every command ended well."""
     print(f"\n### startup: from nothing, in a new process (median of {repeats})\n")
-    print(line(["", "time", "processor time"]), line(["---", "---:", "---:"]), sep="\n", flush=True)
+    print_rows(["", "time", "processor time"], ["---", "---:", "---:"])
     ended_well = True
     with TemporaryDirectory() as folder:
         recording = Path(folder, "clip.wav")
@@ -52,7 +49,7 @@ def run(repeats: int = REPEATS) -> bool:
             failed = any(status for _, _, status in found)
             ended_well &= not failed
             why = " (FAILED)" if failed else ""
-            print(line([name + why, f"{wall:.2f} s", f"{core:.2f} s"]), flush=True)
+            print_rows([name + why, f"{wall:.2f} s", f"{core:.2f} s"])
     return ended_well
 
 

@@ -2,13 +2,10 @@
 
     python -m recipes.compare projectors  [--steps 400] [--seeds 0 1]
     python -m recipes.compare quickstarts [--seeds 0 1 2]
-    python -m recipes.compare stages --manifest ../shared/data/speech_train/manifest.jsonl
     python -m recipes.compare silence --noises ../shared/data/noise
 
 projectors: the four side by side: the bundled pair, synthetic speech, same steps, several seeds.
 quickstarts: `tiny-audio quickstart` as a user runs it: word error rate, time, cliff; their median.
-stages: 1, 2 and 3 in a row on real recordings, and what each left untouched, to the bit. Every
-tenth speaker of the manifest, by a hash of its name, is kept for evaluation.
 silence: does training on noise without words teach the model to be silent? The projector learns
 with and without noise behind half of the clips and one clip in twenty left as noise alone. Every
 second recording of the folder's manifest.jsonl is that noise; the others, cut into pieces of ten
@@ -22,61 +19,94 @@ the options.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from bench.common import machine
 from safetensors.torch import load_file
-
-from recipes.runs import Run, machine, markdown, quickstart, train
 
 RATE = 16_000
 PIECE = 10  # seconds
-STAGES = (("transcription", "projector"), ("mlp_lora", "adapters"), ("mlp_fine_tune", "both"))
 
 
-def at_the_end(steps: int) -> list[str]:
-    """Settings of a run that is evaluated and saved once."""
-    return [f"training.{key}={steps}" for key in ("max_steps", "eval_steps", "save_steps")]
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    folder: Path
+    training: list[dict[str, Any]]  # rows of metrics.jsonl
+    last_eval: dict[str, Any]
+
+    @property
+    def cliff(self) -> str:
+        """The step at which the loss first fell under what guessing from the text costs."""
+        for row in self.training:
+            if row["loss"] < 0.35 * row["guess_loss"]:
+                return str(row["step"])
+        return "not passed"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        index = json.loads((self.folder / "checkpoints" / "index.json").read_text())
+        return self.folder / "checkpoints" / str(index["last"])
+
+
+def run(folder: Path, *command: str) -> Run:
+    """Run a ``tiny-audio`` command that trains into the folder, unless that was done already."""
+    done = folder / "done.json"
+    if not done.is_file():
+        if subprocess.run([sys.executable, "-m", "tiny_audio", *command], check=False).returncode:
+            raise SystemExit(f"{command[0]} in {folder} failed")  # its own message is on the screen
+        done.write_text("{}")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last_eval = [row for row in rows if row["kind"] == "eval"][-1]
+    return Run(folder, [row for row in rows if row["kind"] == "train"], last_eval)
+
+
+def train(folder: Path, steps: int, overrides: Sequence[str]) -> Run:
+    """A training with the quickstart's settings that is evaluated and saved once, at its end."""
+    ends = [f"training.{key}={steps}" for key in ("max_steps", "eval_steps", "save_steps")]
+    output = [f"output_dir={folder}", "training.progress=false"]
+    return run(folder, "train", "+experiments=quickstart", *ends, *overrides, *output)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def projectors(given: argparse.Namespace) -> str:
     """Train every projector with every seed, in turn; one row a run."""
+    few = ["data.eval.synthetic.max_samples=60", "training.eval_utterances=60"]
     rows = []
     for kind in ("mlp", "mosa", "moe", "qformer"):
         for seed in given.seeds:
-            run = train(
-                given.out / f"{kind}-{seed}",
-                [
-                    "+experiments=quickstart",
-                    f"model.projector.type={kind}",
-                    *at_the_end(given.steps),
-                    "data.eval.synthetic.max_samples=60",
-                    "training.eval_utterances=60",
-                    f"seed={seed}",
-                    *given.overrides,
-                ],
-            )
-            weights = load_file(run.checkpoint / "model.safetensors")
+            chosen = [f"model.projector.type={kind}", *few, f"seed={seed}", *given.overrides]
+            done = train(given.out / f"{kind}-{seed}", given.steps, chosen)
+            weights = load_file(done.checkpoint / "model.safetensors").values()
             rows.append(
                 (
                     kind,
-                    f"{sum(w.numel() for w in weights.values()):,}",
+                    f"{sum(w.numel() for w in weights):,}",
                     seed,
-                    f"{run.last_eval['wer']:.1%}",
-                    f"{run.last_eval['eval_loss']:.3f}",
-                    run.cliff,
-                    f"{run.seconds_per_step:.2f}",
-                    f"{run.peak_gb:.1f}",
+                    f"{done.last_eval['wer']:.1%}",
+                    f"{done.last_eval['eval_loss']:.3f}",
+                    done.cliff,
+                    f"{median(row['seconds_per_step'] for row in done.training[1:]):.2f}",
+                    f"{max(row['memory_gb'] for row in done.training):.1f}",
                 )
             )
     columns = ("projector", "parameters", "seed", "WER", "eval loss", "cliff at step")
@@ -87,77 +117,17 @@ def quickstarts(given: argparse.Namespace) -> str:
     """One row a quickstart, from its report."""
     rows, rates = [], []
     for seed in given.seeds:
-        run = quickstart(given.out / str(seed), seed)
-        report = (run.folder / "report.md").read_text()
+        folder = given.out / str(seed)
+        done = run(folder, "quickstart", "--seed", str(seed), "--out", str(folder))
+        report = (folder / "report.md").read_text()
         took = re.search(r"\| time \| (.+?) \|", report)
         rate = re.search(r"sentences \| ([\d.]+)%", report)
         if took is None or rate is None:
-            raise SystemExit(f"{run.folder / 'report.md'} is not a quickstart's report")
+            raise SystemExit(f"{folder / 'report.md'} is not a quickstart's report")
         rates.append(float(rate[1]))
-        rows.append((seed, run.last_eval["step"], took[1], run.cliff, f"{rates[-1]:.1f} %"))
+        rows.append((seed, done.last_eval["step"], took[1], done.cliff, f"{rates[-1]:.1f} %"))
     columns = ("seed", "steps", "training", "cliff at step", "WER, unseen voices and sentences")
     return f"{markdown(columns, rows)}\n\nmedian {median(rates):.1f} %"
-
-
-def stages(given: argparse.Namespace) -> str:
-    """Train the three stages, each from the one before, and compare what they stored."""
-    train_set, dev_set = split_by_speaker(given.manifest, given.out)
-    runs: list[Run] = []
-    rows = []
-    for number, (experiment, learns) in enumerate(STAGES, 1):
-        overrides = [
-            f"+experiments={experiment}",
-            "model=nano",
-            "data=manifest",
-            f"data.path={train_set}",
-            f"data.eval_path={dev_set}",
-            "data.labels.case=lower",
-            "data.labels.punctuation=strip",
-            "data.max_seconds=15",
-            "data.num_workers=1",
-            *at_the_end(given.steps),
-            "training.warmup_steps=30",
-            "training.learning_rate=0.003",
-            "training.lora_learning_rate=0.001",
-            "training.batch_seconds=24",
-            "training.spec_augment.freq_width=12",
-            "training.spec_augment.time_width=10",
-            "training.eval_utterances=200",
-            *([f"model.init_from={runs[-1].checkpoint}"] if runs else []),
-            *given.overrides,
-        ]
-        runs.append(run := train(given.out / experiment, overrides))
-        parts = json.loads((run.checkpoint / "tiny_audio.json").read_text())["parts"]
-        wer, loss = f"{run.last_eval['wer']:.1%}", f"{run.last_eval['eval_loss']:.3f}"
-        took = f"{run.seconds_per_step:.2f}"
-        rows.append((number, experiment, learns, wer, loss, "+".join(parts), took))
-    columns = ("stage", "experiment", "learns", "WER", "eval loss", "checkpoint holds", "s/step")
-    checks = [
-        f"stage 2 left the projector bit-identical: {same_projector(runs[0], runs[1])}",
-        f"stage 3 changed it: {not same_projector(runs[1], runs[2])}",
-        f"stage 1 stored no decoder and no adapter: {rows[0][5] == 'projector'}",
-    ]
-    return "\n".join([markdown(columns, rows), "", *checks])
-
-
-def split_by_speaker(manifest: Path, out: Path, every: int = 10) -> tuple[Path, Path]:
-    """Write train.jsonl and dev.jsonl; a speaker is in one of them only."""
-    parts: dict[bool, list[str]] = {False: [], True: []}
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        digest = hashlib.sha256(str(row["speaker"]).encode()).digest()
-        path = (manifest.parent / row["audio_filepath"]).resolve()
-        row["audio_filepath"] = os.path.relpath(path, out.resolve())
-        parts[digest[0] % every == 0].append(json.dumps(row))
-    for name, held_out in (("train", False), ("dev", True)):
-        (out / f"{name}.jsonl").write_text("\n".join(parts[held_out]) + "\n", encoding="utf-8")
-    return out / "train.jsonl", out / "dev.jsonl"
-
-
-def same_projector(one: Run, other: Run) -> bool:
-    """Whether two runs' last checkpoints hold the same projector, bit for bit."""
-    a, b = (load_file(run.checkpoint / "model.safetensors") for run in (one, other))
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def silence(given: argparse.Namespace) -> str:
@@ -171,13 +141,15 @@ def silence(given: argparse.Namespace) -> str:
     rows = []
     for seed in given.seeds:
         for name, extra in (("none", []), ("half of the clips, 5 % alone", noisy)):
-            overrides = ["+experiments=quickstart", f"seed={seed}", *at_the_end(given.steps)]
             folder = given.out / f"{'noisy' if extra else 'clean'}-{seed}"
-            run = train(folder, [*overrides, *extra, *given.overrides])
-            found = on_nonspeech(run, test)
-            answered = f"{found['answered']['share']:.0%}"
-            words = f"{found['insertions_per_minute']:.1f}"
-            rows.append((seed, name, words, answered, f"{run.last_eval['wer']:.1%}"))
+            done = train(folder, given.steps, [f"seed={seed}", *extra, *given.overrides])
+            command = [sys.executable, "-m", "tiny_audio", "eval", str(done.checkpoint)]
+            found = folder / "nonspeech"
+            subprocess.run([*command, "--data", str(test), "--out", str(found)], check=True)
+            summary = json.loads((found / "summary.json").read_text())["hallucination"]["nonspeech"]
+            answered = f"{summary['answered']['share']:.0%}"
+            words = f"{summary['insertions_per_minute']:.1f}"
+            rows.append((seed, name, words, answered, f"{done.last_eval['wer']:.1%}"))
     nonspeech = ("words a minute on non-speech", "pieces answered")
     return markdown(("seed", "noise in training", *nonspeech, "WER, synthetic speech"), rows)
 
@@ -203,19 +175,9 @@ def split_noises(folder: Path, out: Path) -> tuple[Path, Path]:
     return out / "train.jsonl", out / "test.jsonl"
 
 
-def on_nonspeech(run: Run, test: Path) -> dict[str, dict[str, float]]:
-    """What `tiny-audio eval` finds on the pieces."""
-    out = run.folder / "nonspeech"
-    command = [sys.executable, "-m", "tiny_audio", "eval", str(run.checkpoint)]
-    subprocess.run([*command, "--data", str(test), "--out", str(out)], check=True)
-    found = json.loads((out / "summary.json").read_text())["hallucination"]["nonspeech"]
-    return dict(found)
-
-
 RECIPES: dict[str, tuple[Callable[[argparse.Namespace], str], int, Sequence[int]]] = {
     "projectors": (projectors, 400, [0, 1]),  # with the default steps and seeds
     "quickstarts": (quickstarts, 0, [0, 1, 2]),
-    "stages": (stages, 300, []),
     "silence": (silence, 400, [0, 1]),
 }
 
@@ -228,19 +190,17 @@ def main() -> None:
     for name, (compare, steps, seeds) in RECIPES.items():
         one = recipes.add_parser(name, help=compare.__doc__)
         one.add_argument("--out", type=Path, default=Path("runs", name))
+        one.add_argument("--seeds", type=int, nargs="+", default=seeds)
         if steps:
             one.add_argument("--steps", type=int, default=steps)
             one.add_argument("overrides", nargs="*", help="further key=value settings")
-        if seeds:
-            one.add_argument("--seeds", type=int, nargs="+", default=seeds)
-        if name == "stages":
-            one.add_argument("--manifest", type=Path, required=True)
         if name == "silence":
             one.add_argument("--noises", type=Path, required=True, help="has a manifest.jsonl")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     steps = f"{given.steps} steps, " if "steps" in given else ""
-    text = f"{RECIPES[given.recipe][0](given)}\n\n{steps}{machine()}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    text = f"{RECIPES[given.recipe][0](given)}\n\n{steps}{machine(device)}"
     (given.out / "table.md").write_text(text + "\n")
     print(text)
 

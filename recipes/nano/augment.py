@@ -4,6 +4,7 @@ B rows, S samples, M mel bands, L mel frames. All strengths grow with `strength`
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
@@ -39,6 +40,14 @@ def _hum(count: int, samples: int, device: torch.device) -> Tensor:
     return total
 
 
+def recordings(folder: Path, rooms: bool, device: torch.device) -> Iterator[Tensor]:
+    """The room responses of a folder with a manifest, or everything else in it."""
+    for row in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines()):
+        if (row["kind"] == "rir") == rooms:
+            wave, _ = soundfile.read(folder / row["audio_filepath"], dtype="float32")
+            yield torch.from_numpy(wave).to(device)
+
+
 def noise_bank(folder: Path | None, clips: Tensor | None, device: torch.device) -> Tensor:
     """A bank of noises [N, 20 s] of unit RMS: real ones, coloured ones, hums, and babble.
 
@@ -47,12 +56,7 @@ def noise_bank(folder: Path | None, clips: Tensor | None, device: torch.device) 
     samples = 20 * RATE
     bank = [_coloured(40, samples, device), _hum(10, samples, device)]
     if folder is not None:
-        for line in (folder / "manifest.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            if row["kind"] == "rir":
-                continue
-            wave = torch.from_numpy(soundfile.read(folder / row["audio_filepath"])[0]).float()
-            wave = wave.to(device)
+        for wave in recordings(folder, rooms=False, device=device):
             copies = max(2, len(wave) // samples)
             wave = wave.repeat(-(-samples * (copies + 1) // len(wave)))
             bank.append(torch.stack([wave[i * samples :][:samples] for i in range(copies)]))
@@ -77,13 +81,9 @@ def room_bank(folder: Path | None, device: torch.device, count: int = 400) -> Te
     rooms[:, 0] = 1.0
     bank = [rooms]
     if folder is not None:
-        for line in (folder / "manifest.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            if row["kind"] == "rir":
-                wave = torch.from_numpy(soundfile.read(folder / row["audio_filepath"])[0]).float()
-                wave = wave[int(wave.abs().argmax()) :][:samples]
-                real = functional.pad(wave, (0, samples - len(wave))).to(device)
-                bank.append(real.repeat(12, 1))
+        for wave in recordings(folder, rooms=True, device=device):
+            direct = wave[int(wave.abs().argmax()) :][:samples]
+            bank.append(functional.pad(direct, (0, samples - len(direct))).repeat(12, 1))
     rooms = torch.cat(bank)
     return rooms / rooms.square().sum(1, keepdim=True).sqrt()
 

@@ -4,17 +4,16 @@ The user turn holds soft embeddings as a projector might give them: every token 
 misspelt) word at one or two places, blanks between, mixed with neighbours and strangers, noisy.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recipes.nano.figures import Log, rate, word_error_rate
-from recipes.nano.pair import new_decoder, turn_loss, write
+from recipes.nano.figures import Log, Saved, rate, word_error_rate
+from recipes.nano.pair import new_decoder, save_decoder, turn_loss, write
 from recipes.nano.text import Vocabulary, corpus
-from recipes.nano.turns import Spellings, Turns, soft_audio
+from recipes.nano.turns import Turns, soft_audio
 
 SAVE_S = 60.0  # between saves to resume from
 
@@ -38,21 +37,20 @@ def check(decoder: Any, turns: Turns, rows: int) -> dict[str, float]:
 def make_turns(
     work: Path, vocabulary: Vocabulary, everyday: int, most: int, device: torch.device
 ) -> tuple[Turns, Turns]:
-    """Turns of `most` phrases to train on, and held-out ones; made once, in the work folder."""
-    if not (work / "held-out.npz").exists():
-        phrases = corpus(work, "train", everyday)[:most]
-        Spellings(phrases, vocabulary).save(work / "spellings.npz")
-        phrases = corpus(work, "test", everyday // 10)[:3000]
-        Spellings(phrases, vocabulary).save(work / "held-out.npz")
-    train, test = (Spellings.load(work / f"{name}.npz") for name in ("spellings", "held-out"))
+    """Turns of `most` phrases to train on, and held-out ones."""
+    train = corpus(work, "train", everyday)[:most]
+    test = corpus(work, "test", everyday // 10)[:3000]
     return Turns(train, vocabulary, 0, device), Turns(test, vocabulary, 1, device)
 
 
 def train(
     work: Path, minutes: float, *, rows: int, peak: float, everyday: int, most: int, judged: int,
-    every: int,    device: torch.device,
+    every: int,
 ) -> None:  # fmt: skip
-    """Train for `minutes` (kept across restarts) and write work/decoder.pt."""
+    """Train for `minutes` (kept across restarts) and write work/decoder, unless it is there."""
+    if (work / "decoder" / "tokenizer_config.json").exists():
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     v = Vocabulary(work / "tokenizer")
     log = Log(work / "logs" / "decoder.jsonl")
@@ -62,16 +60,11 @@ def train(
         decoder.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05,
         fused=device.type == "cuda",
     )  # fmt: skip
-    step, spent = 0, 0.0
-    saved = work / "decoder_state.pt"
-    if saved.exists():
-        state = torch.load(saved, map_location=device)
-        decoder.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["place"]
+    saved = Saved(work / "decoder_state.pt", SAVE_S, model=decoder, optimizer=optimizer)
+    step, spent = saved.load((0, 0.0))
     log(event="start", parameters=sum(p.numel() for p in decoder.parameters()),
-        phrases=len(turns.spellings.counts), step=step)  # fmt: skip
-    last = checked = time.monotonic()
+        phrases=len(turns.counts), step=step)  # fmt: skip
+    last = time.monotonic()
     while spent < minutes * 60:
         done = spent / (minutes * 60)
         hard = min(1.0, done / 0.15)
@@ -93,11 +86,6 @@ def train(
         spent, last = spent + now - last, now
         if step % every == 0:
             log(step=step, **check(decoder, judge, judged))
-        if now - checked > SAVE_S:
-            checked = now
-            state = {"model": decoder.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "place": (step, spent)}, f"{saved}.part")
-            os.replace(f"{saved}.part", saved)
+        saved.save((step, spent))
     log(event="end", step=step, **check(decoder, judge, judged))
-    final = {name: x.to(torch.bfloat16) for name, x in decoder.state_dict().items()}
-    torch.save(final, work / "decoder.pt")
+    save_decoder(decoder, work / "tokenizer", work / "decoder")

@@ -1,10 +1,13 @@
-"""Figures of a stage: its log, WER, and the learning rate over its course."""
+"""What the stages share: the log, WER, the learning rate over a course, the file to go on from."""
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tiny_audio.evaluate.wer import score
 
@@ -35,3 +38,28 @@ def rate(done: float, warm: float = 0.02, hold: float = 0.35) -> float:
     if done < warm:
         return max(done / warm, 0.01)
     return 1.0 if done < hold else 0.5 + 0.5 * math.cos(math.pi * (done - hold) / (1 - hold))
+
+
+class Saved:
+    """A file to go on from: the states of `parts` and where training was, whole at any moment."""
+
+    def __init__(self, path: Path, every: float, **parts: Any) -> None:
+        self.path, self.every, self.parts = path, every, parts
+        self.at = time.monotonic()
+
+    def load(self, place: Any) -> Any:
+        """Load the parts and return where training was; `place` where nothing was saved."""
+        if not self.path.exists():
+            return place
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return state["place"]
+
+    def save(self, place: Any, now: bool = False) -> None:
+        """Save, unless it is less than `every` seconds since the last time."""
+        if now or time.monotonic() - self.at > self.every:
+            self.at = time.monotonic()
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            torch.save({**state, "place": place}, f"{self.path}.part")
+            os.replace(f"{self.path}.part", self.path)

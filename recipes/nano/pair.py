@@ -1,23 +1,22 @@
 """The two small models, how they are called in training, and their files.
 
-B utterances, S samples, M mel bands, L mel frames, E encoder frames, A audio tokens, T tokens,
-D encoder width, W decoder width.
+B utterances, E encoder frames, A audio tokens, T tokens, V ids, W decoder width.
 """
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import GlmAsrEncoderConfig, Qwen3Config, Qwen3ForCausalLM, WhisperFeatureExtractor
 from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder
 
 from recipes.nano.text import Vocabulary
 from tiny_audio.audio.features import LogMel
+from tiny_audio.model.encoder import GlmEncoder
 
 MELS, N_FFT, HOP = 80, 512, 320
 ENCODER: dict[str, Any] = {
@@ -35,11 +34,11 @@ DECODER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def new_encoder() -> GlmAsrEncoder:
+def new_encoder() -> GlmEncoder:
     """A fresh encoder."""
     config = GlmAsrEncoderConfig(**ENCODER)
     config._attn_implementation = "sdpa"
-    return GlmAsrEncoder(config)
+    return GlmEncoder(GlmAsrEncoder(config), padding="tight")
 
 
 def new_decoder(vocabulary: Vocabulary) -> Any:
@@ -50,85 +49,6 @@ def new_decoder(vocabulary: Vocabulary) -> Any:
     )  # fmt: skip
     config._attn_implementation = "sdpa"
     return Qwen3ForCausalLM(config)
-
-
-def encode(
-    encoder: GlmAsrEncoder, mel: Tensor, lengths: Tensor, middle: int | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Map mel [B, M, L] to frames [B, E, D], lengths [B] and the middle hidden states.
-
-    Padding is zeroed around the convolutions and hidden from attention, so that a clip's frames
-    do not depend on its neighbours.
-    """
-    inside = torch.arange(mel.shape[2], device=mel.device) < lengths[:, None]
-    x = functional.gelu(encoder.conv1(mel * inside[:, None])) * inside[:, None]
-    x = functional.gelu(encoder.conv2(x)).transpose(1, 2)
-    lengths = (lengths - 1) // 2 + 1
-    inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-    x = x * inside[:, :, None]
-    places = torch.arange(x.shape[1], device=x.device)[None]
-    rotary = encoder.rotary_emb(x, position_ids=places)
-    keys = inside[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-    half = None
-    for number, layer in enumerate(encoder.layers):
-        if number == middle:
-            half = x
-        x = _layer(layer, x, keys, *rotary)
-    return encoder.norm(x) * inside[:, :, None], lengths, half
-
-
-def _layer(layer: Any, x: Tensor, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """One encoder layer, by its weights (the stock layers' arguments differ between versions)."""
-    attention, size = layer.self_attn, cos.shape[-1]
-    normed = layer.input_layernorm(x)
-    q, k, v = (
-        project(normed).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-
-    def turn(heads: Tensor) -> Tensor:
-        part = heads[..., :size]
-        left, right = part.chunk(2, -1)
-        turned = part * cos[:, None] + torch.cat([-right, left], -1) * sin[:, None]
-        return torch.cat([turned.to(heads.dtype), heads[..., size:]], -1)
-
-    mixed = functional.scaled_dot_product_attention(turn(q), turn(k), v, attn_mask=keys)
-    x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    out: Tensor = x + layer.mlp(layer.post_attention_layernorm(x))
-    return out
-
-
-class Projector(nn.Module):
-    """The house MLP: two frames stacked, two linear layers, RMS norms; 12.5 tokens a second."""
-
-    def __init__(self, d_encoder: int, d_decoder: int, output_rms: float, hidden: int = 512):
-        super().__init__()
-        self.linear_1 = nn.Linear(2 * d_encoder, hidden, bias=False)
-        self.norm = nn.RMSNorm(hidden, eps=1e-6)
-        self.linear_2 = nn.Linear(hidden, d_decoder, bias=False)
-        self.norm_2 = nn.RMSNorm(d_decoder, eps=1e-6)
-        nn.init.constant_(self.norm_2.weight, output_rms)
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map frames [B, E, D] to audio tokens [B, A, W] and their lengths [B]."""
-        count, size, width = frames.shape
-        stacked = frames[:, : size // 2 * 2].reshape(count, size // 2, 2 * width)
-        x = functional.gelu(self.norm(self.linear_1(stacked)))
-        return self.norm_2(self.linear_2(x)), lengths // 2
-
-
-def embedding_rms(decoder: Any) -> float:
-    """Root mean square of the decoder's embedding rows."""
-    return float(decoder.get_input_embeddings().weight.detach().float().square().mean().sqrt())
-
-
-def padded(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids [B, T] padded with zeros to a multiple of 16, and their counts [B]."""
-    counts = [len(row) for row in ids]
-    table = np.zeros((len(ids), -(-max(counts, default=0) // 16) * 16 + 1), dtype=np.int64)
-    for k, row in enumerate(ids):
-        table[k, : len(row)] = row
-    return torch.from_numpy(table).to(device), torch.tensor(counts, device=device)
 
 
 def turn_loss(
@@ -194,14 +114,9 @@ def write(
 
 def spell(logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[str]:
     """Greedy CTC transcripts of logits [B, E, V]."""
-    texts = []
-    for row, size in zip(logits.argmax(-1).tolist(), lengths.tolist(), strict=True):
-        row = row[:size]
-        kept = [
-            a for a, b in zip(row, [None, *row], strict=False) if a not in (b, vocabulary.blank)
-        ]
-        texts.append(vocabulary.text(kept))
-    return texts
+    rows = zip(logits.argmax(-1), lengths.tolist(), strict=True)
+    kept = (row[:size].unique_consecutive().tolist() for row, size in rows)
+    return [vocabulary.text([token for token in row if token != vocabulary.blank]) for row in kept]
 
 
 def new_features(device: torch.device) -> LogMel:
@@ -209,27 +124,17 @@ def new_features(device: torch.device) -> LogMel:
     return LogMel(MELS, N_FFT, HOP).to(device)
 
 
-def save_encoder(encoder: GlmAsrEncoder, folder: Path) -> None:
-    """Write the encoder in bf16 with its config and its feature extractor's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    encoder.config.save_pretrained(folder)
-    state = {
-        k: v.detach().to("cpu", torch.bfloat16).contiguous()
-        for k, v in encoder.state_dict().items()
-    }
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+def save_encoder(tower: GlmAsrEncoder, folder: Path) -> None:
+    """Turn the encoder to bf16 and write it with its feature extractor's config."""
+    tower.to("cpu", torch.bfloat16).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=MELS, n_fft=N_FFT, hop_length=HOP).save_pretrained(folder)
 
 
 def save_decoder(decoder: Any, tokenizer: Path, folder: Path) -> None:
     """Write the decoder in bf16 with its tokenizer files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.to(torch.bfloat16) for k, v in decoder.state_dict().items()}
-    copy: Any = Qwen3ForCausalLM(decoder.config)
-    copy = copy.to(torch.bfloat16)
-    copy.load_state_dict({k: v.cpu() for k, v in state.items()})
-    copy.generation_config.eos_token_id = decoder.config.eos_token_id
-    copy.generation_config.pad_token_id = decoder.config.pad_token_id
-    copy.save_pretrained(folder)
+    made = copy.deepcopy(decoder).to("cpu", torch.bfloat16)
+    made.generation_config.eos_token_id = decoder.config.eos_token_id
+    made.generation_config.pad_token_id = decoder.config.pad_token_id
+    made.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / name)

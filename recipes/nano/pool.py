@@ -8,6 +8,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,7 +22,7 @@ RATE = 16_000
 # allocator are warm after one batch of each. Each plus 0.8 s for the room is a fast FFT size.
 BUCKETS = (1.6, 2.4, 3.2, 4.0, 5.6, 7.2, 8.8, 12.0, 15.2, 19.2, 24.8)
 # How often a clip is drawn: voices made from real speakers are few and slow to make.
-WEIGHTS = {"flite": 3, "piper": 6}
+WEIGHTS = {"flite": 3}
 
 
 def is_held_out(row: dict[str, str]) -> bool:
@@ -75,14 +76,15 @@ class Pool:
         """Speech held, in hours."""
         return float(self.lengths.sum()) / RATE / 3600
 
-    def add(self, pcm: np.ndarray, rows: list[dict[str, object]]) -> bool:
-        """Add int16 samples and their rows (start, samples, text, voice); False when full."""
+    def add(self, pcm: np.ndarray, rows: list[dict[str, Any]]) -> bool:
+        """Add int16 samples and their manifest's rows; False when full."""
         if self.used + len(pcm) > len(self.pcm):
             return False
         self.pcm[self.used : self.used + len(pcm)] = torch.from_numpy(pcm).to(self.device)
-        self.starts = np.append(self.starts, [int(r["start"]) + self.used for r in rows])  # type: ignore[call-overload]
-        self.lengths = np.append(self.lengths, [int(r["samples"]) for r in rows])  # type: ignore[call-overload]
-        texts, voices = [str(r["text"]) for r in rows], [str(r["voice"]) for r in rows]
+        starts = [round(row["offset"] * RATE) + self.used for row in rows]
+        self.starts = np.append(self.starts, starts)
+        self.lengths = np.append(self.lengths, [round(row["duration"] * RATE) for row in rows])
+        texts, voices = [row["text"] for row in rows], [row["speaker"] for row in rows]
         numbers = [self.numbers.setdefault(voice, len(self.numbers)) for voice in voices]
         self.voices = np.append(self.voices, numbers)
         weights = [WEIGHTS.get(voice.partition("/")[0], 1) for voice in voices]
@@ -100,7 +102,7 @@ class Pool:
         new = [p for p in sorted(folder.glob(f"*-{split}-*.jsonl")) if p.name not in self.read]
         for path in new:
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            self.add(np.fromfile(path.with_suffix(".pcm"), dtype=np.int16), rows)
+            self.add(soundfile.read(path.with_suffix(".flac"), dtype="int16")[0], rows)
             self.read.add(path.name)
         return len(new)
 
@@ -111,8 +113,8 @@ class Pool:
             pcm = pcm if pcm.ndim == 1 else pcm[:, 0]
             if rate != RATE:
                 raise ValueError(f"{row['audio_filepath']} has {rate} Hz: 16 kHz is needed")
-            entry = {"start": 0, "samples": len(pcm), "text": clean(row["text"])}
-            self.add(pcm, [{**entry, "voice": row["speaker"]}])
+            place = {"offset": 0.0, "duration": len(pcm) / RATE, "text": clean(row["text"])}
+            self.add(pcm, [row | place])
 
     def _order(self, joined: int) -> tuple[np.ndarray, np.ndarray]:
         """First clips of runs of `joined` clips of one voice, shortest first, and their samples."""

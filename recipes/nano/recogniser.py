@@ -1,15 +1,15 @@
 """Last stage: decoder and projector hear the encoder, by the house's own loop.
 
-    python -m recipes.nano.recogniser --work DIR [--data DIR] [--flite FOLDER] [--steps N] [--keep]
+    python -m recipes.nano.recogniser --work DIR [--data DIR] [--flite] [--steps N] [--keep]
 
 Two legs. *Together*: decoder and projector learn on the frozen encoder, so that the decoder meets
 the real confusions of this encoder, which its own stage could only imitate (together.py). *Alone*:
 the decoder, now frozen and in bf16, keeps still while the projector settles; that projector ships.
 
 Speech: everyday sentences made on the fly, book phrases spoken beforehand (espeak-ng, and flite
-where its folder is given), the real recordings but the held-out tenth, altered copies of both
-(noisy.py), and clips of noise and silence whose transcript is empty. Decoder and checkpoint are put
-where ``tiny_audio.load("nano")`` finds them, unless they are to be kept in the work folder.
+where it is asked for) and the real recordings but the held-out tenth, all augmented, and noise
+without a word. Decoder and checkpoint are put where ``tiny_audio.load("nano")`` finds them, unless
+they are to be kept in the work folder.
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
 
-from recipes.nano.noisy import write_copies
 from recipes.nano.pair import save_decoder
 from recipes.nano.pool import real_rows
 from recipes.nano.speech import speak_in_background, wait_for
@@ -40,15 +37,21 @@ from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.build import train
 
 RATE = 16_000
-WEIGHTS = {
-    "synthetic": 0.32,
-    "books": 0.13,
-    "books-noisy": 0.13,
-    "real": 0.13,
-    "real-noisy": 0.24,
-    "silence": 0.05,
-}
-COPIES = {"books": 1, "real": 2}  # altered ones of every clip
+WEIGHTS = {"synthetic": 0.36, "books": 0.27, "real": 0.37}
+SETTINGS = [
+    "+experiments=quickstart",
+    "data.labels.allow_empty=true",
+    f"data.train.synthetic.weight={WEIGHTS['synthetic']}",
+    "data.augment.noise_only=0.05",
+    *(f"data.augment.{kind}.p=0.4" for kind in ("noise", "room", "speed", "gain", "band")),
+    "training.eval_utterances=300",
+    "training.batch_seconds=40",
+    "training.spec_augment.freq_masks=1",
+    "training.spec_augment.freq_width=12",
+    "training.spec_augment.time_masks=2",
+    "training.spec_augment.time_width=10",
+    "training.progress=false",
+]
 ALONE = ("training.learns=[projector]", "training.learning_rate=0.0005", "training.warmup_steps=20")
 
 
@@ -58,25 +61,18 @@ def write_manifest(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def books(work: Path, data: Path, flite: Path | None, hours: float) -> Path:
+def books(work: Path, data: Path, flite: bool, hours: float) -> Path:
     """Speak `hours` of book phrases with each engine, unless that was done, and list them."""
     if not (work / "phrases-train.txt").exists():
         cut_books(data / "text" / "books.txt.xz", work)
     folder = work / "speech"
     if not list(folder.glob("*-train-*.jsonl")):
-        engines = [("espeak", 1, hours)] + ([(f"flite:{flite}", 1, hours)] if flite else [])
-        wait_for(speak_in_background(work, engines, 600))
+        engines = ["espeak", "flite"] if flite else ["espeak"]
+        wait_for(speak_in_background(work, [(engine, 1, hours) for engine in engines], 600))
     rows: list[dict[str, object]] = []
     for shard in sorted(folder.glob("*-train-*.jsonl")):
-        pcm = np.fromfile(shard.with_suffix(".pcm"), dtype=np.int16)
-        (work / "books").mkdir(exist_ok=True)
-        for number, line in enumerate(shard.read_text().splitlines()):
-            row = json.loads(line)
-            name = f"books/{shard.stem}-{number}.flac"
-            if not (work / name).exists():
-                clip = pcm[row["start"] : row["start"] + row["samples"]]
-                soundfile.write(work / name, clip, RATE)
-            rows.append({"audio_filepath": name, "text": row["text"], "speaker": row["voice"]})
+        for row in map(json.loads, shard.read_text().splitlines()):
+            rows.append({**row, "audio_filepath": f"speech/{row['audio_filepath']}"})
     return write_manifest(work / "books.jsonl", rows)
 
 
@@ -94,76 +90,34 @@ def real(work: Path, data: Path, *, held_out: bool) -> Path:
     return write_manifest(work / f"real-{'dev' if held_out else 'train'}.jsonl", rows)
 
 
-def silence(work: Path, data: Path, seed: int = 0) -> Path:
-    """Clips without a word: digital silence, quiet hiss, and pieces of the given noises."""
-    rng = np.random.default_rng(seed)
-    clips: list[np.ndarray] = [np.zeros(int(s * RATE), np.float32) for s in rng.uniform(0.5, 8, 30)]
-    clips += [
-        rng.normal(0, 10 ** rng.uniform(-4, -1.3), int(s * RATE)) for s in rng.uniform(0.5, 8, 60)
-    ]
-    for line in (data / "noise" / "manifest.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if row["kind"] == "rir":
-            continue
-        wave, _ = soundfile.read(data / "noise" / row["audio_filepath"], dtype="float32")
-        for _ in range(12):
-            size = min(len(wave), int(rng.uniform(0.8, 10) * RATE))
-            start = int(rng.integers(len(wave) - size + 1))
-            clips.append(wave[start : start + size] * 10 ** rng.uniform(-1.5, 0))
-    rows: list[dict[str, object]] = []
-    offset = 0
-    for clip in clips:
-        rows.append({"audio_filepath": "silence.wav", "offset": offset / RATE, "text": ""})
-        rows[-1]["duration"] = len(clip) / RATE
-        offset += len(clip)
-    soundfile.write(work / "silence.wav", np.concatenate(clips), RATE)
-    return write_manifest(work / "silence.jsonl", rows)
+def noises(work: Path, data: Path) -> list[str]:
+    """Settings of the augmentation's recordings: rooms, and everything else as noise."""
+    folder = (data / "noise").resolve()
+    rows = [*map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())]
+    settings = []
+    for kind in ("noise", "room"):
+        kept = [row for row in rows if (row["kind"] == "rir") == (kind == "room")]
+        listed = [{"audio_filepath": str(folder / row["audio_filepath"])} for row in kept]
+        path = write_manifest(work / f"{kind}.jsonl", listed)
+        settings.append(f"data.augment.{kind}.path={path}")
+    return settings
 
 
-def settings(
-    manifests: dict[str, Path], dev: Path, out: Path, steps: int, extra: list[str]
-) -> Config:
+def settings(manifests: dict[str, Path], out: Path, steps: int, extra: Sequence[str]) -> Config:
     """Settings of a run: the sources of the mixture, the held-out recordings to watch."""
+    often = max(1, steps // 5)
+    lengths = [f"training.{key}={often}" for key in ("eval_steps", "save_steps")]
     config = compose(
-        [
-            "+experiments=quickstart",
-            "data.labels.allow_empty=true",
-            f"data.train.synthetic.weight={WEIGHTS['synthetic']}",
-            f"training.max_steps={steps}",
-            f"training.eval_steps={max(1, steps // 5)}",
-            f"training.save_steps={max(1, steps // 5)}",
-            "training.eval_utterances=300",
-            "training.batch_seconds=40",
-            "training.spec_augment.freq_masks=1",
-            "training.spec_augment.freq_width=12",
-            "training.spec_augment.time_masks=2",
-            "training.spec_augment.time_width=10",
-            "training.progress=false",
-            f"output_dir={out}",
-            *extra,
-        ]
+        [*SETTINGS, *lengths, f"training.max_steps={steps}", f"output_dir={out}", *extra]
     )
-    for name in (name for name in WEIGHTS if name in manifests):
+    for name in ("books", "real"):
         config.data.train[name] = _manifest(manifests[name], weight=WEIGHTS[name])
-    config.data.eval["real"] = _manifest(dev, max_samples=200)
+    config.data.eval["real"] = _manifest(manifests["dev"], max_samples=200)
     return config
 
 
 def _manifest(path: Path, **fields: Any) -> SourceConfig:
     return SourceConfig(kind="manifest", path=str(path), audio_column="audio_filepath", **fields)
-
-
-def sets(work: Path, data: Path, flite: Path | None, hours: float) -> dict[str, Path]:
-    """Every manifest of the mixture; what is in the work folder already is not made again."""
-    manifests = {
-        "books": books(work, data, flite, hours),
-        "real": real(work, data, held_out=False),
-    }
-    for seed, (name, copies) in enumerate(COPIES.items()):
-        manifests[f"{name}-noisy"] = write_copies(
-            manifests[name], f"{name}-noisy", data / "noise", copies, seed
-        )
-    return {**manifests, "silence": silence(work, data)}
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -184,7 +138,7 @@ def part_ways(model: SpeechModel, cfg: Config, work: Path) -> None:
 
 def learn(work: Path, manifests: dict[str, Path], steps: int, extra: Sequence[str]) -> Path:
     """One run in the folder, which goes on where it stopped; its last checkpoint."""
-    config = settings(manifests, manifests["dev"], work, steps, list(extra))
+    config = settings(manifests, work, steps, extra)
     if (work / "checkpoints" / "index.json").exists():
         config.training.resume_from_checkpoint = "last"
     if train(config).steps < steps:
@@ -211,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
+    parser.add_argument("--flite", action="store_true", help="its voices, too")
     parser.add_argument("--steps", type=int, default=5_000, help="decoder and projector together")
     parser.add_argument("--alone", type=int, default=800, help="steps of the projector after that")
     parser.add_argument("--start", type=Path, help="checkpoint of an earlier first leg")
@@ -221,15 +175,19 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    manifests = sets(work, given.data, given.flite, given.hours)
-    manifests["dev"] = real(work, given.data, held_out=True)
-    cfg = settings(manifests, manifests["dev"], work / "together", given.steps, given.extra)
+    manifests = {
+        "books": books(work, given.data, given.flite, given.hours),
+        "real": real(work, given.data, held_out=False),
+        "dev": real(work, given.data, held_out=True),
+    }
+    given.extra += noises(work, given.data)
+    cfg = settings(manifests, work / "together", given.steps, given.extra)
     if not (work / "projector").exists():
         model = learn_together(cfg, work, given.start, given.steps)
         part_ways(model, cfg, work)
     decoder, projector = work / "decoder", work / "projector"
     start = [f"model.decoder.id={decoder}", f"model.init_from={projector}"]
-    learned = learn(work / "alone", manifests, given.alone, [*ALONE, *start, *given.extra])
+    learned = learn(work / "alone", manifests, given.alone, [*ALONE, *given.extra, *start])
     if given.keep:
         print(f"{decoder} and {learned}")
     else:

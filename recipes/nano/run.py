@@ -3,14 +3,12 @@
     python -m recipes.nano.run --work DIR [--data ../shared/data] [--size gpu|cpu|smoke] [--install]
 
 Every stage is skipped when its result is in the work folder, and the long ones resume from their
-last save, so the same command carries on after a stop. Speech is made while the models train;
-decoder and first leg of the encoder train side by side on CUDA, one after the other on CPU.
+last save, so the same command carries on after a stop. Speech is made while the models train.
 Figures go to DIR/logs/*.jsonl, the pair to DIR/encoder and DIR/decoder, the recogniser to
 DIR/last/alone; --install puts all three into the package.
 """
 
 import argparse
-import multiprocessing as mp
 import shutil
 import subprocess
 import sys
@@ -22,8 +20,7 @@ import torch
 
 from recipes.nano import decoder, encoder
 from recipes.nano.batches import Speech
-from recipes.nano.pair import new_decoder, save_decoder
-from recipes.nano.speech import speak_in_background, wait_for
+from recipes.nano.speech import speak_in_background
 from recipes.nano.text import Vocabulary, corpus, cut_books, train_tokenizer
 from tiny_audio.model.build import ASSETS
 
@@ -34,39 +31,37 @@ TOKENS = 1024
 class Plan:
     """How long and how large; the minutes are those of training proper."""
 
-    encoder_minutes: tuple[float, ...]  # of each leg
+    encoder_minutes: float
     decoder_minutes: float
     steps: tuple[int, int]  # of the recogniser: with the decoder, alone
     espeak: tuple[int, float]  # workers, hours of speech each
     flite: tuple[int, float] = (1, 4.0)  # used where --flite is given
-    piper: tuple[int, float] = (1, 1.0)  # used where --piper is given
     encoder: dict[str, Any] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=dict)
     recogniser: tuple[str, ...] = ()  # further settings
     hours: float = 1.5  # of book phrases for it, from each engine
     shard_s: float = 400.0
     pool_hours: float = 80.0
-    side_by_side: bool = False
 
 
 PLANS = {
     "gpu": Plan(
-        (3.6, 6.25), 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0), piper=(4, 1.0),
+        9.85, 3.3, (5000, 800), espeak=(4, 22.0), flite=(3, 4.0),
         encoder={"seconds": 900, "real": 0.15, "peak": 1.2e-3, "least_hours": 2, "judged": 480,
                  "every": 1500},
         decoder={"rows": 384, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 3000},
-        shard_s=300, pool_hours=150, side_by_side=True,
+        shard_s=300, pool_hours=150,
     ),
     "cpu": Plan(
-        (600,), 240, (5000, 800), espeak=(1, 60.0),
+        600, 240, (5000, 800), espeak=(1, 60.0),
         encoder={"seconds": 90, "real": 0.15, "peak": 1e-3, "least_hours": 2, "judged": 480,
                  "every": 1000},
         decoder={"rows": 40, "peak": 1.5e-3, "everyday": 120_000, "most": 280_000, "judged": 120,
                  "every": 1000},
     ),
     "smoke": Plan(
-        (0.3, 0.2), 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02), piper=(1, 0.01),
+        0.4, 0.2, (4, 2), espeak=(1, 0.1), flite=(1, 0.02),
         encoder={"seconds": 30, "real": 0.15, "peak": 1e-3, "least_hours": 0.03, "judged": 12,
                  "every": 1000},
         decoder={"rows": 8, "peak": 1.5e-3, "everyday": 2000, "most": 4000, "judged": 4,
@@ -78,90 +73,40 @@ PLANS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one call of the recipe is asked for."""
-
-    plan: Plan
-    work: Path
-    data: Path
-    device: torch.device
-    flite: Path | None = None
-    piper: Path | None = None
-    resume_encoder: Path | None = None  # a folder with encoder/ and ctc.pt: only the last leg runs
-    install: bool = False
-
-
-def train_decoder(job: Job) -> None:
-    """Stage 4, unless it is done."""
-    if not (job.work / "decoder.pt").exists():
-        decoder.train(job.work, job.plan.decoder_minutes, device=job.device, **job.plan.decoder)
-
-
-def train_encoder(job: Job, speech: Speech) -> None:
-    """The legs that are not done, each from the weights of the one before."""
-    start, legs = job.resume_encoder, list(enumerate(job.plan.encoder_minutes, 1))
-    for number, minutes in legs if start is None else legs[-1:]:
-        folder = job.work if number == len(legs) else job.work / f"leg-{number}"
-        if not (folder / "encoder" / "model.safetensors").exists():
-            encoder.train(
-                folder, speech, minutes, start=start, device=job.device, **job.plan.encoder
-            )
-        start = folder
-
-
-def write_decoder(job: Job, speech: Speech) -> None:
-    """Put the decoder into the pair's format."""
-    made = new_decoder(speech.test.vocabulary)
-    made.load_state_dict(torch.load(job.work / "decoder.pt"))
-    save_decoder(made, job.work / "tokenizer", job.work / "decoder")
-
-
-def train_recogniser(job: Job) -> None:
+def train_recogniser(plan: Plan, given: argparse.Namespace) -> None:
     """The last stage, in a process of its own; the pair is put into the package before it."""
-    command = [sys.executable, "-m", "recipes.nano.recogniser", "--work", str(job.work / "last")]
-    command += ["--data", str(job.data), "--steps", str(job.plan.steps[0])]
-    command += ["--alone", str(job.plan.steps[1])]
-    command += ["--hours", str(job.plan.hours)]
-    command += ["--flite", str(job.flite)] if job.flite else []
-    settings = list(job.plan.recogniser)
+    command = [sys.executable, "-m", "recipes.nano.recogniser", "--work", str(given.work / "last")]
+    command += ["--data", str(given.data), "--hours", str(plan.hours)]
+    command += ["--steps", str(plan.steps[0]), "--alone", str(plan.steps[1])]
+    command += ["--flite"] if given.flite else []
+    settings = list(plan.recogniser)
     for part in ("encoder", "decoder"):
-        if job.install:
-            shutil.copytree(job.work / part, ASSETS / "nano" / part, dirs_exist_ok=True)
+        if given.install:
+            shutil.copytree(given.work / part, ASSETS / "nano" / part, dirs_exist_ok=True)
         else:
-            settings.append(f"model.{part}.id={(job.work / part).resolve()}")
-    subprocess.run([*command, *([] if job.install else ["--keep"]), *settings], check=True)
+            settings.append(f"model.{part}.id={(given.work / part).resolve()}")
+    subprocess.run([*command, *([] if given.install else ["--keep"]), *settings], check=True)
 
 
-def make(job: Job) -> None:
+def make(plan: Plan, given: argparse.Namespace, device: torch.device) -> None:
     """Run what is missing in the work folder."""
-    work, plan = job.work, job.plan
+    work = given.work
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "phrases-test.txt").exists():
-        cut_books(job.data / "text" / "books.txt.xz", work)
+        cut_books(given.data / "text" / "books.txt.xz", work)
     voices = [("espeak", *plan.espeak)]
-    voices += [(f"flite:{job.flite}", *plan.flite)] if job.flite else []
-    voices += [(f"piper:{job.piper}", *plan.piper)] if job.piper else []
+    voices += [("flite", *plan.flite)] if given.flite else []
     speakers = speak_in_background(work, voices, plan.shard_s)
     if not (work / "tokenizer" / "tokenizer.json").exists():
         train_tokenizer(corpus(work, "train", 60_000)[:250_000], TOKENS, work / "tokenizer")
-    beside = mp.get_context("spawn").Process(target=train_decoder, args=(job,))
-    if plan.side_by_side:
-        beside.start()
-    else:
-        wait_for(speakers)
     vocabulary = Vocabulary(work / "tokenizer")
-    speech = Speech(work, job.data, vocabulary, job.device, plan.pool_hours)
-    train_encoder(job, speech)
-    if plan.side_by_side:
-        wait_for([beside])
-    else:
-        train_decoder(job)
-    write_decoder(job, speech)
+    decoder.train(work, plan.decoder_minutes, **plan.decoder)
+    speech = Speech(work, given.data, vocabulary, device, plan.pool_hours)
+    encoder.train(speech, plan.encoder_minutes, **plan.encoder)
     for speaker in speakers:
         speaker.terminate()
-    if not (work / "last" / "recogniser" / "checkpoints" / "index.json").exists():
-        train_recogniser(job)
+    if not (work / "last" / "alone" / "checkpoints" / "index.json").exists():
+        train_recogniser(plan, given)
 
 
 def main() -> None:
@@ -171,15 +116,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", choices=PLANS, default=None, help="default: gpu if there is one")
-    parser.add_argument("--flite", type=Path, help="folder with Debian's libflite*.so.1")
-    parser.add_argument("--piper", type=Path, help="a Piper voice: NAME.onnx (and NAME.onnx.json)")
-    parser.add_argument("--resume-encoder", type=Path, help="work folder to take the encoder from")
+    parser.add_argument("--flite", action="store_true", help="speak with the flite command, too")
     parser.add_argument("--install", action="store_true", help="put the result into the package")
-    given = vars(parser.parse_args())
+    given = parser.parse_args()
     cuda = torch.cuda.is_available()
-    plan = PLANS[given.pop("size") or ("gpu" if cuda else "cpu")]
     torch.backends.cuda.matmul.allow_tf32 = True
-    make(Job(plan=plan, device=torch.device("cuda" if cuda else "cpu"), **given))
+    plan = PLANS[given.size or ("gpu" if cuda else "cpu")]
+    make(plan, given, torch.device("cuda" if cuda else "cpu"))
 
 
 if __name__ == "__main__":

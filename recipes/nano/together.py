@@ -7,8 +7,6 @@ stretched and misspelt tokens, which every other projector begins with.
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from torch import nn
 
 from recipes.nano.decoder import check, make_turns
-from recipes.nano.figures import Log, rate
+from recipes.nano.figures import Log, Saved, rate
 from recipes.nano.pair import turn_loss
 from recipes.nano.text import Vocabulary
 from recipes.nano.turns import Turns, soft_audio
@@ -60,16 +58,9 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
-    saved, first = work / "together.pt", 0
-    if saved.exists():
-        state = torch.load(saved, map_location=device, weights_only=True)
-        first = state["step"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        optimizer.load_state_dict(state["optimizer"])
-        stream.load_state_dict(state["stream"])
+    saved = Saved(work / "together.pt", SAVE_S, optimizer=optimizer, stream=stream, **parts)
+    first = saved.load(0)
     log = Log(work / "logs" / "together.jsonl")
-    checked = time.monotonic()
     batches = iter(stream)
     for step in range(first, steps):
         model.train()
@@ -85,12 +76,7 @@ def learn_together(cfg: Config, work: Path, start: Path | None, steps: int) -> S
         optimizer.step()
         if (step + 1) % 20 == 0:
             log(step=step + 1, heard=heard.item(), spelt=spelt.item())
-        if time.monotonic() - checked > SAVE_S or step + 1 == steps:
-            checked = time.monotonic()
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"optimizer": optimizer.state_dict(), "stream": stream.state_dict()}
-            torch.save({**state, "step": step + 1}, f"{saved}.part")
-            os.replace(f"{saved}.part", saved)
+        saved.save(step + 1, now=step + 1 == steps)
     log(event="end", step=steps, **check(model.causal_lm, judge, 400))
     return model.eval()
 

@@ -4,7 +4,6 @@ B rows, N tokens of a text, A audio places, W decoder width.
 """
 
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,59 +37,6 @@ def misspell(word: str, rng: random.Random) -> str:
     return word
 
 
-class Spellings:
-    """Phrases as word numbers, and for every word its ids and several misspelt versions' ids."""
-
-    VERSIONS = 8  # of each word: 0 is right, 1 is right but cut into small pieces
-
-    def __init__(self, phrases: list[str], vocabulary: Vocabulary) -> None:
-        numbers: dict[str, int] = {}
-        lines = []
-        for phrase in phrases:
-            words = phrase.split()
-            keys = [words[0], *(" " + word for word in words[1:])]
-            lines.append([numbers.setdefault(key, len(numbers)) for key in keys])
-        rng = random.Random(0)
-        pieces, counts = [], []
-        for key in numbers:
-            space, word = key[: len(key) - len(key.lstrip())], key.lstrip()
-            cut = rng.randrange(1, len(word)) if len(word) > 1 else 1
-            wrong = [space + misspell(word, rng) for _ in range(self.VERSIONS - 2)]
-            pieces += [key, space + word[:cut], word[cut:], *wrong]
-            counts += [1, 2, *(1 for _ in wrong)]
-        encoded = vocabulary.tokenizer.encode_batch(pieces)
-        sizes = np.array([len(e.ids) for e in encoded])
-        ends = np.cumsum(counts)
-        self.sizes = np.add.reduceat(sizes, np.concatenate([[0], ends[:-1]]))
-        self.flat = np.array([token for e in encoded for token in e.ids], dtype=np.int32)
-        self.words = np.array([number for line in lines for number in line], dtype=np.int32)
-        self.counts = np.array([len(line) for line in lines])
-        self._index()
-
-    def _index(self) -> None:
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
-        self.ends = np.cumsum(self.counts)
-        self.by_length = np.argsort(self.counts, kind="stable")
-
-    def save(self, path: Path) -> None:
-        """Write to an .npz file."""
-        np.savez(path, sizes=self.sizes, flat=self.flat, words=self.words, counts=self.counts)
-
-    @classmethod
-    def load(cls, path: Path) -> "Spellings":
-        """Read what `save` wrote."""
-        made = cls.__new__(cls)
-        with np.load(path) as arrays:
-            made.sizes, made.flat = arrays["sizes"], arrays["flat"]
-            made.words, made.counts = arrays["words"], arrays["counts"]
-        made._index()
-        return made
-
-    def phrase(self, number: int) -> np.ndarray:
-        """The word numbers of a phrase."""
-        return self.words[self.ends[number] - self.counts[number] : self.ends[number]]
-
-
 def _compact(values: Tensor, valid: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Move the valid entries of each row [B, N] to its front: [B, width] and their counts [B]."""
     place = torch.where(valid, valid.cumsum(1) - 1, width).clamp(max=width)
@@ -99,28 +45,47 @@ def _compact(values: Tensor, valid: Tensor, width: int) -> tuple[Tensor, Tensor]
 
 
 class Turns:
-    """Batches of noisy turns, made on the device."""
+    """Batches of noisy turns over phrases, made on the device."""
+
+    VERSIONS = 8  # of each word: 0 is right, 1 is right but cut into small pieces
+    KEPT = 8  # ids of a word at most
 
     def __init__(
-        self, spellings: Spellings, vocabulary: Vocabulary, seed: int, device: torch.device
+        self, phrases: list[str], vocabulary: Vocabulary, seed: int, device: torch.device
     ) -> None:
-        self.spellings, self.vocabulary, self.device = spellings, vocabulary, device
+        self.vocabulary, self.device = vocabulary, device
         self.rng = np.random.default_rng(seed)
-        s = spellings
-        most = 8  # ids kept of a word
-        place = np.arange(most)[None]
-        index = np.minimum(s.starts[:, None] + place, len(s.flat) - 1)
-        self.table = torch.from_numpy(s.flat[index]).to(device)  # [words * versions, 8]
-        self.sizes = torch.from_numpy(np.minimum(s.sizes, most)).to(device)
-        self.words = torch.from_numpy(s.words).to(device)
-        self.counts = torch.from_numpy(s.counts).to(device)
-        self.begins = torch.from_numpy(s.ends - s.counts).to(device)
-        self.by_length = torch.from_numpy(s.by_length).to(device)
+        numbers: dict[str, int] = {}
+        words, counts = [], []
+        for phrase in phrases:
+            first, *others = phrase.split()
+            keys = [first, *(f" {word}" for word in others)]
+            words += [numbers.setdefault(key, len(numbers)) for key in keys]
+            counts.append(len(keys))
+        rng = random.Random(0)
+        versions: list[list[str]] = []
+        for key in numbers:
+            space, word = key[: len(key) - len(key.lstrip())], key.lstrip()
+            cut = rng.randrange(1, len(word)) if len(word) > 1 else 1
+            versions += [[key], [space + word[:cut], word[cut:]]]
+            versions += [[space + misspell(word, rng)] for _ in range(self.VERSIONS - 2)]
+        pieces = [piece for version in versions for piece in version]
+        encoded = iter(vocabulary.tokenizer.encode_batch(pieces))
+        ids = [[i for _ in version for i in next(encoded).ids][: self.KEPT] for version in versions]
+        padded = np.zeros((len(ids), self.KEPT), dtype=np.int64)
+        for row, kept in zip(padded, ids, strict=True):
+            row[: len(kept)] = kept
+        self.table = torch.from_numpy(padded).to(device)  # [words * versions, KEPT]
+        self.sizes = torch.tensor([len(kept) for kept in ids], device=device)
+        self.words = torch.tensor(words, device=device)
+        self.counts = torch.tensor(counts, device=device)
+        self.begins = self.counts.cumsum(0) - self.counts
+        self.by_length = self.counts.argsort(stable=True)
 
     def _ids(
         self, words: Tensor, version: Tensor, keep: Tensor, width: int
     ) -> tuple[Tensor, Tensor]:
-        at = words * Spellings.VERSIONS + version
+        at = words * self.VERSIONS + version
         tokens = self.table[at]  # [B, words, 8]
         valid = torch.arange(tokens.shape[2], device=self.device) < self.sizes[at][..., None]
         valid = valid & keep[..., None]
@@ -139,9 +104,7 @@ class Turns:
         low = max(0, min(at - size, total - 3 * size))
         pick = torch.randint(low, min(low + 3 * size, total), (size,), device=device)
         pick = self.by_length[pick]
-        longest = int(
-            self.spellings.counts[self.spellings.by_length[min(low + 3 * size, total) - 1]]
-        )
+        longest = int(self.counts[self.by_length[min(low + 3 * size, total) - 1]])
         longest = -(-longest // 4) * 4
         place = torch.arange(longest, device=device)[None]
         inside = place < self.counts[pick][:, None]
@@ -151,7 +114,7 @@ class Turns:
         words = self.words[index].long()
         share = torch.rand(size, 1, device=device) * wrong
         share = share * (torch.rand(size, 1, device=device) < 0.85)
-        version = torch.randint(1, Spellings.VERSIONS, words.shape, device=device)
+        version = torch.randint(1, self.VERSIONS, words.shape, device=device)
         version = version * (torch.rand(words.shape, device=device) < share)
         width = 3 * longest + 8
         clean, counts = self._ids(words, torch.zeros_like(version), inside, width)

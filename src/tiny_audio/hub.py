@@ -1,8 +1,5 @@
-"""Files of the Hugging Face Hub: through its own cache, without a network where they are there.
-
-Downloads, their progress bars, locks and continuation are those of `huggingface_hub`. What is here
-decides which files are needed, falls back on the cache, and gives every failure one line.
-"""
+"""Files of the Hugging Face Hub: which are needed, from the cache where the hub cannot be reached,
+and one line for each failure. Downloads, locks and continuation are those of `huggingface_hub`."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tiny_audio.errors import HubError
 
@@ -23,20 +20,14 @@ logger = logging.getLogger(__name__)
 
 # Everything to load a transformers model from but its weights, and the weights: `model.*`, not the
 # copies in other formats or precisions that some repositories hold besides.
-SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-MODEL_FILES = (*SMALL_FILES, "model.safetensors", "model-*-of-*.safetensors")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+MODEL_FILES = [*SMALL_FILES, "model.safetensors", "model-*-of-*.safetensors"]
 
 _ASK_SECONDS = 10.0  # for the hub to say which commit a revision is
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def snapshot(
-    repo_id: str,
-    revision: str | None = None,
-    *,
-    files: Sequence[str] | None = None,
-    repo_type: str = "model",
-) -> Path:
+def snapshot(repo_id: str, revision: str | None = None, *, files: list[str] | None = None) -> Path:
     """Return a folder with the files of a repository: a folder as it is, else of the cache.
 
     The hub is not asked where ``revision`` is a commit whose files are there. Where it cannot be
@@ -56,7 +47,7 @@ def snapshot(
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 
-    look = partial(cached, repo_id, revision, files=files, repo_type=repo_type)
+    look = partial(cached, repo_id, revision, files=files)
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
     if (pinned or HF_HUB_OFFLINE) and (found := look()):
         return found
@@ -64,17 +55,11 @@ def snapshot(
     if not HF_HUB_OFFLINE:
         try:
             if not pinned:
-                info = HfApi().repo_info(
-                    repo_id, repo_type=repo_type, revision=revision, timeout=_ASK_SECONDS
-                )
-                if (found := look()) and found.name == info.sha:
+                newest = HfApi().model_info(repo_id, revision=revision, timeout=_ASK_SECONDS)
+                if (found := look()) and found.name == newest.sha:
                     return found
             with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
-                return Path(
-                    snapshot_download(
-                        repo_id, revision=revision, repo_type=repo_type, allow_patterns=_list(files)
-                    )
-                )
+                return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
         except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
             failure = error
         if not isinstance(failure, RevisionNotFoundError) and (found := look()):
@@ -84,31 +69,30 @@ def snapshot(
                 *(why, _first_line(failure), repo_id, found.name[:8]),
             )
             return found
-    fail(failure, repo_id, revision, repo_type)
+    fail(failure, repo_id, revision)
 
 
 @contextmanager
 def bars(shown: bool) -> Iterator[None]:
     """Let the client show progress or not; a user's HF_HUB_DISABLE_PROGRESS_BARS counts more."""
-    import huggingface_hub.utils
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    client: Any = huggingface_hub.utils
-    if shown or client.are_progress_bars_disabled():
+    if shown or are_progress_bars_disabled():
         yield
         return
-    client.disable_progress_bars()
+    disable_progress_bars()
     try:
         yield
     finally:
-        client.enable_progress_bars()
+        enable_progress_bars()
 
 
 def cached(
-    repo_id: str,
-    revision: str | None = None,
-    *,
-    files: Sequence[str] | None = None,
-    repo_type: str = "model",
+    repo_id: str, revision: str | None, *, files: list[str] | None, repo_type: str = "model"
 ) -> Path | None:
     """Return what ``snapshot`` would, from the cache alone; None where a file is missing."""
     from huggingface_hub import snapshot_download
@@ -119,14 +103,14 @@ def cached(
             repo_id,
             revision=revision,
             repo_type=repo_type,
-            allow_patterns=_list(files),
+            allow_patterns=files,
             local_files_only=True,
         )
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    # Of files that came one by one, the client does not know whether they are all.
-    incomplete = files == MODEL_FILES and not has_weights(Path(found))
-    return None if incomplete else Path(found)
+    if files == MODEL_FILES and not has_weights(Path(found)):
+        return None  # of files that came one by one the client does not know whether they are all
+    return Path(found)
 
 
 def is_hub_id(name: str) -> bool:
@@ -154,11 +138,9 @@ def is_unreachable(error: BaseException) -> bool:
     return isinstance(error, LocalEntryNotFoundError)
 
 
-def fail(
-    error: Exception, repo_id: str, revision: str | None = None, repo_type: str = "model"
-) -> NoReturn:
+def fail(error: Exception, repo_id: str, revision: str | None = None) -> NoReturn:
     """Raise a HubError with the line of ``explain``; where it has none, the error itself."""
-    message = explain(error, repo_id, revision, repo_type)
+    message = explain(error, repo_id, revision)
     if message is None:
         raise error
     raise HubError(message) from error
@@ -171,21 +153,21 @@ def explain(
     from huggingface_hub import errors, get_token
     from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 
-    page = f"{ENDPOINT}/{'datasets/' * (repo_type == 'dataset')}{repo_id}"
-    kind = "dataset" if repo_type == "dataset" else "model"
-    login = (
-        "the token in use does not open it"
-        if get_token()
-        else "then log in with 'hf auth login' or set HF_TOKEN"
-    )
+    kind, page = "model", f"{ENDPOINT}/{repo_id}"
+    if repo_type == "dataset":
+        kind, page = "dataset", f"{ENDPOINT}/datasets/{repo_id}"
+    login = "log in with 'hf auth login' or set HF_TOKEN"
+    if get_token():
+        login = "the token in use does not open it"
     for cause in causes(error):
         match cause:
             case errors.GatedRepoError():
-                return f"{repo_id}: is gated: accept its terms on {page}, {login}"
+                then = "" if get_token() else "then "
+                return f"{repo_id}: is gated: accept its terms on {page}, {then}{login}"
             case errors.RepositoryNotFoundError() | errors.HFValidationError():
                 return (
                     f"{repo_id}: there is no such {kind} on the hub, or it is private: check the "
-                    f"name; for a private one, {login.removeprefix('then ')}"
+                    f"name; for a private one, {login}"
                 )
             case errors.RevisionNotFoundError():
                 return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
@@ -231,21 +213,17 @@ def has_weights(folder: Path) -> bool:
     return all((folder / name).is_file() for name in weight_names(folder))
 
 
-def _list(files: Sequence[str] | None) -> list[str] | None:
-    return None if files is None else list(files)
-
-
-def _not_cached(
-    repo_id: str, revision: str | None, repo_type: str, error: BaseException | None
-) -> str:
+def _not_cached(repo_id: str, revision: str | None, repo_type: str, error: BaseException) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
-    options = [f"--revision {revision}"] * (revision is not None)
-    where = "--repo-type dataset" if repo_type == "dataset" else ""
-    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
-    if not HF_HUB_OFFLINE and error is not None:
-        why += f" ({_first_line(error)})"
-    command = " ".join(filter(None, ["hf download", repo_id, where, *options]))
+    command = f"hf download {repo_id}"
+    if repo_type == "dataset":
+        command += " --repo-type dataset"
+    if revision is not None:
+        command += f" --revision {revision}"
+    why = "HF_HUB_OFFLINE is set"
+    if not HF_HUB_OFFLINE:
+        why = f"the hub cannot be reached ({_first_line(error)})"
     other = "; model=nano needs no download" if repo_type == "model" else ""
     return (
         f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "

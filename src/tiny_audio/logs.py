@@ -1,8 +1,5 @@
-"""Where log records go: our warnings to the terminal, all of it to a file in the run's folder.
-
-The libraries below (httpx, huggingface_hub, transformers, datasets) log every request and many a
-hint. Of those the terminal shows warnings, each once; `-v` shows everything.
-"""
+"""Where log records go: warnings, each once, to the terminal (`-v`: everything), and every record
+to a file in the run's folder."""
 
 from __future__ import annotations
 
@@ -31,12 +28,11 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage().strip()
-        ours = record.name.startswith("tiny_audio")
-        if not self._verbose:
-            if text in self._said or record.name in _QUIET:
-                return
-            self._said.add(text)
-        print(text if ours else f"{record.name.split('.')[0]}: {text}", file=sys.stderr)
+        if not self._verbose and (text in self._said or record.name in _QUIET):
+            return
+        self._said.add(text)
+        library = record.name.partition(".")[0]
+        print(text if library == "tiny_audio" else f"{library}: {text}", file=sys.stderr)
 
 
 def start(verbose: bool) -> None:

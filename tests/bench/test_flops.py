@@ -37,7 +37,7 @@ def test_training_step(model: SpeechModel) -> None:
     config = model.causal_lm.config
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
     unseen = 6 * width * batch.input_ids.shape[1] ** 2  # this kernel does all of the square
-    expected = Flops(model).training(len(one.waveform), len(one.text) + 1) + log_mel + unseen
+    expected = Flops(model).training(one) + log_mel + unseen
     assert expected == pytest.approx(counted.get_total_flops(), 0.02)
 
 

@@ -1,227 +1,276 @@
-"""What the hub answers to each address: its JSON, status codes and headers."""
+"""What the hub answers to reads: a Flask app with its JSON, status codes and headers.
+
+Addresses reach the app as they came, so that a "/" inside a revision or path stays encoded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, quote
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, unquote, urlencode
 
-from tests.hub import writes
-from tests.hub.calls import Answer, Call, HubError
-from tests.hub.store import Blob, Commit, File, OtherBlob, Repo
+from flask import Flask, Response, g, jsonify, request
+from flask.typing import ResponseReturnValue
+from werkzeug.local import LocalProxy
+from werkzeug.wsgi import FileWrapper
 
-TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
+from tests.hub.store import Commit, File, Repo
+
+if TYPE_CHECKING:
+    from tests.hub.server import Hub
+
+app = Flask("hub in a box")
+hub = cast("Hub", LocalProxy(lambda: request.environ["hub"]))
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+API = "/api/<any(models, datasets, spaces):kind>/<owner>/<name>"
+OTHERS = "/<any(datasets, spaces):kind>/<owner>/<name>"
 
 
-def answer(call: Call) -> Answer:
-    """Answer any request; raises HubError."""
-    match call.parts:
-        case ["api", "models" | "datasets" | "spaces" as kind, owner, name, *rest]:
-            return _repo_answer(call, call.repo(TYPES[kind], f"{owner}/{name}"), rest)
-        case ["api", *rest]:
-            return writes.service(call, rest)
-        case ["cdn", *_, sha256, _name] if sha256 in call.hub.cdn:
-            blob = _changed(call, call.hub.cdn[sha256])
-            return Answer(blob, 200, {"ETag": f'"{blob.sha256}"'})
-        case ["upload", *rest]:
-            return writes.upload(call, rest)
-        case [*prefix, owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
-            kind = TYPES[prefix[0]] if prefix else "model"
-            return writes.lfs_batch(call, call.repo(kind, f"{owner}/{name[:-4]}"))
-        case ["datasets" | "spaces" as kind, owner, name, "resolve" | "raw", revision, *path]:
-            return _resolve(call, TYPES[kind], f"{owner}/{name}", revision, "/".join(path))
-        case [owner, name, "resolve" | "raw", revision, *path]:
-            return _resolve(call, "model", f"{owner}/{name}", revision, "/".join(path))
-    raise HubError(404, "Not Found")
+class HubError(Exception):
+    """An answer that says what is wrong, in the body and in the headers that clients read."""
+
+    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
+        super().__init__(message)
+        code_header = {"X-Error-Code": code} if code else {}
+        self.status, self.headers = status, {**code_header, **headers}
+
+
+@app.errorhandler(HubError)
+def _refuse(error: HubError) -> ResponseReturnValue:
+    message = str(error)
+    return {"error": message}, error.status, {"X-Error-Message": message, **error.headers}
+
+
+@app.url_value_preprocessor
+def _enter(endpoint: str | None, values: dict[str, str] | None) -> None:
+    """Read the request, let a fault happen, and find the repository that is asked for."""
+    request.get_data()  # an answer before all has come would look like a cut connection
+    fault = request.environ["hub.fault"]
+    if fault is not None and isinstance(fault.kind, int):
+        after = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+        raise HubError(fault.kind, "Asked to fail", **after)
+    values = {} if values is None else values
+    for key in values:
+        values[key] = unquote(values[key])
+    if "owner" in values:
+        kind = KINDS[values.pop("kind", "models")]
+        repo_id = f"{values.pop('owner')}/{values.pop('name')}"
+        signed = request.path.startswith("/upload/")  # the hub gave the address to who may upload
+        g.repo = hub.repos[kind, repo_id] if signed else find_repo(kind, repo_id)
+
+
+# ---------------------------------------------------------------------------------- permissions
+
+
+def user_or_none() -> str | None:
+    """Who asks; None without a token. A token that is not valid is an error."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    if not token:
+        return None
+    if kind.lower() != "bearer" or token not in hub.users:
+        raise HubError(401, "Invalid credentials in Authorization header")
+    return hub.users[token]
+
+
+def known_user() -> str:
+    """Who asks; raises where nobody does."""
+    user = user_or_none()
+    if user is None:
+        raise HubError(401, "Invalid username or password.")
+    return user
+
+
+def find_repo(kind: str, repo_id: str) -> Repo:
+    """A repository that the user may know of."""
+    repo, user = hub.repos.get((kind, repo_id)), user_or_none()
+    if repo is None or (repo.private and not repo.readable_by(user)):
+        if user is None:
+            raise HubError(401, "Invalid username or password.", "RepoNotFound")
+        raise HubError(404, "Repository not found", "RepoNotFound")
+    return repo
+
+
+def find_commit(revision: str) -> Commit:
+    """A revision of the repository that is asked for."""
+    found: Commit | None = g.repo.find(revision)
+    if found is None:
+        raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+    return found
+
+
+def check_gate() -> None:
+    """Raise unless the user may read the files."""
+    repo, user = g.repo, user_or_none()
+    if not repo.gated or repo.readable_by(user):
+        return
+    restricted = f"Access to {repo.type} {repo.id} is restricted"
+    if user is None:
+        wanted = "You must have access to it and be authenticated to access it. Please log in."
+        raise HubError(401, f"{restricted}. {wanted}", "GatedRepo")
+    visit = f"Visit {hub.url}/{repo.address} to ask for access."
+    raise HubError(
+        403, f"{restricted} and you are not in the authorized list. {visit}", "GatedRepo"
+    )
 
 
 # ---------------------------------------------------------------------------------------- files
 
 
-def _changed(call: Call, blob: Blob) -> Blob:
-    if call.changed is None:
-        return blob
-    (content,) = call.changed
-    return OtherBlob(blob) if content is None else Blob(content)
-
-
-def _resolve(call: Call, kind: str, repo_id: str, revision: str, path: str) -> Answer:
-    repo = call.repo(kind, repo_id)
-    call.check_gate(repo)
-    commit = call.commit(repo, revision)
+@app.get("/<owner>/<name>/resolve/<revision>/<path:path>")
+@app.get(f"{OTHERS}/resolve/<revision>/<path:path>")
+def resolve(revision: str, path: str) -> ResponseReturnValue:
+    check_gate()
+    commit = find_commit(revision)
     headers = {"X-Repo-Commit": commit.sha}
     file = commit.files.get(path)
     if file is None:
         raise HubError(404, "Entry not found", "EntryNotFound", **headers)
-    file = File(_changed(call, file.blob), file.lfs)
     if not file.lfs:
-        headers |= {"ETag": f'"{file.etag}"', "Content-Type": "text/plain; charset=utf-8"}
-        headers["Content-Disposition"] = f'inline; filename="{Path(path).name}"'
-        return Answer(file.blob, 200, headers)
-    call.hub.cdn[file.etag] = file.blob
-    location = f"{call.hub.cdn_url}/cdn/{quote(repo.id)}/{file.etag}/{quote(Path(path).name)}"
-    headers |= {"X-Linked-Size": str(file.blob.size), "X-Linked-Etag": f'"{file.etag}"'}
-    headers |= {"Location": location, "Accept-Ranges": "bytes"}
-    return Answer(f"Found. Redirecting to {location}".encode(), 302, headers)
+        return _content(file, headers)
+    hub.cdn[file.etag] = file
+    headers |= {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.etag}"'}
+    name = quote(Path(path).name)
+    headers["Location"] = f"{hub.cdn_url}/cdn/{quote(g.repo.id)}/{file.etag}/{name}"
+    return "Found", 302, headers
 
 
-# ------------------------------------------------------------------------------- repositories
+@app.get("/cdn/<path:repo>/<sha256>/<path>")
+def cdn(repo: str, sha256: str, path: str) -> Response:
+    return _content(hub.cdn[sha256], {})
 
 
-def _repo_answer(call: Call, repo: Repo, rest: list[str]) -> Answer:
-    match call.method, rest:
-        case "GET" | "HEAD", []:
-            return Answer(_info(call, repo, call.commit(repo, "main")))
-        case "GET" | "HEAD", ["revision", revision]:
-            return Answer(_info(call, repo, call.commit(repo, revision)))
-        case "GET", ["tree", revision, *path]:
-            return _tree(call, repo, call.commit(repo, revision), "/".join(path))
-        case "POST", ["paths-info", revision]:
-            return _paths_info(call, repo, call.commit(repo, revision))
-        case "GET", ["refs"]:
-            return Answer(_refs(call, repo))
-        case "GET", ["commits", revision]:
-            history = call.commit(repo, revision).history()
-            return call.page([_commit_entry(commit) for commit in history])
-        case "GET", ["auth-check"]:
-            call.check_gate(repo)
-            return Answer({})
-        case "GET", ["auth-check", "write"]:
-            call.check_write(repo)
-            return Answer({})
-        case "POST", ["preupload", revision]:
-            return writes.preupload(call, repo, revision)
-        case "POST", ["commit", revision]:
-            return writes.commit(call, repo, revision)
-        case "PUT", ["settings"]:
-            return writes.settings(call, repo)
-        case "POST" | "DELETE", ["branch" | "tag" as kind, name]:
-            return writes.ref(call, repo, kind, name)
-    raise HubError(404, "Not Found")
+def _content(file: File, headers: dict[str, str]) -> Response:
+    """A file, or the part of it that a Range header asks for."""
+    answer = Response(
+        FileWrapper(file.open(), 1 << 16), headers=headers, mimetype="application/octet-stream"
+    )
+    answer.content_length = file.size
+    answer.set_etag(file.etag)
+    answer.make_conditional(request.environ, accept_ranges=True, complete_length=file.size)
+    return answer
 
 
-def _info(call: Call, repo: Repo, commit: Commit) -> dict[str, Any]:
-    card = repo.card(commit) or {}
-    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(commit.files)]
-    if call.flag("blobs"):
-        for entry in siblings:
-            about = commit.files[entry["rfilename"]].describe()
-            entry |= {"size": about["size"], "blobId": about["oid"]}
-            if "lfs" in about:
-                lfs = about["lfs"]
-                sizes = {"size": lfs["size"], "pointerSize": lfs["pointerSize"]}
-                entry["lfs"] = {"sha256": lfs["oid"], **sizes}
-    tags = [str(tag) for tag in card.get("tags", [])]
-    tags += [f"license:{card['license']}"] if "license" in card else []
-    info: dict[str, Any] = {
+# --------------------------------------------------------------------------------- repositories
+
+
+def flag(name: str) -> bool:
+    """Whether a parameter is set."""
+    return request.values.get(name, "").lower() in ("1", "true")
+
+
+def _page(entries: list[Any]) -> tuple[list[Any], dict[str, str]]:
+    """One page of a listing, and a header with the address of the next."""
+    start = request.args.get("cursor", 0, type=int)
+    stop = start + hub.page_size
+    if stop >= len(entries):
+        return entries[start:], {}
+    query = urlencode({**request.args, "cursor": stop})
+    return entries[start:stop], {"Link": f'<{hub.url}{request.path}?{query}>; rel="next"'}
+
+
+@app.get(API)
+@app.get(f"{API}/revision/<revision>")
+def info(revision: str = "main") -> ResponseReturnValue:
+    repo, commit = g.repo, find_commit(revision)
+    card = commit.card()
+    siblings: list[dict[str, Any]] = []
+    for path, file in sorted(commit.files.items()):
+        siblings.append({"rfilename": path})
+        if flag("blobs"):
+            about = file.describe()
+            siblings[-1] |= {"size": file.size, "blobId": about["oid"]}
+            if file.lfs:
+                siblings[-1]["lfs"] = {"sha256": file.etag, **about["lfs"]}
+    found: dict[str, Any] = {
         "_id": hashlib.sha1(f"{repo.type} {repo.id}".encode()).hexdigest()[:24],
         "id": repo.id,
         "author": repo.owner,
         "sha": commit.sha,
         "lastModified": commit.date,
-        "createdAt": [*commit.history()][-1].date,
         "private": repo.private,
         "gated": repo.gated,
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": tags,
+        "tags": [*card.get("tags", []), f"license:{card.get('license')}"],
         "cardData": card,
         "siblings": siblings,
-        "usedStorage": sum(file.blob.size for file in commit.files.values()),
     }
     if repo.type == "model":
-        info["modelId"] = repo.id
-        info |= {key: card[key] for key in ("library_name", "pipeline_tag") if key in card}
-        info["config"] = _config(commit)
-    if wanted := call.params.get("expand") or call.params.get("expand[]"):
-        info = {key: info.get(key) for key in ("_id", "id", *wanted) if key in info}
-    return info
+        found |= {key: card[key] for key in ("library_name", "pipeline_tag") if key in card}
+        config = commit.files.get("config.json")
+        try:
+            found["config"] = json.loads(config.read()) if config else {}
+        except ValueError:
+            found["config"] = {}
+    wanted = request.args.getlist("expand")
+    return {key: found[key] for key in ("_id", "id", *wanted) if key in found} if wanted else found
 
 
-def _config(commit: Commit) -> dict[str, Any]:
-    """What a model's page tells of its config.json; nothing of one that is no JSON."""
-    try:
-        config = json.loads(commit.files["config.json"].blob.read())
-    except (KeyError, ValueError):
-        return {}
-    return {key: config[key] for key in ("architectures", "model_type") if key in config}
-
-
-def _entry(commit: Commit, path: str, folders: Mapping[str, str], expand: bool) -> dict[str, Any]:
+def _entry(commit: Commit, path: str) -> dict[str, Any]:
     """A file or folder as listings have it."""
-    entry: dict[str, Any]
-    if path in folders:
-        entry = {"type": "directory", "oid": folders[path], "size": 0, "path": path}
-        inside = [made for name, made in commit.changed.items() if name.startswith(f"{path}/")]
-        last = max(inside, key=lambda made: made.date)
+    entry: dict[str, Any] = {"path": path}
+    if path in commit.files:
+        entry |= {"type": "file", **commit.files[path].describe()}
     else:
-        entry = {"type": "file", **commit.files[path].describe(), "path": path}
-        last = commit.changed[path]
-    if expand:
+        name = hashlib.sha1(f"{commit.sha} {path}".encode()).hexdigest()
+        entry |= {"type": "directory", "oid": name, "size": 0}
+    if flag("expand"):
+        last = commit.last_change(path)
         entry["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.date}
-        if entry["type"] == "file":
-            scan = {"avScan": None, "pickleImportScan": None}
-            entry["securityFileStatus"] = {"status": "safe", **scan}
     return entry
 
 
-def _tree(call: Call, repo: Repo, commit: Commit, path: str) -> Answer:
-    folders = commit.folders()
-    if path in commit.files:
-        names = [path]
-    elif path and path not in folders:
+@app.get(f"{API}/tree/<revision>")
+@app.get(f"{API}/tree/<revision>/<path:path>")
+def tree(revision: str, path: str = "") -> ResponseReturnValue:
+    commit, prefix = find_commit(revision), f"{path}/" if path else ""
+    inside = [name.removeprefix(prefix) for name in commit.files if name.startswith(prefix)]
+    if not inside:
         message = f"{path} does not exist on this revision"
         raise HubError(404, message, "EntryNotFound", **{"X-Repo-Commit": commit.sha})
-    else:
-        prefix = f"{path}/" if path else ""
-        names = [name for name in [*folders, *commit.files] if name.startswith(prefix)]
-        if not call.flag("recursive"):
-            names = [name for name in names if "/" not in name[len(prefix) :]]
-        names.sort()
-    page = call.page(names)
-    expand = call.flag("expand")
-    page.body = [_entry(commit, name, folders, expand) for name in page.body]
-    return page
+    names = {prefix + name.partition("/")[0] for name in inside}
+    if flag("recursive"):
+        folders = (folder for name in inside for folder in list(Path(name).parents)[:-1])
+        names = {prefix + name for name in (*inside, *map(str, folders))}
+    page, headers = _page(sorted(names))
+    return jsonify([_entry(commit, name) for name in page]), 200, headers
 
 
-def _paths_info(call: Call, repo: Repo, commit: Commit) -> Answer:
-    assert isinstance(call.body, bytes)
-    if "json" in (call.headers.get("Content-Type") or ""):
-        wanted = call.json()
-        paths, expand = wanted.get("paths", []), bool(wanted.get("expand"))
-    else:
-        form = parse_qs(call.body.decode())
-        paths = form.get("paths", [])
-        expand = form.get("expand", [""])[0].lower() in ("1", "true")
-    folders = commit.folders()
-    paths = [path.rstrip("/") for path in paths]
-    known = [path for path in paths if path in commit.files or path in folders]
-    return Answer([_entry(commit, path, folders, expand) for path in known])
+@app.post(f"{API}/paths-info/<revision>")
+def paths_info(revision: str) -> ResponseReturnValue:
+    commit = find_commit(revision)
+    paths = [path.rstrip("/") for path in request.form.getlist("paths")]
+    return jsonify([_entry(commit, path) for path in paths if commit.below(path)])
 
 
-def _refs(call: Call, repo: Repo) -> dict[str, Any]:
-    def entries(found: Mapping[Any, Commit], ref: str) -> list[dict[str, str]]:
-        return [
-            {"name": f"{name}", "ref": f"refs/{ref}/{name}", "targetCommit": commit.sha}
-            for name, commit in found.items()
+@app.get(f"{API}/refs")
+def refs() -> ResponseReturnValue:
+    found: dict[str, list[dict[str, str]]] = {}
+    for key, prefix in (("branches", "heads"), ("tags", "tags"), ("pullRequests", "pr")):
+        prefix = f"refs/{prefix}/"
+        found[key] = [
+            {"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": commit.sha}
+            for ref, commit in g.repo.refs.items()
+            if ref.startswith(prefix)
         ]
-
-    refs = {"branches": entries(repo.branches, "heads"), "tags": entries(repo.tags, "tags")}
-    answer: dict[str, Any] = {**refs, "converts": []}
-    if call.flag("include_prs"):
-        answer["pullRequests"] = entries(repo.pulls, "pr")
-    return answer
+    return {**found, "converts": []}
 
 
-def _commit_entry(commit: Commit) -> dict[str, Any]:
-    return {
-        "id": commit.sha,
-        "title": commit.title,
-        "message": commit.message,
-        "authors": [{"user": commit.author}],
-        "date": commit.date,
-    }
+@app.get(f"{API}/commits/<revision>")
+def commits(revision: str) -> ResponseReturnValue:
+    history, headers = _page([*find_commit(revision).history()])
+    found = [
+        {"id": c.sha, "title": c.title, "message": c.message, "date": c.date,
+         "authors": [{"user": c.author}]}
+        for c in history
+    ]  # fmt: skip
+    return jsonify(found), 200, headers
+
+
+@app.get(f"{API}/auth-check")
+def auth_check() -> ResponseReturnValue:
+    check_gate()
+    return {}

@@ -6,56 +6,48 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.hub.server import Hub
 
-_FRAME = """
-import json, logging, sys
-given, out = json.load(sys.stdin), {{}}
-def error_of(call, *args, **kwargs):
-    try:
-        call(*args, **kwargs)
-    except Exception as error:
-        return [type(error).__name__, str(error)]
-    return ["none", ""]
-{script}
-print("RESULT", json.dumps(out))
+CALL = """
+import json, sys
+from tests.hub import inside
+given = json.load(sys.stdin)
+print("RESULT", json.dumps(getattr(inside, given["call"])(*given["args"])))
 """
 
 
 def client(
     hub: Hub,
     home: Path,
-    script: str,
-    *,
+    call: Callable[..., Any],
+    *args: Any,
     token: str | None = None,
     offline: bool = False,
-    given: Any = None,
     **environ: str,
-) -> dict[str, Any]:
-    """What `script` puts into its dict `out`; it reads `given`. Fails where the script does."""
+) -> Any:
+    """What a function of `inside.py` returns in a process that sees the hub and a cache alone."""
     run = subprocess.run(
-        [sys.executable, "-c", _FRAME.format(script=script)],
-        input=json.dumps(given),
+        [sys.executable, "-c", CALL],
+        input=json.dumps({"call": call.__name__, "args": args}),
         capture_output=True,
         text=True,
         timeout=120,
         env=hub.environ(home, token=token, offline=offline) | environ,
+        cwd=Path(__file__).resolve().parents[2],
     )
-    lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
     assert run.returncode == 0, run.stdout + run.stderr
-    found = json.loads(lines[-1].removeprefix("RESULT "))
-    assert isinstance(found, dict)
-    return found
+    return json.loads(run.stdout.rpartition("RESULT ")[2])
 
 
 # -------------------------------------------------------------- our own command line
 
 GLM, QWEN = "zai-org/GLM-ASR-Nano-2512", "Qwen/Qwen3-0.6B"
+WHISPER = "openai/whisper-large-v3-turbo"
 COMMANDS = """
 import json, sys
 from tiny_audio.cli import run

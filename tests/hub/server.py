@@ -12,25 +12,57 @@ There is no Xet.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
-import socket
-import sys
-import tempfile
 import threading
-from collections.abc import Mapping
-from http.server import ThreadingHTTPServer
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
-from tests.hub.handler import Handler
-from tests.hub.store import GITATTRIBUTES, Blob, Commit, File, Repo
-from tests.hub.traffic import Fault, Pace, Request
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-Content = bytes | Path | Blob
+from tests.hub import answers, writes  # noqa: F401 (writes adds its routes to the app)
+from tests.hub.store import GITATTRIBUTES, File, Repo
+
+FOREIGN = re.compile(
+    r"(HF|HUGGING_?FACE|HUGGINGFACE_HUB|TRANSFORMERS|DATASETS)_.*|.*_PROXY", re.IGNORECASE
+)
+
+
+class Handler(WSGIRequestHandler):
+    """A connection for each request, so that an exception ends it; nothing is logged."""
+
+    protocol_version = "HTTP/1.0"
+
+    def log_request(self, *about: object) -> None:
+        pass
+
+
+@dataclass
+class Request:
+    """A request that came in; `status` is 0 and `sent` grows while the answer is under way."""
+
+    method: str
+    path: str  # decoded, without the query
+    range: str | None
+    authorization: bool
+    status: int = 0
+    sent: int = 0  # bytes of the body
+
+
+@dataclass
+class Fault:
+    """What is to go wrong with requests whose path the pattern is found in."""
+
+    pattern: str
+    kind: str | int
+    times: int | None
+    after: int
+    retry_after: float | None
+    hits: int = 0
 
 
 class Hub:
@@ -38,105 +70,166 @@ class Hub:
 
     Attributes:
         url: what HF_ENDPOINT is to be.
+        cdn_url: the other origin: credentials must not be sent there.
         requests: every request, in the order of arrival.
         latency: seconds before each answer.
-        bandwidth: bytes a second on each connection; None: as fast as it goes.
-        bandwidth_total: bytes a second on all connections together.
+        bandwidth: bytes a second on all connections together; None: as fast as it goes.
         page_size: entries on a page of a listing; further pages are linked.
         part_size: larger LFS files are uploaded in parts.
+        faults: what `fail` has added.
     """
 
     latency = 0.0
     bandwidth: float | None = None
-    bandwidth_total: float | None = None
     page_size = 1000
     part_size = 1 << 30
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.faults: list[Fault] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self.users: dict[str, str] = {}  # token -> name
-        self.cdn: dict[str, Blob] = {}  # sha256 -> what a redirect led to
+        self.cdn: dict[str, File] = {}  # sha256 -> what a redirect led to
+        self.parts: dict[tuple[str, int], bytes] = {}  # of an LFS object that is being uploaded
         self.lock = threading.RLock()  # held while anything is changed
-        self.pace = Pace()
-        self.stopping = threading.Event()
-        self._faults: list[Fault] = []
-        self._server: Server | None = None
+        self._stopping = threading.Event()
+        self._server: BaseWSGIServer | None = None
+        self._line_free = 0.0  # when all bytes so far will have passed at `bandwidth`
         self._port = 0
-        self.uploads = Path(tempfile.mkdtemp(prefix="hub-uploads-"))
         self.start()
 
     # ---------------------------------------------------------------------------- the server
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def cdn_url(self) -> str:
-        """The other origin: credentials must not be sent there."""
-        return f"http://localhost:{self._port}"
-
     def start(self) -> None:
         """Listen, at the same port as before."""
         assert self._server is None, "the hub is running"
-        self.stopping.clear()
-        self._server = Server(self, self._port)
-        self._port = self._server.server_address[1]
-        run = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        run.start()
+        self._stopping.clear()
+        self._server = make_server(
+            "127.0.0.1", self._port, self, threaded=True, request_handler=Handler
+        )
+        self._port = self._server.port
+        self.url, self.cdn_url = (f"http://{h}:{self._port}" for h in ("127.0.0.1", "localhost"))
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening and cut all connections; what is in the hub stays."""
         server, self._server = self._server, None
         if server is not None:
-            self.stopping.set()
+            self._stopping.set()
             server.shutdown()
             server.server_close()
-            server.cut_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
-        shutil.rmtree(self.uploads, ignore_errors=True)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer a request, as a WSGI application; where it raises, the connection is cut."""
+        raw = environ["RAW_URI"].partition("?")[0]  # "/" inside a revision is encoded
+        record = Request(
+            environ["REQUEST_METHOD"],
+            unquote(raw),
+            environ.get("HTTP_RANGE"),
+            "HTTP_AUTHORIZATION" in environ,
+        )
+        self.requests.append(record)
+        fault = self._meet_fault(record.path)
+        if fault and fault.kind == "refuse":
+            raise ConnectionResetError
+        time.sleep(self.latency)
+
+        def start(status: str, *rest: Any) -> Any:
+            record.status = int(status.split()[0])
+            return start_response(status, *rest)
+
+        environ |= {"PATH_INFO": raw, "hub": self, "hub.fault": fault}
+        return self._send(answers.app.wsgi_app(environ, start), record, fault)
+
+    def _send(self, body: Iterable[bytes], record: Request, fault: Fault | None) -> Iterator[bytes]:
+        broken = fault is not None and fault.kind in ("cut", "stall")
+        for block in body:
+            if broken:
+                block = block[: fault.after - record.sent]
+                if not block:
+                    break
+            self._wait(len(block))
+            record.sent += len(block)
+            yield block
+        if broken:
+            if fault.kind == "stall":
+                self._stopping.wait()
+            raise ConnectionResetError
+
+    def _wait(self, count: int) -> None:
+        """Wait for so many bytes' turn on the line."""
+        if self.bandwidth is not None:
+            with self.lock:
+                now = time.monotonic()
+                self._line_free = max(self._line_free, now) + count / self.bandwidth
+            time.sleep(self._line_free - now)
+        if self._stopping.is_set():
+            raise ConnectionResetError
+
+    def _meet_fault(self, path: str) -> Fault | None:
+        """The first fault that a request meets; it is counted."""
+        with self.lock:
+            for fault in self.faults:
+                if re.search(fault.pattern, path) and fault.hits != fault.times:
+                    fault.hits += 1
+                    return fault
+        return None
+
+    def fail(
+        self,
+        pattern: str,
+        kind: str | int,
+        *,
+        times: int | None = None,
+        after: int = 0,
+        retry_after: float | None = None,
+    ) -> Fault:
+        """Let requests go wrong whose decoded path the regular expression is found in.
+
+        Args:
+            kind: `refuse`: the connection is cut before anything is done; `cut`: it is cut, or
+                `stall`: nothing more comes, `after` so many bytes of the body. A number: that
+                status, with `retry_after` seconds.
+            times: so many requests (None: all).
+        """
+        assert isinstance(kind, int) or kind in ("refuse", "stall", "cut"), kind
+        fault = Fault(pattern, kind, times, after, retry_after)
+        with self.lock:
+            self.faults.append(fault)
+        return fault
 
     # ------------------------------------------------------------------------ what is in it
 
     def create(
         self,
         repo_id: str,
-        files: Mapping[str, Content] | None = None,
+        files: Mapping[str, bytes | Path] | None = None,
         *,
         repo_type: str = "model",
         private: bool = False,
         gated: bool | str = False,
-        author: str | None = None,
     ) -> str:
         """Make a repository; its newest commit's sha. Files given as paths stay where they are."""
         with self.lock:
             assert (repo_type, repo_id) not in self.repos, f"{repo_id} is there already"
             repo = Repo(repo_id, repo_type, private, "manual" if gated is True else gated)
             self.repos[repo_type, repo_id] = repo
-            first = {".gitattributes": File.of(".gitattributes", GITATTRIBUTES)}
-            author = author or repo.owner
-            repo.branches["main"] = repo.commit(
-                first, parent=None, title="initial commit", author=author
+            first = {".gitattributes": File(GITATTRIBUTES, lfs=False)}
+            made = repo.commit(
+                "refs/heads/main", None, first, title="initial commit", author=repo.owner
             )
-            if files:
-                return self.commit(repo_id, files, repo_type=repo_type)
-            return repo.branches["main"].sha
+            return self.commit(repo_id, files, repo_type=repo_type) if files else made.sha
 
     def commit(
         self,
         repo_id: str,
-        files: Mapping[str, Content | None],
+        files: Mapping[str, bytes | Path | None],
         *,
         repo_type: str = "model",
         branch: str = "main",
@@ -145,21 +238,12 @@ class Hub:
         """Put files, or remove those that are None; the sha. A new branch starts at main."""
         with self.lock:
             repo = self.repo(repo_id, repo_type)
-            changes = {p: None if c is None else File.of(p, c) for p, c in files.items()}
-            parent = repo.branches.get(branch) or repo.branches["main"]
-            made = repo.commit(changes, parent=parent, title=title, author=repo.owner)
-            repo.branches[branch] = made
+            changes = {p: None if c is None else File.at(p, c) for p, c in files.items()}
+            parent = repo.find(f"refs/heads/{branch}") or repo.find("main")
+            made = repo.commit(
+                f"refs/heads/{branch}", parent, changes, title=title, author=repo.owner
+            )
             return made.sha
-
-    def tag(
-        self, repo_id: str, name: str, revision: str = "main", repo_type: str = "model"
-    ) -> None:
-        """Tag a revision."""
-        with self.lock:
-            repo = self.repo(repo_id, repo_type)
-            commit = repo.find(revision)
-            assert commit is not None, f"{repo_id} has no revision {revision}"
-            repo.tags[name] = commit
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
         """The repository, with all its commits."""
@@ -169,9 +253,9 @@ class Hub:
         self, repo_id: str, revision: str = "main", repo_type: str = "model"
     ) -> dict[str, bytes]:
         """What is in a revision."""
-        commit: Commit | None = self.repo(repo_id, repo_type).find(revision)
+        commit = self.repo(repo_id, repo_type).find(revision)
         assert commit is not None, f"{repo_id} has no revision {revision}"
-        return {path: file.blob.read() for path, file in commit.files.items()}
+        return {path: file.read() for path, file in commit.files.items()}
 
     def add_user(self, name: str, token: str) -> None:
         """Make a token valid. A user may write to the repositories under `name/`, and no others."""
@@ -181,16 +265,11 @@ class Hub:
         """Let a user read a gated or private repository."""
         self.repo(repo_id, repo_type).granted.add(user)
 
-    # ------------------------------------------------------------------------------ clients
-
     def environ(
         self, home: Path, *, offline: bool = False, token: str | None = None
     ) -> dict[str, str]:
         """The whole environment of a process that is to see this hub and the cache `home` alone."""
-        foreign = re.compile(
-            r"(HF|HUGGING_?FACE|HUGGINGFACE_HUB|TRANSFORMERS|DATASETS)_.*|.*_PROXY", re.IGNORECASE
-        )
-        environ = {key: value for key, value in os.environ.items() if not foreign.fullmatch(key)}
+        environ = {key: value for key, value in os.environ.items() if not FOREIGN.fullmatch(key)}
         environ |= {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -203,82 +282,3 @@ class Hub:
         if token is not None:
             environ |= {"HF_TOKEN": token}
         return environ
-
-    # ------------------------------------------------------------------------------- faults
-
-    def fail(
-        self,
-        pattern: str,
-        kind: str | int,
-        *,
-        times: int | None = None,
-        after: int = 0,
-        retry_after: float | None = None,
-        method: str | None = None,
-        content: bytes | None = None,
-    ) -> Fault:
-        """Let requests go wrong whose decoded path the regular expression is found in.
-
-        Args:
-            kind: `refuse`: the connection is reset; `stall`: nothing more comes; `cut`: the
-                connection is reset; both `after` so many bytes of the body. A number: that
-                status. `change`: the file and its ETag differ (`content`, or else every byte).
-            times: so many requests (None: all).
-            retry_after: seconds to say with a status.
-            method: only requests with it.
-        """
-        assert isinstance(kind, int) or kind in ("refuse", "stall", "cut", "change"), kind
-        fault = Fault(re.compile(pattern), kind, times, after, retry_after, method, content)
-        with self.lock:
-            self._faults.append(fault)
-        return fault
-
-    def heal(self) -> None:
-        """Forget all faults; stalled answers go on waiting."""
-        with self.lock:
-            self._faults.clear()
-
-    def fault(self, method: str, path: str) -> Fault | None:
-        """The first fault that a request meets; it is counted."""
-        with self.lock:
-            for fault in self._faults:
-                if fault.method not in (None, method) or not fault.pattern.search(path):
-                    continue
-                if fault.times is None or fault.hits < fault.times:
-                    fault.hits += 1
-                    return fault
-        return None
-
-
-class Server(ThreadingHTTPServer):
-    """The listening socket, and the connections to cut at the end."""
-
-    request_queue_size = 128
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, hub: Hub, port: int) -> None:
-        self.hub = hub
-        self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
-            self.close_request(request)  # at once: the other side sees a reset
-        else:
-            super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients come and go
-            super().handle_error(request, client_address)
-
-    def cut_all(self) -> None:
-        """End every connection."""
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):  # it has just been closed
-                connection.shutdown(socket.SHUT_RDWR)

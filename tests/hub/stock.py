@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.hub import checkpoints, datasets
+from tests.hub.checkpoints import glm_asr, qwen3, whisper
+from tests.hub.client import GLM, QWEN, WHISPER
+from tests.hub.datasets import SETS
 from tests.hub.server import Hub
 
 
 def stock(hub: Hub, folder: Path, tokenizer: Path | None) -> None:
     """Fill `hub` by the published ids; `folder` holds the checkpoints. No tokenizer: no Qwen3."""
-    checkpoints.glm_asr(folder / "glm", nested=True)
-    hub.create(checkpoints.GLM, checkpoints.files(folder / "glm"))
+    glm_asr(folder / GLM)
+    whisper(folder / WHISPER)
     if tokenizer is not None:
-        checkpoints.qwen3(folder / "qwen3", tokenizer)
-        hub.create(checkpoints.QWEN, checkpoints.files(folder / "qwen3"))
-    checkpoints.whisper(folder / "whisper")
-    hub.create(checkpoints.WHISPER, checkpoints.files(folder / "whisper"))
-    for repo_id, make in datasets.SETS.items():
-        gated = repo_id in datasets.GATED
-        hub.create(repo_id, make(), repo_type="dataset", gated=gated)
+        qwen3(folder / QWEN, tokenizer)
+    for place in folder.glob("*/*"):
+        files = {path.name: path for path in place.iterdir()}
+        hub.create(place.relative_to(folder).as_posix(), files)
+    for repo_id, layout in SETS.items():
+        hub.create(repo_id, layout.files(), repo_type="dataset", gated=layout.gated)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
+import io
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -24,119 +25,61 @@ GITATTRIBUTES = "".join(
 ).encode()
 
 
-class Blob:
-    """The bytes of a file, in memory or on disk; hashed once, when a hash is first asked for."""
-
-    def __init__(self, source: bytes | Path, sha256: str | None = None) -> None:
-        self.source = source
-        self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        self._hashes: dict[str, str] = {"sha256": sha256} if sha256 else {}
-        self._lock = threading.Lock()
-
-    def blocks(self, start: int = 0, stop: int | None = None, step: int = 1 << 20) -> Iterator[Any]:
-        """The bytes from `start` to `stop` (all that follow) in blocks."""
-        stop = self.size if stop is None else stop
-        if isinstance(self.source, bytes):
-            for at in range(start, stop, step):
-                yield memoryview(self.source)[at : min(at + step, stop)]
-            return
-        with self.source.open("rb") as file:
-            file.seek(start)
-            while start < stop:
-                block = file.read(min(step, stop - start))
-                if not block:
-                    raise OSError(f"{self.source} is shorter than it was")
-                start += len(block)
-                yield block
-
-    def read(self) -> bytes:
-        """All of it."""
-        return b"".join(self.blocks())
-
-    @property
-    def sha256(self) -> str:
-        """The name of an LFS object."""
-        return self._hash("sha256", b"")
-
-    @property
-    def sha1(self) -> str:
-        """The name of a git blob."""
-        return self._hash("sha1", b"blob %d\0" % self.size)
-
-    def _hash(self, kind: str, head: bytes) -> str:
-        with self._lock:
-            if kind not in self._hashes:
-                value = hashlib.new(kind, head)
-                for block in self.blocks():
-                    value.update(block)
-                self._hashes[kind] = value.hexdigest()
-            return self._hashes[kind]
-
-
-class OtherBlob(Blob):
-    """A blob of the same length in which every byte is another."""
-
-    _TABLE = bytes((value + 1) % 256 for value in range(256))
-
-    def __init__(self, blob: Blob) -> None:
-        super().__init__(blob.source)
-
-    def blocks(self, start: int = 0, stop: int | None = None, step: int = 1 << 20) -> Iterator[Any]:
-        for block in super().blocks(start, stop, step):
-            yield bytes(block).translate(self._TABLE)
-
-
-@dataclass(frozen=True)
 class File:
-    """A file of a commit."""
+    """The bytes of a file, in memory or on disk, and whether they are an LFS object."""
 
-    blob: Blob
-    lfs: bool
+    def __init__(self, source: bytes | Path, *, lfs: bool) -> None:
+        self.source, self.lfs = source, lfs
+        self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
 
     @classmethod
-    def of(cls, path: str, content: bytes | Path | Blob) -> File:
-        """A file as the hub would keep it: large and binary ones as LFS objects."""
-        blob = content if isinstance(content, Blob) else Blob(content)
-        return cls(blob, is_lfs(path, blob.size, next(iter(blob.blocks(step=512)), b"")))
+    def at(cls, path: str, source: bytes | Path) -> File:
+        """A file as the hub would keep it under this path."""
+        file = cls(source, lfs=False)
+        with file.open() as opened:
+            file.lfs = is_lfs(path, file.size, opened.read(512))
+        return file
 
-    @property
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
+
+    def read(self) -> bytes:
+        with self.open() as file:
+            return file.read()
+
+    @cached_property
     def etag(self) -> str:
-        """What the hub sends as the file's ETag."""
-        return self.blob.sha256 if self.lfs else self.blob.sha1
-
-    @property
-    def pointer(self) -> bytes:
-        """What git holds in place of an LFS object."""
-        head = "version https://git-lfs.github.com/spec/v1"
-        return f"{head}\noid sha256:{self.blob.sha256}\nsize {self.blob.size}\n".encode()
+        """The sha256 of an LFS object, or git's own hash of a file."""
+        kind, head = ("sha256", b"") if self.lfs else ("sha1", b"blob %d\0" % self.size)
+        with self.open() as file:
+            return hashlib.file_digest(file, lambda: hashlib.new(kind, head)).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Its `oid`, `size` and `lfs`, as the hub's answers have them."""
+        """Its `oid`, `size` and `lfs`, as the hub's listings have them."""
         if not self.lfs:
-            return {"oid": self.blob.sha1, "size": self.blob.size}
-        lfs = {"oid": self.blob.sha256, "size": self.blob.size, "pointerSize": len(self.pointer)}
-        return {"oid": Blob(self.pointer).sha1, "size": self.blob.size, "lfs": lfs}
+            return {"oid": self.etag, "size": self.size}
+        head = "version https://git-lfs.github.com/spec/v1"
+        pointer = File(f"{head}\noid sha256:{self.etag}\nsize {self.size}\n".encode(), lfs=False)
+        lfs = {"oid": self.etag, "size": self.size, "pointerSize": pointer.size}
+        return {"oid": pointer.etag, "size": self.size, "lfs": lfs}
 
 
-def is_lfs(path: str, size: int, head: Any) -> bool:
+def is_lfs(path: str, size: int, head: bytes) -> bool:
     """Whether the hub keeps a file as an LFS object; `head` is how the file begins."""
-    return size > 0 and (
-        Path(path).suffix in LFS_SUFFIXES or size > LFS_SIZE or b"\0" in bytes(head)
-    )
+    return size > 0 and (Path(path).suffix in LFS_SUFFIXES or size > LFS_SIZE or b"\0" in head)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository. `changed` is path -> the commit that last changed it."""
+    """A state of a repository."""
 
-    sha: str
     parent: Commit | None
     files: Mapping[str, File]
-    changed: Mapping[str, Commit]
     title: str
-    message: str
-    author: str
-    date: str
+    message: str = ""
+    author: str = "someone"
+    sha: str = field(default_factory=lambda: secrets.token_hex(20))
+    date: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.000Z}")
 
     def history(self) -> Iterator[Commit]:
         """This commit and those before it, the newest first."""
@@ -145,90 +88,72 @@ class Commit:
             yield commit
             commit = commit.parent
 
-    def folders(self) -> dict[str, str]:
-        """Every folder's path and a name for what is in it."""
-        inside: dict[str, list[str]] = {}
-        for path, file in sorted(self.files.items()):
-            for parent in list(Path(path).parents)[:-1]:
-                inside.setdefault(parent.as_posix(), []).append(f"{path} {file.etag}")
-        return {
-            path: hashlib.sha1("\n".join(lines).encode()).hexdigest()
-            for path, lines in inside.items()
-        }
+    def below(self, path: str) -> dict[str, File]:
+        """The file at a path, or those in the folder there."""
+        prefix = f"{path}/" if path else ""
+        return {p: f for p, f in self.files.items() if p == path or p.startswith(prefix)}
+
+    def last_change(self, path: str) -> Commit:
+        """The newest commit that changed a file or what is in a folder."""
+        newer = self
+        for older in self.history():
+            if older.below(path) != self.below(path):
+                break
+            newer = older
+        return newer
+
+    def card(self) -> dict[str, Any]:
+        """The YAML at the top of README.md."""
+        readme = self.files.get("README.md")
+        return front_matter(readme.read().decode()) if readme else {}
 
 
 @dataclass
 class Repo:
-    """A repository with its branches, tags and pull requests (number -> commit)."""
+    """A repository. Its refs are `refs/heads/BRANCH`, `refs/tags/TAG` and `refs/pr/NUMBER`."""
 
     id: str
     type: str
     private: bool = False
     gated: bool | str = False
+    refs: dict[str, Commit] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
-    branches: dict[str, Commit] = field(default_factory=dict)
-    tags: dict[str, Commit] = field(default_factory=dict)
-    pulls: dict[int, Commit] = field(default_factory=dict)
-    granted: set[str] = field(default_factory=set)
-    objects: dict[str, Blob] = field(
-        default_factory=dict
-    )  # sha256 -> uploaded, perhaps in no commit
+    granted: set[str] = field(default_factory=set)  # users who may read though they do not own it
+    objects: dict[str, File] = field(default_factory=dict)  # sha256 -> uploaded LFS object
 
     @property
     def owner(self) -> str:
         return self.id.split("/")[0]
 
     @property
-    def prefix(self) -> str:
-        """What stands before the id in an address."""
-        return "" if self.type == "model" else f"{self.type}s/"
+    def address(self) -> str:
+        """The path of its page."""
+        return self.id if self.type == "model" else f"{self.type}s/{self.id}"
+
+    def readable_by(self, user: str | None) -> bool:
+        return user == self.owner or user in self.granted
 
     def find(self, revision: str) -> Commit | None:
-        """The commit of a branch, a tag, `refs/pr/N` or a hash."""
-        if revision.startswith("refs/pr/") and revision[8:].isdigit():
-            return self.pulls.get(int(revision[8:]))
-        revision = revision.removeprefix("refs/heads/")
-        return self.branches.get(revision) or self.tags.get(revision) or self.commits.get(revision)
+        """The commit of a branch, a tag, a whole ref or a hash."""
+        names = (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
+        found = (self.refs[name] for name in names if name in self.refs)
+        return next(found, self.commits.get(revision))
 
     def commit(
-        self,
-        changes: Mapping[str, File | None],
-        *,
-        parent: Commit | None,
-        title: str,
-        message: str = "",
-        author: str = "someone",
+        self, ref: str, parent: Commit | None, changes: Mapping[str, File | None], **about: str
     ) -> Commit:
-        """Add a commit that puts or (None) removes files; no branch is moved."""
-        files = dict(parent.files) if parent else {}
-        changed = dict(parent.changed) if parent else {}
-        for path, file in changes.items():
-            files.pop(path, None)
-            changed.pop(path, None)
-            if file is not None:
-                files[path] = file
-        # Large files are named by their sizes here, so that making a commit need not read them.
-        said = [self.type, self.id, parent.sha if parent else "", title, str(len(self.commits))]
-        for path, file in sorted(files.items()):
-            small = isinstance(file.blob.source, bytes)
-            said.append(f"{path} {file.blob.sha1 if small else file.blob.size}")
-        sha = hashlib.sha1(json.dumps(said).encode()).hexdigest()
-        date = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        commit = Commit(sha, parent, files, changed, title, message, author, date)
-        changed |= {path: commit for path, file in changes.items() if file is not None}
-        self.commits[sha] = commit
-        return commit
-
-    def card(self, commit: Commit) -> dict[str, Any] | None:
-        """The YAML at the top of README.md."""
-        readme = commit.files.get("README.md")
-        return front_matter(readme.blob.read().decode()) if readme else None
+        """Put files, or remove those that are None, in a new commit, where `ref` points then."""
+        files = {**(parent.files if parent else {}), **changes}
+        kept = {path: file for path, file in files.items() if file is not None}
+        made = Commit(parent, kept, **about)
+        self.commits[made.sha] = self.refs[ref] = made
+        return made
 
 
-def front_matter(text: str) -> dict[str, Any] | None:
-    """The YAML at the top of a card; raises yaml.YAMLError."""
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the top of a card, {} where there is none; raises yaml.YAMLError."""
     if not text.startswith("---\n") or "\n---" not in text[3:]:
-        return None
+        return {}
     found = yaml.safe_load(text[4:].split("\n---")[0])
     if not isinstance(found, dict):
         raise yaml.YAMLError("the metadata is no mapping")

@@ -130,7 +130,7 @@ def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
         except Exception as error:  # hub, network, parser and builder errors share no base class
             there = None
             if builder == path and not Path(path).exists() and hub.is_unreachable(error):
-                there = hub.cached(path, revision, files=("README.md",), repo_type="dataset")
+                there = hub.cached(path, revision, files=["README.md"], repo_type="dataset")
             if there is None:
                 raise
             logger.warning("%s is read from the cache: the hub is out of reach", path)
