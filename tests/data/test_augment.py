@@ -315,11 +315,11 @@ def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"set data\.augment\.noise\.path=DIR"):
         find_augmentation(compose(settings))
     where.mkdir()
-    with pytest.raises(DataError, match="has no recordings"):
+    with pytest.raises(DataError, match="no recording that can be heard"):
         find_augmentation(compose(opened))
     (where / "a.wav").write_bytes(b"no audio")
     soundfile.write(where / "b.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(DataError, match="None of 2 recordings"):
+    with pytest.raises(DataError, match="no recording that can be heard"):
         find_augmentation(compose(opened))
     assert find_augmentation(compose(["model=tiny", "output_dir=x"])) is None
 
@@ -344,7 +344,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     change = augmenter(noise={"p": 1.0, "path": str(manifest)})
     assert not np.array_equal(apply(change, noise(0.5, 1)), noise(0.5, 1))
     manifest.write_text('{"audio_filepath": "x.wav"}\n{"path": "y.wav"}\n')
-    with pytest.raises(DataError, match=r"wrong in line 2 .*audio_filepath"):
+    with pytest.raises(DataError, match=r"is no manifest .*audio_filepath"):
         augmenter(noise={"p": 1.0, "path": str(manifest)})
 
 
