@@ -123,33 +123,22 @@ def test_another_seed_pass_sample_or_source_is_changed_otherwise(noises, rooms):
     assert np.array_equal(apply(again, clip, epoch=3), apply(change, clip, epoch=1))
 
 
-def test_neither_order_nor_process_nor_other_kinds_matter(noises, rooms):
+def test_neither_order_nor_process_nor_random_states_nor_other_kinds_matter(noises, rooms):
     clips = {f"c{n}": noise(0.5 + n / 10, n) for n in range(6)}
-    change = everything(noises, rooms)
+    change = everything(noises, rooms, transforms=[{"name": "Shift", "p": 1.0}])
     forward = {name: apply(change, clip, name) for name, clip in clips.items()}
     again = pickle.loads(pickle.dumps(change))
     for name in reversed(clips):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
         assert np.array_equal(apply(again, clips[name], name), forward[name])
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[:2]
+        assert torch.equal(torch.get_rng_state(), before[2])
+        random.seed(name)
+        np.random.seed(len(name))
     gain = augmenter(gain={"p": 1.0})
     both = augmenter(gain={"p": 1.0}, transforms=[{"name": "PolarityInversion", "p": 1.0}])
     for name, clip in clips.items():
         assert np.array_equal(apply(gain, clip, name), -apply(both, clip, name))
-
-
-def test_the_global_random_states_are_left_alone_and_do_not_matter(noises, rooms):
-    shift = [{"name": "AddGaussianSNR", "p": 1.0}, {"name": "Shift", "p": 1.0}]
-    change = everything(noises, rooms, transforms=shift)
-    clip, found = noise(1.0, 1), []
-    for seed in (1, 2):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-        found.append(apply(change, clip))
-        assert random.getstate() == before[0]
-        assert np.random.get_state()[1].tolist() == before[1]
-        assert torch.equal(torch.get_rng_state(), before[2])
-    assert np.array_equal(*found)
 
 
 # ------------------------------------------------------------------- each does what its name says
@@ -343,7 +332,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "x.wav", "kind": "noise"}])
     change = augmenter(noise={"p": 1.0, "path": str(manifest)})
     assert not np.array_equal(apply(change, noise(0.5, 1)), noise(0.5, 1))
-    manifest.write_text('{"audio_filepath": "x.wav"}\n{"path": "y.wav"}\n')
+    manifest.write_text('{"path": "y.wav"}\n')
     with pytest.raises(DataError, match=r"is no manifest .*audio_filepath"):
         augmenter(noise={"p": 1.0, "path": str(manifest)})
 
@@ -352,9 +341,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     ("change", "message"),
     [
         ({"gain": {"p": 1.5}}, r"gain\.p=1\.5 is a probability"),
-        ({"noise_only": -1.0}, r"noise_only=-1 is a probability"),
         ({"gain": {"range": [3.0]}}, r"gain\.range=\[3\.0\]: write \[lowest,highest\]"),
-        ({"speed": {"range": [1.1, 0.9]}}, r"speed\.range"),
         ({"speed": {"range": [0.0, 1.0]}}, r"speed\.range.*within 0\.5 and 2"),
         ({"room": {"range": [0.0, 1.0]}}, "room.range has no meaning"),
         ({"gain": {"path": "x"}}, "gain.path has no meaning"),
