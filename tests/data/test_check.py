@@ -132,9 +132,7 @@ def test_the_command(
     assert max(len(row) for row in said.splitlines() if str(tmp_path) not in row) <= 80
     assert "repeat: 1 utterances came before, same audio" in said
     assert run(["data", "check", str(corpus), *options, "--limit", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "main utterances 4," in said
-    assert "nothing stands out" in said
+    assert "main utterances 4," in capsys.readouterr().out
 
 
 # ------------------------------------------------------------- what in a label nobody said

@@ -170,20 +170,18 @@ def period(waveform: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
-@pytest.mark.parametrize("hertz", [220.0, 3_100.0])
-def test_resampling_keeps_a_tone(rate: int, hertz: float):
+@pytest.mark.parametrize("hertz", [220.0, 3_100.0, 10_000.0])
+def test_resampling_keeps_a_tone_and_lets_nothing_above_the_band_through(rate: int, hertz: float):
+    if hertz > rate / 2:
+        return
     tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(rate + 77) / rate)
     ours = resample(tone, rate)
     assert ours.dtype == np.float32
     assert len(ours) == len(tone) * SAMPLE_RATE // rate
     inside = slice(2_000, 14_000)  # the tone's hard ends ring in any resampler
     exact = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(ours)) / SAMPLE_RATE)
-    np.testing.assert_allclose(ours[inside], exact[inside], atol=2e-3)
-
-
-def test_resampling_lets_nothing_above_the_band_through():
-    tone = np.sin(2 * np.pi * 10_000 * np.arange(44_100) / 44_100)
-    assert np.abs(resample(tone, 44_100)[2_000:14_000]).max() < 2e-3
+    expected = exact if hertz < 8_000 else np.zeros_like(exact)
+    np.testing.assert_allclose(ours[inside], expected[inside], atol=2e-3)
 
 
 # ----------------------------------------------------------------------------------------- texts
