@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,14 +20,24 @@ _GB = 1e9
 
 # Marks: NOTE: something will not work; BAD: nothing will.
 GOOD, NOTE, BAD = "ok", "--", "!!"
-Finding = tuple[str, str, str]  # subject, mark, text
+Finding = tuple[str, str]  # mark and text
 
 
 def doctor_command() -> int:
-    """Print the findings; 0, or 1 where something must be mended first."""
+    """Print what is found; 0, or 1 where something must be mended first. Nothing is downloaded."""
+    subjects: dict[str, Callable[[], Finding]] = {
+        "Python": _python,
+        "packages": _packages,
+        "PyTorch": _torch,
+        "memory": _memory,
+        "cache": _cache,
+        "hub": _hub,
+        "extras": _extras,
+    }
     bad = []
     width = shutil.get_terminal_size().columns
-    for subject, mark, text in examine():
+    for subject, examine in subjects.items():
+        mark, text = examine()
         line = f"{mark}  {subject:<9} {text}"
         print(textwrap.fill(line, width, subsequent_indent=" " * 14, break_on_hyphens=False))
         if mark == BAD:
@@ -36,18 +46,11 @@ def doctor_command() -> int:
     return 1 if bad else 0
 
 
-def examine() -> Iterator[Finding]:
-    """Every subject and its finding. Nothing is downloaded, and no token is shown."""
-    yield "Python", GOOD, f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield "packages", *_packages()
-    yield "PyTorch", *_torch()
-    yield "memory", *_memory()
-    yield "cache", *_cache()
-    yield "hub", *_hub()
-    yield "extras", *_extras()
+def _python() -> Finding:
+    return GOOD, f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
-def _packages() -> tuple[str, str]:
+def _packages() -> Finding:
     from packaging.requirements import Requirement
 
     unmet = []
@@ -67,7 +70,7 @@ def _packages() -> tuple[str, str]:
     return GOOD, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
-def _torch() -> tuple[str, str]:
+def _torch() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -83,7 +86,7 @@ def _torch() -> tuple[str, str]:
     return NOTE, f"{torch.__version__}; {built}: {cpu}"
 
 
-def _memory() -> tuple[str, str]:
+def _memory() -> Finding:
     import psutil
 
     memory = psutil.virtual_memory()
@@ -93,7 +96,7 @@ def _memory() -> tuple[str, str]:
     return NOTE, f"{text}: little for the default pair, enough for model=nano"
 
 
-def _cache() -> tuple[str, str]:
+def _cache() -> Finding:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
@@ -107,7 +110,7 @@ def _cache() -> tuple[str, str]:
     return GOOD, text
 
 
-def _hub() -> tuple[str, str]:
+def _hub() -> Finding:
     from huggingface_hub import get_session, get_token
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
@@ -121,7 +124,7 @@ def _hub() -> tuple[str, str]:
     return GOOD, f"{ENDPOINT} answers; {'a' if get_token() else 'no'} token for gated models"
 
 
-def _extras() -> tuple[str, str]:
+def _extras() -> Finding:
     there = [name for name, module in _EXTRAS.items() if find_spec(module)]
     missing = [name for name in _EXTRAS if name not in there]
     text = ", ".join(there) or "none"

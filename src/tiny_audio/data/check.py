@@ -73,13 +73,8 @@ def check_command(
     tests = {name: open_set(name, "--against") for name in against}
     lengths, now = lengths_of(config.model, folder), datetime.now(UTC)
     found, values = check_set(config, sources, lengths, tests, limit)
-    report = {
-        "data": data,
-        "limit": limit,
-        "settings": list(settings),
-        "date": now.isoformat(timespec="seconds"),
-        **found,
-    }
+    about = {"data": data, "limit": limit, "settings": [*settings]}
+    report = {**about, "date": now.isoformat(timespec="seconds"), **found}
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, ensure_ascii=False)

@@ -42,7 +42,7 @@ class Statistics:
 
     def __init__(self, lengths: Lengths) -> None:
         self._lengths = lengths
-        self.values = {"seconds": array("d"), "characters_per_second": array("d")}
+        self.values: dict[str, Any] = {"seconds": array("d"), "characters_per_second": array("d")}
         kinds = ("words", "characters", "notes_removed", "notes_left", "speakers")
         self._counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
         self._sources: dict[str, dict[str, float]] = {}
