@@ -124,16 +124,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_what_was_trained_transcribes_in_a_new_process(trained: Path) -> None:
+def test_what_was_trained_transcribes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speech = trained.parent / "speech"
     files = [str(speech / name) for name in ("a.wav", "a.txt")]
-    command = [sys.executable, "-m", "tiny_audio", "transcribe", *files, "--model", str(trained)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr  # one of the two is no recording
-    good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    assert cli.run(["transcribe", *files, "--model", str(trained), "--json"]) == 1
+    good, bad = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert good["error"] is None
     assert good["seconds"] == 1.0
-    assert "a.txt" in bad["error"]
+    assert "a.txt" in bad["error"]  # no recording
 
 
 def test_ctrl_c_ends_in_130_at_once(trained: Path) -> None:
