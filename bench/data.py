@@ -27,7 +27,7 @@ from tiny_audio.audio.io import load_audio
 from tiny_audio.config import AugmentConfig, DataConfig, SourceConfig, TrainingConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.prepare import Preparer, quality_limits
+from tiny_audio.data.prepare import Preparer, TokenLimits, quality_limits
 from tiny_audio.data.records import IndexedSource, Record, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.model.decoder import byte_tokenizer
@@ -131,9 +131,7 @@ def _steps(
     """The rows: each yields the seconds of audio that it has just done."""
     (source,) = _open(manifest)
     records: list[Any] = [*source.records()]
-    clean = Preparer(
-        LabelRules(), DataConfig.min_seconds, DataConfig.max_seconds, quality_limits(DataConfig())
-    )
+    clean = _preparer()
 
     def decoded() -> Iterator[float]:
         return (len(load_audio(record.audio)) / RATE for record in records)
@@ -153,26 +151,29 @@ def _steps(
     yield "clean + augment + batch, 2 workers", partial(batches, 2, augment)
 
 
-def stream(sources: list[Source], **changes: Any) -> TrainingStream:
+def stream(
+    sources: list[Source], augment: Augmenter | None = None, **changes: Any
+) -> TrainingStream:
     """Batches as training with default settings reads them."""
     data, training = DataConfig(), TrainingConfig()
+    prompt = Prompt.from_tokenizer(byte_tokenizer())
     settings: dict[str, Any] = {
-        "prompt": Prompt.from_tokenizer(byte_tokenizer()),
-        "audio_tokens": lambda samples: samples // (RATE // 12),
-        "rules": LabelRules(),
+        "preparer": replace(_preparer(), augment=augment),
+        "limits": TokenLimits(prompt, lambda n: n // (RATE // 12), data.max_label_tokens),
         "batch_seconds": training.batch_seconds,
         "max_utterances": training.max_utterances,
         "pool": data.pool,
-        "min_seconds": data.min_seconds,
-        "max_seconds": data.max_seconds,
-        "max_label_tokens": data.max_label_tokens,
         "num_workers": data.num_workers,
-        "quality": quality_limits(data),
         "seed": 0,
         "rank": 0,
         "world_size": 1,
     }
     return TrainingStream(sources, [1.0] * len(sources), **(settings | changes))
+
+
+def _preparer() -> Preparer:
+    data = DataConfig()
+    return Preparer(LabelRules(), data.min_seconds, data.max_seconds, quality_limits(data))
 
 
 def _open(manifest: Path) -> list[Source]:

@@ -52,12 +52,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"tiny-audio {tiny_audio.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["eval"], ["eval", "nano"], ["evil"], ["transcribe"], ["transcribe", "a.wav", "--what"], []],
-)
-def test_a_wrong_command_line_ends_in_status_2(arguments: list[str]) -> None:
-    assert cli.run(arguments) == 2
+@pytest.mark.parametrize("arguments", ["eval", "eval nano", "evil", "transcribe a.wav --what", ""])
+def test_a_wrong_command_line_ends_in_status_2(arguments: str) -> None:
+    assert cli.run(arguments.split()) == 2
 
 
 @pytest.mark.parametrize("command", ["quickstart", "train", "eval", "transcribe", "merge", "debug"])
@@ -73,29 +70,25 @@ def test_every_command_has_help(
     assert list(tmp_path.iterdir()) == []
 
 
-DATA = ("--data", "a.jsonl")
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "training.max_step=5"], "did you mean training.max_steps?"),
-        (["transcribe", "a.wav", "--model", "no/such/folder"], "no/such/folder"),
-        (["transcribe", "a.wav", "--dtype", "float12"], "use auto, float32 or bfloat16"),
-        (["eval", "nano", *DATA, "--dtype", "float12"], "use auto, float32 or bfloat16"),
-        (["transcribe", "a.wav", "--max-download", "lots"], "--max-download lots: give a size"),
-        (["eval", "nano", *DATA, "--max-download", "0"], "--max-download 0: give a size"),
+        ("train training.max_step=5", "did you mean training.max_steps?"),
+        ("transcribe a.wav --model no/such/folder", "no/such/folder"),
+        ("eval nano --data a.jsonl --dtype float12", "use auto, float32 or bfloat16"),
+        ("transcribe a.wav --max-download lots", "--max-download lots: give a size"),
+        ("eval nano --data a.jsonl --max-download 0", "--max-download 0: give a size"),
     ],
 )
 def test_a_users_mistake_is_one_line_without_a_traceback(
-    arguments: list[str],
+    arguments: str,
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run(arguments) == 2
+    assert cli.run(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -131,16 +124,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_what_was_trained_transcribes_in_a_new_process(trained: Path) -> None:
+def test_what_was_trained_transcribes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speech = trained.parent / "speech"
     files = [str(speech / name) for name in ("a.wav", "a.txt")]
-    command = [sys.executable, "-m", "tiny_audio", "transcribe", *files, "--model", str(trained)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr  # one of the two is no recording
-    good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    assert cli.run(["transcribe", *files, "--model", str(trained), "--json"]) == 1
+    good, bad = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert good["error"] is None
     assert good["seconds"] == 1.0
-    assert "a.txt" in bad["error"]
+    assert "a.txt" in bad["error"]  # no recording
 
 
 def test_ctrl_c_ends_in_130_at_once(trained: Path) -> None:
@@ -161,35 +152,32 @@ def test_ctrl_c_ends_in_130_at_once(trained: Path) -> None:
 # ------------------------------------------------------------------- output that nobody takes
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"]])
-def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
-    code = f"import sys; from tiny_audio.cli import main; sys.argv[1:] = {command}; main()"
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "import sys; from tiny_audio.cli import main; sys.argv[1:] = ['--help']; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
-    assert process.stderr is not None
     process.stdout.close()
-    said = process.stderr.read()
     assert process.wait() in (1, 128 + signal.SIGPIPE)
-    assert said == b""
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
 
 
 COMMANDS = [
-    ["--version"],
-    ["debug", "model", "model=tiny"],
-    ["eval", "RUN", "--data", "SPEECH", "--out", "OUT"],
-    ["transcribe", "SPEECH/a.wav", "--model", "RUN"],
-    ["transcribe", "SPEECH/a.wav", "--model", "RUN", "--json"],
-    ["transcribe", "SPEECH/a.wav", "--model", "RUN", "--stream"],
-    [*TRAIN, "data.path=SPEECH", "output_dir=OUT"],
+    "--version",
+    "train --help",
+    "debug model model=tiny",
+    "eval RUN --data SPEECH --out OUT",
+    "transcribe SPEECH/a.wav --model RUN --json",
+    "transcribe SPEECH/a.wav --model RUN --stream",
 ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_output_that_nobody_takes_ends_without_a_traceback(
-    command: list[str],
+    command: str,
     trained: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -197,17 +185,17 @@ def test_output_that_nobody_takes_ends_without_a_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     expected = {"left": (1, 141), "full": (2,), "closed": (2 if "transcribe" in command else 0,)}
-    for way in expected:
+    for way in expected if command != "train --help" else ("left",):  # Hydra's help takes seconds
         places = {"RUN": trained, "SPEECH": trained.parent / "speech", "OUT": tmp_path / way}
         words = command
         for name, place in places.items():
-            words = [word.replace(name, str(place)) for word in words]
+            words = words.replace(name, str(place))
         reading, writing = os.pipe()
         os.close(reading)
         with os.fdopen(writing, "w") as left, open("/dev/full", "w") as full:
             with monkeypatch.context() as patch:
                 patch.setattr(sys, "stdout", {"left": left, "full": full, "closed": None}[way])
-                status = cli.run(words)
+                status = cli.run(words.split())
             with contextlib.suppress(BrokenPipeError):  # what Click could not write
                 left.close()
         said = capsys.readouterr().err

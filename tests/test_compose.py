@@ -45,49 +45,41 @@ def test_the_result_is_typed_and_a_source_can_be_added() -> None:
     assert config.model.encoder.architecture["num_hidden_layers"] == 2
 
 
-def test_yaml_anchors_and_groups_that_build_on_another_arrive() -> None:
+def test_groups_arrive_and_the_command_line_goes_before_the_experiment() -> None:
     libri = compose(["data=librispeech"]).data.train
     assert [libri[name].split for name in libri] == ["train.100", "train.360", "train.500"]
     assert {source.path for source in libri.values()} == {"openslr/librispeech_asr"}
-    whisper = compose(["model=whisper_qwen3"]).model
-    assert whisper.encoder.architecture["model_type"] == "whisper"
-    assert whisper.decoder.id == "Qwen/Qwen3-0.6B"
-
-
-def test_the_command_line_goes_before_the_experiment() -> None:
     config = compose(["+experiments=quickstart", "model=tiny", "training.max_steps=7"])
     assert (config.model.name, config.training.max_steps) == ("tiny", 7)
     assert list(config.data.train) == ["synthetic"]
 
 
-def test_each_stage_learns_its_row_of_the_table() -> None:
-    rows = {
-        "transcription": ("mlp", ["projector"], False),
-        "mlp_lora": ("mlp", ["lora"], True),
-        "mlp_fine_tune": ("mlp", ["projector", "lora"], True),
-        "mosa": ("mosa", ["projector", "lora"], False),
-        "moe": ("moe", ["projector", "lora"], False),
-        "qformer": ("qformer", ["projector"], False),
-    }
-    for name, row in rows.items():
-        config = compose([f"+experiments={name}"])
-        training = config.training
-        assert (config.model.projector.type, training.learns, training.requires_init) == row
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("transcription", ("mlp", ["projector"], False)),
+        ("mlp_lora", ("mlp", ["lora"], True)),
+        ("mlp_fine_tune", ("mlp", ["projector", "lora"], True)),
+        ("mosa", ("mosa", ["projector", "lora"], False)),
+        ("moe", ("moe", ["projector", "lora"], False)),
+        ("qformer", ("qformer", ["projector"], False)),
+    ],
+)
+def test_each_stage_learns_its_row_of_the_table(name: str, row: tuple[object, ...]) -> None:
+    config = compose([f"+experiments={name}"])
+    training = config.training
+    assert (config.model.projector.type, training.learns, training.requires_init) == row
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("training.max_step=5", "did you mean training.max_steps?"),
-        ("max_steps=5", "did you mean training.max_steps?"),
         ("training.lora_alpha=4", "did you mean model.lora.lora_alpha?"),
         ("training.seed=4", "did you mean seed?"),
         ("modl=tiny", "did you mean model?"),
-        ("training.nonsense=1", "there is no setting training.nonsense"),
         ("fp16=true", "training.precision=bf16"),
-        ("+training.max_step=5", "did you mean training.max_steps?"),
         ("+nonsense=5", "there is no setting nonsense"),
-        ("data.train.loquacious.pth=x", "did you mean data.train.loquacious.path?"),
         ("+data.train={new: {pth: x}}", "did you mean data.train.new.path?"),
         ("data.train.new.path=x", "data.train has no new: add it with '+data.train={new:"),
         ("model.encoder.architecture.depth=3", "add it with +model.encoder.architecture.depth="),
@@ -97,9 +89,7 @@ def test_each_stage_learns_its_row_of_the_table() -> None:
         ("experiments=moe", "use +experiments=moe"),
         ("+model=nano", "write model=NAME"),
         ("training.max_steps=abc", "training.max_steps: Value 'abc'"),
-        ("training.progress=maybe", "training.progress: Value 'maybe' is not a valid bool"),
         ("data.chars_per_second=[0.9,x]", "data.chars_per_second[1]"),
-        ("seed=null", "'seed' is not Optional"),
         ("training.spec_augment=1", "set training.spec_augment.freq_masks, "),
         ("model.projector=mosa", "set model.projector.type"),
         ("training.max_steps=1,2", "--multirun"),
@@ -117,31 +107,21 @@ def test_what_is_wrong_is_said_in_one_line(override: str, said: str) -> None:
 
 TRAINER = {  # names of transformers' Trainer and of others, and what is to be set here
     "num_train_epochs": "training.max_steps",
-    "epochs": "training.max_steps",
     "per_device_train_batch_size": "training.batch_seconds",
-    "batch_size": "training.batch_seconds",
     "per_device_eval_batch_size": "evaluation.batch_seconds",
     "fp16": "training.precision=bf16",
-    "optim": "training.adam_beta1",
     "lr_scheduler_type": "training.min_lr_rate",
     "warmup_ratio": "training.warmup_steps",
-    "logging_dir": "output_dir",
     "dataloader_num_workers": "data.num_workers",
     "eval_strategy": "training.eval_steps",
-    "evaluation_strategy": "training.eval_steps",
-    "load_best_model_at_end": "training.metric_for_best_model",
     "push_to_hub": "hf upload",
     "gradient_accumulation": "training.gradient_accumulation_steps",
     "lora_r": "model.lora.r",
-    "target_modules": "model.lora.target_modules",
-    "num_beams": "evaluation.generation.num_beams",
     "flash_attention": "model.attn_implementation=flash_attention_2",
     "freeze_encoder": "training.learns=[projector]",
     "lr": "training.learning_rate, training.lora_learning_rate",
     "patience": "training.early_stopping_patience",
-    "workers": "data.num_workers",
     "race": "data.cache_encoder",
-    "beams": "evaluation.generation.num_beams",
 }
 
 
@@ -176,12 +156,10 @@ def test_every_key_is_its_own_nearest() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--training.max_steps", "5"], "write training.max_steps=VALUE, not --training.max_steps"),
         (["--training.max_steps=5"], "write training.max_steps=5, not --training.max_steps"),
         (["--model", "tiny"], "write model=VALUE, not --model"),
         (["--max-steps", "5"], "did you mean training.max_steps?"),
         (["model=tiny", "seed=x"], "seed: Value 'x'"),
-        (["model=tinny"], "did you mean model=tiny?"),
         (["--run", "--multirun"], "Only one of"),
     ],
 )

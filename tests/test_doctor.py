@@ -23,7 +23,7 @@ def test_a_machine_that_works(hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "Tiny Audio works on this machine." in done.stdout
     assert f"{hub.url} answers" in done.stdout
-    assert "Hugging Face there" in done.stdout
+    assert "a token for gated models" in done.stdout
     assert "hf_secret" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert [request.method for request in hub.requests] == ["HEAD"]

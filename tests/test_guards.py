@@ -67,12 +67,13 @@ def test_every_setting_is_read_somewhere() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
-                case ast.Attribute(attr=name, ctx=ast.Load()) | ast.arg(arg=name):
-                    read.add(name)
-                case ast.Subscript(slice=ast.Constant(value=str(name))):
-                    read.add(name)
-                case ast.Call(
-                    func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(name)), *_]
+                case (
+                    ast.Attribute(attr=name, ctx=ast.Load())
+                    | ast.arg(arg=name)
+                    | ast.Subscript(slice=ast.Constant(value=str(name)))
+                    | ast.Call(
+                        func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(name)), *_]
+                    )
                 ):
                     read.add(name)
     for path in CONF.rglob("*.yaml"):  # one setting may be the short way to another

@@ -119,12 +119,10 @@ def train(context: typer.Context) -> None:
     from tiny_audio.compose import command_line
 
     configs = command_line(context.args, f"{PROGRAM} train")
-    codes = [0]
     if configs:  # else the command line only asked to be shown something
         from tiny_audio.train.build import train as run
 
-        codes = [run(config, argv=sys.argv).exit_code for config in configs]
-    raise typer.Exit(max(codes))
+        raise typer.Exit(max(run(config, argv=sys.argv).exit_code for config in configs))
 
 
 @app.command("eval")
@@ -332,7 +330,7 @@ def _run(arguments: Sequence[str]) -> int:
     quiet = [item for item in arguments if item not in ("-v", "--verbose")]  # wherever it stands
     logs.start(verbose=len(quiet) < len(arguments))
     try:
-        status = app(args=quiet, prog_name=PROGRAM, standalone_mode=False)
+        return int(app(args=quiet, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TinyAudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -343,4 +341,3 @@ def _run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except SystemExit as end:  # of Hydra's help, and of Rich and Click where the reader has left
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return status if isinstance(status, int) else 0

@@ -127,7 +127,7 @@ class ModelConfig:
 class SourceConfig:
     """One set of recordings with transcripts."""
 
-    kind: str = "manifest"  # manifest | folder | hub | parquet | arrow | webdataset | synthetic
+    kind: str = "manifest"  # manifest | folder | hub | parquet | webdataset | synthetic
     path: str | None = None  # manifest, folder, hub dataset id, or files, see docs/data.md
     subset: str | None = None  # hub: configuration name
     split: str | None = None  # hub: split; synthetic: train or test

@@ -32,10 +32,7 @@ class DataError(TinyAudioError):
 
 
 class SourceError(DataError):
-    """What a data source's `setting` names is not what it should be.
-
-    What to do about it depends on who named it: whoever opens the source adds that.
-    """
+    """What a data source's `setting` names is wrong; whoever opens it adds what to do."""
 
     def __init__(self, message: str, *, setting: str) -> None:
         super().__init__(message)
@@ -47,12 +44,8 @@ class MissingExtraError(TinyAudioError):
 
 
 class SampleRejected(TinyAudioError):
-    """One sample cannot be used; data loading counts it under ``reason`` and goes on.
-
-    Args:
-        message: one line for people.
-        reason: short snake_case key under which the sample is counted, for example ``empty``.
-    """
+    """One sample cannot be used; data loading counts it under ``reason``, in snake_case, and goes
+    on."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)

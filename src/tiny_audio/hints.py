@@ -17,9 +17,7 @@ from tiny_audio.errors import ConfigError
 EXPERIMENTS = "experiments"  # chosen as +experiments=option
 BENCHMARKS = "data/eval"  # test sets, added as +data/eval=option
 
-_SECONDS = (
-    "batches are counted in seconds of audio; set {0}.batch_seconds (cap: {0}.max_utterances)"
-)
+_SECONDS = "batches are counted in seconds of audio; set {0}.batch_seconds or {0}.max_utterances"
 
 # What transformers' Trainer has and Tiny Audio has not, or elsewhere: what to set instead, and why.
 # Names that differ little, and those of another section, need no line: the nearest is found.
@@ -31,27 +29,22 @@ ADVICE = {
     "(fp16 is not offered: its narrow range needs loss scaling)",
     r"optim\w*|adam_epsilon": "the optimizer is torch's AdamW; set training.adam_beta1, "
     "training.adam_beta2 or training.weight_decay",
-    r"lr_scheduler\w*": "the rate rises over training.warmup_steps, then falls along a cosine to "
-    "training.min_lr_rate of its peak; set these",
-    r"warmup_ratio": "warmup is counted in steps; set training.warmup_steps",
+    r"lr_scheduler\w*|warmup_ratio": "the rate rises over training.warmup_steps, then falls along "
+    "a cosine to training.min_lr_rate of its peak; set these",
     r"(logging|eval|evaluation|save)_strategy": "all are counted in steps; set "
     "training.logging_steps, training.eval_steps or training.save_steps",
     r"dataloader_num_workers": "set data.num_workers",
     r"load_best_model_at_end|greater_is_better": "the best checkpoint, that of the lowest "
     "training.metric_for_best_model, is always kept, and used where a run's folder is named",
-    r"logging_dir|run_name|overwrite_output_dir": "a run, its logs and its name are a new folder; "
-    "set output_dir",
+    r"logging_dir|run_name|overwrite_output_dir": "a run is a new folder; set output_dir",
     r"push_to_hub": "training uploads nothing; afterwards run hf upload REPO CHECKPOINT",
     r"resume": "set training.resume_from_checkpoint=last",
-    r"lora_r(ank)?": "set model.lora.r",
-    r"(use_)?(lora|peft)": "set training.learns=[projector,lora], and model.lora.r",
-    r"attn": "set model.attn_implementation",
+    r"lora_r(ank)?|(use_)?(lora|peft)": "set training.learns=[projector,lora], and model.lora.r",
     r"\w*flash_att\w*": "set model.attn_implementation=flash_attention_2",
     r"freeze_\w*": "what training.learns does not name is frozen; set training.learns=[projector]",
     r"\w*wandb\w*": "set training.report_to=wandb",
     r"race": "run one after another with data.cache_encoder=DIR: the encoder runs once for all",
-    r"model_name\w*": "set model=NAME for one of the pairs, or model.encoder.id and "
-    "model.decoder.id",
+    r"model_name\w*": "set model=NAME for a pair, or model.encoder.id and model.decoder.id",
 }
 
 
@@ -67,18 +60,13 @@ def schema_keys(schema: type = Config, prefix: str = "", name: str = "NAME") -> 
 
 
 def nearest_key(key: str) -> str | None:
-    """The valid dotted key most like ``key``; one that ends alike goes before one spelt alike."""
+    """The valid dotted key most like ``key``: of those whose last name is most like its last."""
     parts = key.split(".")
     name = parts[2] if parts[0] == "data" and len(parts) > 2 else "NAME"
     keys = [*schema_keys(name=name), EXPERIMENTS]
-    alike = [known for known in keys if known.split(".")[-1] == parts[-1]]
-    near = difflib.get_close_matches(key, alike, 1, cutoff=0) or difflib.get_close_matches(
-        key, keys, 1
-    )
-    if not near and len(parts) == 1:  # a bare name, most like that of some section's setting
-        by_last = {known.split(".")[-1]: known for known in reversed(keys)}
-        near = [by_last[last] for last in difflib.get_close_matches(key, by_last, 1)]
-    return near[0] if near else None
+    last = difflib.get_close_matches(parts[-1], [known.split(".")[-1] for known in keys], 1)
+    alike = [known for known in keys if known.split(".")[-1] in last]
+    return next(iter(difflib.get_close_matches(key, alike, 1, cutoff=0)), None)
 
 
 def advice_on(key: str) -> str | None:
@@ -96,10 +84,8 @@ def advice_on(key: str) -> str | None:
             today.append(new)
     if today:
         return f"set {', '.join(today)}"
-    for known, tip in ADVICE.items():
-        if re.fullmatch(known, name.rpartition(".")[2]):
-            return tip
-    return None
+    bare = name.rpartition(".")[2]
+    return next((tip for known, tip in ADVICE.items() if re.fullmatch(known, bare)), None)
 
 
 def unknown_key(key: str) -> ConfigError:
@@ -113,10 +99,8 @@ def unknown_key(key: str) -> ConfigError:
 
 def unknown_name(section: str, name: str, values: type) -> ConfigError:
     """A mapping has not this name yet: say how to add it."""
-    if dataclasses.is_dataclass(values):
-        how = f"'+{section}={{{name}: {{key: value}}}}'"
-    else:
-        how = f"+{section}.{name}=VALUE"
+    several = dataclasses.is_dataclass(values)
+    how = f"'+{section}={{{name}: {{key: value}}}}'" if several else f"+{section}.{name}=VALUE"
     return ConfigError(f"{section} has no {name}: add it with {how}")
 
 

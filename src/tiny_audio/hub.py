@@ -99,18 +99,12 @@ def cached(
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(
-            repo_id,
-            revision=revision,
-            repo_type=repo_type,
-            allow_patterns=files,
-            local_files_only=True,
-        )
+        wanted = partial(snapshot_download, repo_id, revision=revision, repo_type=repo_type)
+        found = Path(wanted(allow_patterns=files, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    if files == MODEL_FILES and not has_weights(Path(found)):
-        return None  # of files that came one by one the client does not know whether they are all
-    return Path(found)
+    # Of files that came one by one the client does not know whether they are all.
+    return None if files == MODEL_FILES and not has_weights(found) else found
 
 
 def is_hub_id(name: str) -> bool:
@@ -153,9 +147,7 @@ def explain(
     from huggingface_hub import errors, get_token
     from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 
-    kind, page = "model", f"{ENDPOINT}/{repo_id}"
-    if repo_type == "dataset":
-        kind, page = "dataset", f"{ENDPOINT}/datasets/{repo_id}"
+    page = f"{ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     login = "log in with 'hf auth login' or set HF_TOKEN"
     if get_token():
         login = "the token in use does not open it"
@@ -166,8 +158,8 @@ def explain(
                 return f"{repo_id}: is gated: accept its terms on {page}, {then}{login}"
             case errors.RepositoryNotFoundError() | errors.HFValidationError():
                 return (
-                    f"{repo_id}: there is no such {kind} on the hub, or it is private: check the "
-                    f"name; for a private one, {login}"
+                    f"{repo_id}: there is no such {repo_type} on the hub, or it is private: check "
+                    f"the name; for a private one, {login}"
                 )
             case errors.RevisionNotFoundError():
                 return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
@@ -216,18 +208,14 @@ def has_weights(folder: Path) -> bool:
 def _not_cached(repo_id: str, revision: str | None, repo_type: str, error: BaseException) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
-    command = f"hf download {repo_id}"
-    if repo_type == "dataset":
-        command += " --repo-type dataset"
-    if revision is not None:
-        command += f" --revision {revision}"
-    why = "HF_HUB_OFFLINE is set"
-    if not HF_HUB_OFFLINE:
-        why = f"the hub cannot be reached ({_first_line(error)})"
+    kind = " --repo-type dataset" if repo_type == "dataset" else ""
+    at = f" --revision {revision}" if revision is not None else ""
     other = "; model=nano needs no download" if repo_type == "model" else ""
+    away = f"the hub cannot be reached ({_first_line(error)})"
+    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else away
     return (
         f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "
-        f"it with '{command}'{other}"
+        f"it with 'hf download {repo_id}{kind}{at}'{other}"
     )
 
 

@@ -16,7 +16,6 @@ from rich.table import Table
 from tiny_audio.compose import compose
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.errors import TinyAudioError
-from tiny_audio.evaluate.results import Evaluation
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.infer.transcribe import Recogniser
@@ -57,7 +56,6 @@ how such a model learns; it is no product.
 | seed | {seed} |
 | word error rate, unseen voices and sentences | {wer} |
 | substitutions, deletions, insertions | {edits} words |
-| speed of transcription | {speed} |
 
 ![loss and word error rate](loss.png)
 
@@ -77,10 +75,6 @@ def run(
         out: the run's folder; None: a new one under runs/.
         steps: updates; None: as the experiment says.
         try_file: a recording to transcribe at the end.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-
-    Raises:
-        TinyAudioError: espeak-ng is not installed, or the folder or recording cannot be used.
     """
     console = Console()
     if try_file is not None and not try_file.is_file():
@@ -102,16 +96,24 @@ def run(
         max_utterances=cfg.evaluation.max_utterances,
         generation=cfg.evaluation.generation,
     )
-    report = _report(test, steps=summary.steps, time=duration(summary.seconds), seed=seed)
-    table = Table(title="On voices and sentences never heard in training", title_justify="left")
-    table.add_column("was said")
-    table.add_column("was understood")
-    for record in test.records[:SHOWN]:
-        table.add_row(record.reference, record.hypothesis)
+    words, time = test.score.words, duration(summary.seconds)
+    pairs = [(record.reference, record.hypothesis) for record in test.records[:SHOWN]]
+    report = _REPORT.format(
+        steps=summary.steps,
+        time=time,
+        seed=seed,
+        wer=percent(words.rate),
+        edits=f"{words.substitutions}, {words.deletions}, {words.insertions} of {words.reference}",
+        pairs="\n".join(f"| {said} | {understood} |" for said, understood in pairs),
+    )
+    table = Table("was said", "was understood", title_justify="left")
+    table.title = "On voices and sentences never heard in training"
+    for pair in pairs:
+        table.add_row(*pair)
     console.print("", table)
     console.print(
-        f"Word error rate {percent(test.score.words.rate)} over {len(test.records)} utterances, "
-        f"after {duration(summary.seconds)} of training",
+        f"Word error rate {percent(words.rate)} over {len(test.records)} utterances, "
+        f"after {time} of training",
         highlight=False,
     )
     if try_file is not None:
@@ -122,17 +124,3 @@ def run(
     (out / "report.md").write_text(report, encoding="utf-8")
     console.print(_NEXT.format(out=out), highlight=False, markup=False)
     return summary.exit_code
-
-
-def _report(test: Evaluation, *, steps: int, time: str, seed: int) -> str:
-    """report.md: the figures and examples of the run."""
-    words = test.score.words
-    return _REPORT.format(
-        steps=steps,
-        time=time,
-        seed=seed,
-        wer=percent(words.rate),
-        edits=f"{words.substitutions}, {words.deletions}, {words.insertions} of {words.reference}",
-        speed=f"{test.rtfx:.0f} times real time" if test.rtfx else "not measured",
-        pairs="\n".join(f"| {r.reference} | {r.hypothesis} |" for r in test.records[:SHOWN]),
-    )

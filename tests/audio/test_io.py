@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.audio.encoding import encoded, sine
 from tests.data.faulty import Fault, Server, serving
 
+from tiny_audio.audio.decode import read_stretch
 from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
 from tiny_audio.errors import AudioError
 
@@ -221,17 +222,12 @@ def test_places_agree(container: str, codec: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(load_audio(file), expected)
             assert not file.closed
     assert probe_duration(path) == pytest.approx(0.5, abs=0.1)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_named_pipe(tmp_path: Path) -> None:
-    data = encoded(sine(440, 0.5, SAMPLE_RATE), SAMPLE_RATE, "WAV", "PCM_16")
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(data))
-    writer.start()
-    assert len(load_audio(pipe)) == 8_000
-    writer.join()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(pipe := tmp_path / "pipe")
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer.start()
+        np.testing.assert_array_equal(load_audio(pipe), expected)
+        writer.join()
 
 
 @pytest.fixture
@@ -255,6 +251,9 @@ def test_addresses(server: Server) -> None:
         assert caught.value.reason == reason
         assert path in str(caught.value)
         assert "secret" not in str(caught.value)
+    with pytest.raises(AudioError, match="cannot be downloaded") as caught:
+        load_audio("http://user:secret@127.0.0.1:9/x.wav")
+    assert "secret" not in str(caught.value)
 
 
 def test_what_is_too_large_is_not_read(server: Server) -> None:
@@ -267,12 +266,6 @@ def test_what_is_too_large_is_not_read(server: Server) -> None:
     assert server.sent < 32  # what the sockets hold beyond the limit
 
 
-def test_a_server_that_does_not_answer() -> None:
-    with pytest.raises(AudioError, match="cannot be downloaded") as caught:
-        load_audio("http://user:secret@127.0.0.1:9/x.wav")
-    assert "secret" not in str(caught.value)
-
-
 def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
     paths = sorted((shared_data / "speech_test").glob("*.flac"))[::3]
     paths += sorted((shared_data / "speech_train").glob("*/*.opus"))[:5]
@@ -282,3 +275,55 @@ def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
         expected = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE, quality="HQ")
         np.testing.assert_allclose(load_audio(path), expected, atol=1e-5)
         assert probe_duration(path) == pytest.approx(len(samples) / rate)
+
+
+# Stretches
+
+
+def speech(rate: int, kind: str, codec: str = "PCM_16", channels: int = 1) -> bytes:
+    """A tone of changing height in noise, for 12 s."""
+    t = np.arange(12 * rate)[:, None] / rate
+    tone = 0.3 * np.sin(2 * np.pi * (150 + 40 * np.sin(t)) * t)
+    samples = tone + 0.05 * np.random.default_rng(rate).standard_normal((len(t), channels))
+    return encoded(samples.astype(np.float32), rate, kind, codec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "rate", "channels", "tolerance"),
+    [
+        *((kind, "PCM_16", 16_000, 1, 0.0) for kind in ("WAV", "FLAC", "AIFF")),
+        *((kind, "PCM_16", 16_000, 2, 0.0) for kind in ("WAV", "FLAC")),
+        *(("WAV", "PCM_16", rate, 1, 2e-6) for rate in (8_000, 11_025, 44_100)),
+        *(("FLAC", "PCM_16", rate, 1, 2e-6) for rate in (22_050, 48_000)),
+        *(("OGG", codec, 16_000, 1, 1e-3) for codec in ("VORBIS", "OPUS")),
+        *(("ipod", "aac", 44_100, 1, 0.0), ("mp3", "libmp3lame", 44_100, 1, 0.0)),
+    ],
+)
+def test_a_stretch_is_the_same_to_the_sample(kind, codec, rate, channels, tolerance) -> None:
+    data = speech(rate, kind, codec, channels)
+    whole = load_audio(data)
+    for offset, duration in [(0.0, 1.0), (0.3, 0.7), (7.123, 2.0), (8.00001, 0.5), (10.9, 1.1)]:
+        start, count = round(offset * 16_000), round(duration * 16_000)
+        got = load_audio(data, offset=offset, duration=duration)
+        assert got.dtype == np.float32
+        wanted = whole[start : start + count]
+        assert np.abs(got - wanted).max() <= tolerance  # a sample off would be 0.05
+        sought = read_stretch(
+            io.BytesIO(data), start, start + count
+        )  # what comes before is skipped
+        assert (sought is not None) == kind.isupper()
+
+
+def test_past_the_end_there_is_what_is_left_and_damage_elsewhere_does_no_harm() -> None:
+    data = speech(16_000, "WAV")
+    whole = load_audio(data)
+    assert np.array_equal(load_audio(data, offset=11.5, duration=2.0), whole[-8_000:])
+    assert np.array_equal(load_audio(data, offset=11.5), whole[-8_000:])
+    assert load_audio(data, offset=50.0, duration=2.0).size == 0
+    assert np.array_equal(load_audio(whole, offset=3.0, duration=0.5), whole[48_000:56_000])
+    cut = data[: len(data) // 2]
+    assert np.array_equal(load_audio(cut, offset=2.0, duration=1.0), whole[32_000:48_000])
+    with pytest.raises(AudioError, match="breaks off"):
+        load_audio(cut, offset=9.0, duration=1.0)
+    with pytest.raises(AudioError, match="not in an audio"):
+        load_audio(b"no audio at all", offset=1.0, duration=1.0)

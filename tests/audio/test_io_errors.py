@@ -105,11 +105,8 @@ def test_truncated_files_are_told(kind, files, capfd) -> None:
     for share in (0.75, 0.5, 0.1, 0.01):
         assert rejection(whole[: int(len(whole) * share)]).reason == "truncated"
     assert capfd.readouterr().err == ""  # the decoders keep their warnings to themselves
-
-
-def test_truncation_says_what_was_found(files) -> None:
-    data = files["WAV", "PCM_16"]
-    assert "0.75 s of 1.50 s" in str(rejection(data[: len(data) // 2 + 22]))
+    if kind == ("WAV", "PCM_16"):
+        assert "0.75 s of 1.50 s" in str(rejection(whole[: len(whole) // 2 + 22]))
 
 
 @pytest.mark.parametrize("kind", [("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("ipod", "aac")])
@@ -150,35 +147,34 @@ def test_a_picture_track_that_outlasts_the_sound_is_no_damage() -> None:
 # Samples that cannot be used
 
 
+ARRAYS = {
+    "empty": (np.zeros(0), np.zeros((2, 0)), torch.zeros(0), np.zeros((0, 0))),
+    "not_audio": (
+        *(np.zeros((2, 3, 4)), np.array(1.0), np.zeros(9, bool), np.zeros(9, complex)),
+        *(np.array(["a"]), np.array([None]), torch.zeros(())),
+        np.zeros(9, np.int64),  # of which width were the samples?
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", ARRAYS)
+def test_arrays_that_are_no_audio(reason: str) -> None:
+    for array in ARRAYS[reason]:
+        assert rejection(array).reason == reason
+
+
 def test_no_samples() -> None:
     for kind in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")):
         nothing = encoded(np.zeros((0, 1), np.float32), SAMPLE_RATE, *kind)
         assert rejection(nothing).reason == "empty", kind
-    for array in (np.zeros(0), np.zeros((2, 0)), torch.zeros(0), np.zeros((0, 0))):
-        assert rejection(array).reason == "empty"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_values_that_are_not_finite(value: float) -> None:
     samples = np.zeros((1_000, 2), np.float32)
     samples[500] = value
-    assert rejection(encoded(samples, 44_100, "WAV", "FLOAT")).reason == "not_finite"
-    assert rejection(samples).reason == "not_finite"
-    assert rejection(torch.from_numpy(samples)).reason == "not_finite"
-
-
-def test_arrays_that_are_no_audio() -> None:
-    for array in (
-        np.zeros((2, 3, 4)),
-        np.array(1.0),
-        np.zeros(9, bool),
-        np.zeros(9, complex),
-        np.zeros(9, np.int64),  # of which width were the samples?
-        np.array(["a"]),
-        np.array([None]),
-        torch.zeros(()),
-    ):
-        assert rejection(array).reason == "not_audio"
+    for source in (encoded(samples, 44_100, "WAV", "FLOAT"), samples, torch.from_numpy(samples)):
+        assert rejection(source).reason == "not_finite"
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 1, 10**9])

@@ -60,11 +60,10 @@ def wav(pcm: bytes, *, rate: int = RATE, channels: int = 1, bits: int = 16, **si
 
 def whole_files() -> dict[str, bytes]:
     """One good recording of each kind."""
-    at_48 = ("opus", "webm")
     found = {}
-    for suffix, (container, codec) in CONTAINERS.items():
-        rate = 48_000 if suffix in at_48 else RATE
-        found[suffix] = encoded(speech(rate=rate), rate, container, codec)
+    for suffix, kind in CONTAINERS.items():
+        rate = 48_000 if suffix in ("opus", "webm") else RATE
+        found[suffix] = encoded(speech(rate=rate), rate, *kind)
     return found
 
 
@@ -130,22 +129,19 @@ def lying(files: dict[str, bytes]) -> Iterator[Case]:
 
 def odd_samples() -> Iterator[Case]:
     """Decodable, and yet: not finite, constant, one sample, many channels, extreme rates."""
-    for name, value in (("nan", np.nan), ("inf", np.inf), ("minus-inf", -np.inf)):
-        for where in (0, 8_000, -1):
-            samples = speech()
-            samples[where] = value
-            yield f"{name}-at-{where}.wav", encoded(samples, RATE, "WAV", "FLOAT")
+    for name, value, where in (("nan", np.nan, 0), ("inf", np.inf, -1)):
+        samples = speech()
+        samples[where] = value
+        yield f"{name}-at-{where}.wav", encoded(samples, RATE, "WAV", "FLOAT")
     for name, samples in {
         "all-nan": np.full((RATE, 1), np.nan, np.float32),
         "dc": np.full((RATE, 1), 0.5, np.float32),
         "full-dc": np.ones((RATE, 1), np.float32),
         "silence": np.zeros((RATE, 1), np.float32),
-        "denormal": np.full((RATE, 1), 1e-42, np.float32),
         "giant": speech() * np.float32(1e30),
         "sixteen-bits-as-float": speech() * 32_768,
         "square": np.sign(speech()),
         "one-sample": speech()[:1],
-        "two-samples": speech()[:2],
         "no-sample": speech()[:0],
     }.items():
         yield f"{name}.wav", encoded(samples, RATE, "WAV", "FLOAT")
@@ -176,7 +172,6 @@ def foreign() -> Iterator[Case]:
         "noise.mp3": rng.randbytes(1 << 20),
         "noise.wav": rng.randbytes(1 << 16),
         "text.wav": text.encode(),
-        "text-16.wav": text.encode("utf-16"),
         "page.mp3": b"<!doctype html><html><body>404</body></html>",
         "pointer.wav": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "list.m3u8": b"#EXTM3U\n#EXTINF:3,\n/etc/hostname\n#EXT-X-ENDLIST\n",
@@ -185,14 +180,11 @@ def foreign() -> Iterator[Case]:
         "gzip.wav": b"\x1f\x8b\x08" + rng.randbytes(500),
         "pdf.mp3": b"%PDF-1.7\n" + rng.randbytes(500),
         "picture.wav": b"\x89PNG\r\n\x1a\n" + rng.randbytes(500),
-        "photo.m4a": b"\xff\xd8\xff\xe0\0\x10JFIF" + rng.randbytes(500),
         "webp.wav": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(24),
         "only-id3.mp3": b"ID3\3\0\0\0\0\0\x0a" + bytes(10),
         "only-ftyp.mp4": b"\0\0\0\x18ftypM4A \0\0\0\0" + bytes(8),
         "only-ogg.ogg": b"OggS" + bytes(40),
         "only-flac.flac": b"fLaC" + bytes(40),
-        "midi.wav": b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk\0\0\0\4\0\xff\x2f\0",
-        "srt.wav": b"1\n00:00:01,000 --> 00:00:02,000\nhello\n",
     }.items()
 
 

@@ -53,13 +53,10 @@ def test_cuts_fall_into_the_pauses() -> None:
         assert within >= len(word)
 
 
-def test_a_short_recording_is_one_span() -> None:
-    assert split_long(np.zeros(0, np.float32), 30.0, 1.0) == []
-    assert split_long(np.ones(7, np.float32), 30.0, 1.0) == [(0, 7)]
-    assert split_long(np.ones(480_000, np.float32), 30.0, 15.0) == [(0, 480_000)]
-
-
-def test_silence_is_cut_as_late_as_allowed() -> None:
+def test_a_short_recording_is_one_span_and_silence_is_cut_late() -> None:
+    for samples, lengths in ((0, []), (7, [7]), (480_000, [480_000])):
+        spans = split_long(np.ones(samples, np.float32), 30.0, 15.0)
+        assert [stop - start for start, stop in spans] == lengths
     spans = split_long(np.zeros(100 * SAMPLE_RATE, np.float32), 30.0, 5.0)
     assert [stop - start for start, stop in spans] == [480_000, 480_000, 480_000, 160_000]
 

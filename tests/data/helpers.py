@@ -15,6 +15,7 @@ import soundfile
 
 from tiny_audio.config import SourceConfig
 from tiny_audio.data.loader import TrainingStream
+from tiny_audio.data.prepare import Preparer, TokenLimits
 from tiny_audio.data.records import Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.model.batch import Batch
@@ -78,24 +79,21 @@ def open_one(**values: Any) -> Source:
     return open_sources({"main": spec(**values)}, key="data.train")[0]
 
 
-def make_stream(sources: Sequence[Source], prompt: Prompt, **changes: Any) -> TrainingStream:
-    settings: dict[str, Any] = {
-        "prompt": prompt,
-        "audio_tokens": audio_tokens,
-        "rules": LabelRules(case="keep", punctuation="keep"),
-        "batch_seconds": 6.0,
-        "max_utterances": 8,
-        "pool": 16,
-        "min_seconds": 0.2,
-        "max_seconds": 30.0,
-        "max_label_tokens": 64,
-        "num_workers": 0,
-        "seed": 5,
-        "rank": 0,
-        "world_size": 1,
+def reading(prompt: Prompt, **changes: Any) -> dict[str, Any]:
+    """How records are read, for a stream or an evaluation; what is not of it is passed on."""
+    chosen: dict[str, Any] = {
+        **{"rules": LabelRules(case="keep", punctuation="keep")},
+        **{"min_seconds": 0.2, "max_seconds": 30.0, "quality": None, "augment": None},
     }
-    weights = [source.weight for source in sources]
-    return TrainingStream(sources, weights, **(settings | changes))
+    chosen |= {name: changes.pop(name) for name in chosen.keys() & changes.keys()}
+    limits = TokenLimits(prompt, audio_tokens, max_label_tokens=64)
+    return {"preparer": Preparer(**chosen), "limits": limits, "num_workers": 0} | changes
+
+
+def make_stream(sources: Sequence[Source], prompt: Prompt, **changes: Any) -> TrainingStream:
+    settings = {"batch_seconds": 6.0, "max_utterances": 8, "pool": 16, "seed": 5}
+    settings |= {"rank": 0, "world_size": 1} | reading(prompt, **changes)
+    return TrainingStream(sources, [source.weight for source in sources], **settings)
 
 
 def take(stream: TrainingStream, count: int) -> list[Batch]:
@@ -104,3 +102,8 @@ def take(stream: TrainingStream, count: int) -> list[Batch]:
 
 def ids(batches: Sequence[Batch]) -> list[list[str]]:
     return [batch.ids for batch in batches]
+
+
+def reject_lines(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
+    path = folder / (f"rejects-{rank}.jsonl" if rank else "rejects.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -6,7 +6,7 @@ import json
 import pickle
 import random
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,12 @@ import pytest
 import soundfile
 import torch
 
-from tests.data.helpers import (
-    make_corpus,
-    make_stream,
-    noise,
-    open_one,
-    spec,
-    take,
-    write_manifest,
-)
+from tests.data.helpers import make_corpus, make_stream, noise, open_one, spec, take, write_manifest
 from tests.data.test_loader import same
 from tests.train.helpers import rows, run, write_set
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.compose import compose
-from tiny_audio.config import AugmentConfig, ChangeConfig
+from tiny_audio.config import AugmentConfig
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
@@ -60,15 +52,11 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def augmenter(*, seed: int = 3, limits: tuple[float, float] = (0.2, 30.0), repeats=0, **changes):
-    config = AugmentConfig()
+    config = asdict(AugmentConfig())
     for name, value in changes.items():
-        kind = getattr(config, name)
-        merged = replace(kind, **value) if isinstance(kind, ChangeConfig) else value
-        setattr(config, name, merged)
+        config[name] = config[name] | value if isinstance(value, dict) else value
     low, high = limits
-    opened = open_augmenter(
-        asdict(config), seed=seed, min_seconds=low, max_seconds=high, repeats=repeats
-    )
+    opened = open_augmenter(config, seed=seed, min_seconds=low, max_seconds=high, repeats=repeats)
     assert opened is not None
     return opened
 
@@ -123,33 +111,22 @@ def test_another_seed_pass_sample_or_source_is_changed_otherwise(noises, rooms):
     assert np.array_equal(apply(again, clip, epoch=3), apply(change, clip, epoch=1))
 
 
-def test_neither_order_nor_process_nor_other_kinds_matter(noises, rooms):
+def test_neither_order_nor_process_nor_random_states_nor_other_kinds_matter(noises, rooms):
     clips = {f"c{n}": noise(0.5 + n / 10, n) for n in range(6)}
-    change = everything(noises, rooms)
+    change = everything(noises, rooms, transforms=[{"name": "Shift", "p": 1.0}])
     forward = {name: apply(change, clip, name) for name, clip in clips.items()}
     again = pickle.loads(pickle.dumps(change))
     for name in reversed(clips):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
         assert np.array_equal(apply(again, clips[name], name), forward[name])
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[:2]
+        assert torch.equal(torch.get_rng_state(), before[2])
+        random.seed(name)
+        np.random.seed(len(name))
     gain = augmenter(gain={"p": 1.0})
     both = augmenter(gain={"p": 1.0}, transforms=[{"name": "PolarityInversion", "p": 1.0}])
     for name, clip in clips.items():
         assert np.array_equal(apply(gain, clip, name), -apply(both, clip, name))
-
-
-def test_the_global_random_states_are_left_alone_and_do_not_matter(noises, rooms):
-    shift = [{"name": "AddGaussianSNR", "p": 1.0}, {"name": "Shift", "p": 1.0}]
-    change = everything(noises, rooms, transforms=shift)
-    clip, found = noise(1.0, 1), []
-    for seed in (1, 2):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-        found.append(apply(change, clip))
-        assert random.getstate() == before[0]
-        assert np.random.get_state()[1].tolist() == before[1]
-        assert torch.equal(torch.get_rng_state(), before[2])
-    assert np.array_equal(*found)
 
 
 # ------------------------------------------------------------------- each does what its name says
@@ -278,29 +255,27 @@ def test_rejects_do_not_depend_on_augmentation(tmp_path, prompt, noises, rooms):
 
 def test_noise_alone_reaches_the_loss_as_an_end_token(corpora, prompt, noises):
     change = augmenter(noise_only=0.4, noise={"path": str(noises), "range": [20.0, 20.0]})
-    plain = {
-        i: (text, batch.waveform[row, : batch.waveform_lengths[row]])
-        for batch in take(stream_of(corpora, prompt, None), 5)
-        for row, (i, text) in enumerate(zip(batch.ids, batch.texts, strict=True))
-    }
-    silent = heard = 0
-    for batch in take(stream_of(corpora, prompt, change), 10):
-        assert batch.labels is not None
-        for row, text in enumerate(batch.texts):
-            learned = batch.labels[row][batch.labels[row] != IGNORE].tolist()
-            was, waveform = plain[batch.ids[row]]
-            now = batch.waveform[row, : batch.waveform_lengths[row]]
-            if text:
-                assert (text, learned[-1]) == (was, prompt.end_id)
-                assert torch.equal(now, waveform)
-                heard += 1
-            else:
-                assert learned == [prompt.end_id]
-                level = 10 * np.log10(float(now.square().mean() / waveform.square().mean()))
-                assert level == pytest.approx(-20, abs=1.0)  # a short noise is repeated
-                assert abs(np.corrcoef(now, waveform)[0, 1]) < 0.1
-                silent += 1
-    assert 0.2 < silent / (silent + heard) < 0.6
+
+    def clips(change: Augmenter | None, count: int):
+        for batch in take(stream_of(corpora, prompt, change), count):
+            for row, (id, text) in enumerate(zip(batch.ids, batch.texts, strict=True)):
+                learned = batch.labels[row][batch.labels[row] != IGNORE].tolist()
+                yield id, text, batch.waveform[row, : batch.waveform_lengths[row]], learned
+
+    plain = {id: (text, waveform) for id, text, waveform, _ in clips(None, 5)}
+    silent = []
+    for id, text, now, learned in clips(change, 10):
+        silent.append(not text)
+        was, waveform = plain[id]
+        if text:
+            assert (text, learned[-1]) == (was, prompt.end_id)
+            assert torch.equal(now, waveform)
+        else:
+            assert learned == [prompt.end_id]
+            level = 10 * np.log10(float(now.square().mean() / waveform.square().mean()))
+            assert level == pytest.approx(-20, abs=1.0)  # a short noise is repeated
+            assert abs(np.corrcoef(now, waveform)[0, 1]) < 0.1
+    assert 0.2 < np.mean(silent) < 0.6
 
 
 # ---------------------------------------------------------------------------- what is refused
@@ -315,11 +290,11 @@ def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"set data\.augment\.noise\.path=DIR"):
         find_augmentation(compose(settings))
     where.mkdir()
-    with pytest.raises(DataError, match="has no recordings"):
+    with pytest.raises(DataError, match="no recording that can be heard"):
         find_augmentation(compose(opened))
     (where / "a.wav").write_bytes(b"no audio")
     soundfile.write(where / "b.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(DataError, match="None of 2 recordings"):
+    with pytest.raises(DataError, match="no recording that can be heard"):
         find_augmentation(compose(opened))
     assert find_augmentation(compose(["model=tiny", "output_dir=x"])) is None
 
@@ -343,8 +318,8 @@ def test_manifests_name_recordings(tmp_path: Path):
     manifest = write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "x.wav", "kind": "noise"}])
     change = augmenter(noise={"p": 1.0, "path": str(manifest)})
     assert not np.array_equal(apply(change, noise(0.5, 1)), noise(0.5, 1))
-    manifest.write_text('{"audio_filepath": "x.wav"}\n{"path": "y.wav"}\n')
-    with pytest.raises(DataError, match=r"wrong in line 2 .*audio_filepath"):
+    manifest.write_text('{"path": "y.wav"}\n')
+    with pytest.raises(DataError, match=r"is no manifest .*audio_filepath"):
         augmenter(noise={"p": 1.0, "path": str(manifest)})
 
 
@@ -352,9 +327,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     ("change", "message"),
     [
         ({"gain": {"p": 1.5}}, r"gain\.p=1\.5 is a probability"),
-        ({"noise_only": -1.0}, r"noise_only=-1 is a probability"),
         ({"gain": {"range": [3.0]}}, r"gain\.range=\[3\.0\]: write \[lowest,highest\]"),
-        ({"speed": {"range": [1.1, 0.9]}}, r"speed\.range"),
         ({"speed": {"range": [0.0, 1.0]}}, r"speed\.range.*within 0\.5 and 2"),
         ({"room": {"range": [0.0, 1.0]}}, "room.range has no meaning"),
         ({"gain": {"path": "x"}}, "gain.path has no meaning"),

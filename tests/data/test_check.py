@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.image import imread
 from tests.data.helpers import noise, write_manifest
 from tiny_audio.cli import run
 from tiny_audio.data.check import check_command
-from tiny_audio.data.check_statistics import MARKERS, label_style, markers, odd_characters
+from tiny_audio.data.check_statistics import markers
 from tiny_audio.errors import ConfigError, DataError
 
 INLINE = ["data.num_workers=0"]
@@ -92,14 +91,6 @@ def test_tokens_are_those_of_the_model(corpus: Path, tmp_path: Path) -> None:
     assert "context" not in {finding["kind"] for finding in report["findings"]}
 
 
-def test_a_tokenizer_of_a_pair_from_the_hub_is_read_from_a_folder(
-    corpus: Path, tmp_path: Path, shared_data: Path
-) -> None:
-    tokenizer = f"model.decoder.id={shared_data / 'qwen3_tokenizer'}"
-    found = check(corpus, tokenizer, out=tmp_path, model="glm_qwen3", limit=3)
-    assert found["figures"]["tokens"]["context"] == 40_960
-
-
 def test_settings_are_those_of_training(troubled: Path, tmp_path: Path) -> None:
     report = check(troubled, "data.labels.allow_empty=true", out=tmp_path)
     assert report["rejects"]["reasons"] == {"too_short": 1, "unreadable": 1}
@@ -141,33 +132,31 @@ def test_the_command(
     assert max(len(row) for row in said.splitlines() if str(tmp_path) not in row) <= 80
     assert "repeat: 1 utterances came before, same audio" in said
     assert run(["data", "check", str(corpus), *options, "--limit", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "main utterances 4," in said
-    assert "nothing stands out" in said
+    assert "main utterances 4," in capsys.readouterr().out
 
 
 # ------------------------------------------------------------- what in a label nobody said
 
 
 @pytest.mark.parametrize(
-    ("label", "kind"),
+    "label",
     [
-        ("well (laughs softly) yes", "bracket"),
-        ("a < b", "bracket"),
-        ("what???", "repeated sign"),
-        ("wait .....", "repeated sign"),
-        ("noooooo", "repeated letter"),
-        ("the the the the cat", "repeated word"),
-        ("nan", "placeholder"),
-        ("he said xxx to me", "placeholder"),
-        ("fish &amp; chips", "markup"),
-        ("see https://example.org/x now", "markup"),
-        ("caf\N{REPLACEMENT CHARACTER}", "encoding"),
-        ("cafÃ© au lait", "encoding"),
+        "well (laughs softly) yes",
+        "a < b",
+        "what???",
+        "wait .....",
+        "noooooo",
+        "the the the the cat",
+        "nan",
+        "he said xxx to me",
+        "fish &amp; chips",
+        "see https://example.org/x now",
+        "caf\N{REPLACEMENT CHARACTER}",
+        "cafÃ© au lait",
     ],
 )
-def test_suspicious(label: str, kind: str) -> None:
-    assert MARKERS[kind].search(label)
+def test_suspicious(label: str) -> None:
+    assert markers(label)
 
 
 @pytest.mark.parametrize(
@@ -179,22 +168,9 @@ def test_suspicious(label: str, kind: str) -> None:
         "nan's house is null and void",
         "that that that is is",
         "IT'S AN EMAIL FROM BOB & ALICE",
-        "ÉCOLE à côté, großes Haus",
+        "ÉCOLE à côté, großes Haus, «maçã»",
         "今日はいい天気ですね",
-        "well-known co-op",
     ],
 )
 def test_what_people_say_is_not_suspicious(label: str) -> None:
     assert markers(label) == set()
-
-
-def test_odd_characters_are_signs_and_rare_letters() -> None:
-    text = "plain words, isn't it? " * 2000 + "été " * 2000 + "ŧ € _"
-    assert set(odd_characters(Counter(text))) == {"ŧ", "€", "_"}
-
-
-def test_the_style_of_labels() -> None:
-    labels = ["ALL LOUD", "all quiet", "Some of both, really.", "3 cats", "I"]
-    found = Counter(style for label in labels for style in label_style(label))
-    cases = {"in capitals": 1, "known case": 4}
-    assert found == cases | {"with punctuation": 1, "with digits": 1}

@@ -1,4 +1,4 @@
-"""Parquet, arrow and WebDataset files on this machine."""
+"""Sources on this machine: what is drawn, by whom, and from where on; and files of every kind."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import json
 from itertools import islice, takewhile
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 import tiny_audio.data.shards as shards
-from tests.data.helpers import clip, noise, open_one, write_tar
+from tests.data.helpers import clip, make_corpus, noise, open_one, write_tar
+from tiny_audio.audio.io import load_audio
 from tiny_audio.data.files import find_shards
 from tiny_audio.data.records import Record, Source
 from tiny_audio.data.rejects import Reject
-from tiny_audio.errors import DataError
+from tiny_audio.data.shards import audio_of
+from tiny_audio.data.sources import hold_out
+from tiny_audio.errors import AudioError, DataError
 
 FILES, ROWS = 4, 9
-KINDS = ["parquet", "arrow", "webdataset"]
+KINDS = ["parquet", "webdataset", "hub"]
 
 
 def sound(number: int, kind: str = "FLAC") -> bytes:
@@ -27,6 +31,7 @@ def sound(number: int, kind: str = "FLAC") -> bytes:
 
 
 def write_files(folder: Path, kind: str) -> Path:
+    """Shards of a kind; those of the hub have its own metadata, and a column too many."""
     folder.mkdir(exist_ok=True)
     for number in range(FILES):
         mine = range(number * ROWS, (number + 1) * ROWS)
@@ -36,26 +41,29 @@ def write_files(folder: Path, kind: str) -> Path:
             pairs = [(f"x/{n:03d}.{end}", part(n)) for n in mine for end, part in parts.items()]
             write_tar(path.with_suffix(".tar.gz" if number == 1 else ".tar"), pairs)
             continue
-        table = pa.table(
-            {
-                "audio": [{"bytes": sound(n), "path": f"{n:03d}.flac"} for n in mine],
-                "text": [f"word {n}" for n in mine],
-                "speaker": [f"s{n % 3}" for n in mine],
-            }
-        )
-        if kind == "parquet":
-            pq.write_table(table, path.with_suffix(".parquet"), row_group_size=4)
-            continue
-        maker = pa.ipc.new_file if number % 2 else pa.ipc.new_stream
-        with maker(str(path.with_suffix(".arrow")), table.schema) as writer:
-            writer.write_table(table, max_chunksize=4)
+        columns = {
+            "audio": [{"bytes": sound(n), "path": "audio.flac"} for n in mine],
+            "text": [f"word {n}" for n in mine],
+            "speaker": [f"s{n % 3}" for n in mine],
+        }
+        table = pa.table(columns | ({"useless": [[1.0, 2.0]] * ROWS} if kind == "hub" else {}))
+        if kind == "hub":
+            features: dict = {name: {"dtype": "string", "_type": "Value"} for name in columns}
+            features["audio"] = {"_type": "Audio"}
+            number_type = {"dtype": "float64", "_type": "Value"}
+            features["useless"] = {"feature": number_type, "_type": "List"}
+            metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+            table = table.replace_schema_metadata(metadata)
+        pq.write_table(table, f"{path}.parquet", row_group_size=4)
     return folder
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, "manifest"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    folder = write_files(tmp_path_factory.mktemp(request.param), request.param)
-    return {"kind": request.param, "path": str(folder)}
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "manifest":
+        return {"path": str(make_corpus(folder, FILES * ROWS))}
+    return {"kind": request.param, "path": str(write_files(folder, request.param))}
 
 
 @pytest.fixture
@@ -68,16 +76,36 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "BLOCK", 5)
 
 
-def test_rows_are_records_in_their_order(source):
+def test_rows_are_records_in_their_order(place):
+    source = open_one(**place, speaker_column="speaker")
     records = list(source.records())
     assert [record.text for record in records] == [f"word {n}" for n in range(FILES * ROWS)]
-    assert records[13].audio == sound(13)
     assert len({record.id for record in records}) == FILES * ROWS
     assert [record.id for record in source.records(30)] == [record.id for record in records[30:]]
+    if place.get("kind", "manifest") != "manifest":
+        assert records[13].audio == sound(13)
+    if place.get("kind") in ("parquet", "hub"):
+        assert records[13].speaker == "s1"
+
+
+def test_each_pass_is_whole_and_in_another_order(source):
+    drawn = list(islice(source.draws(1, 0, 1, None), 2 * FILES * ROWS))
+    first, second = ([d.item.id for d in drawn if d.epoch == epoch] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == sorted(row.id for row in source.records())
+    other = [d.item.id for d in islice(source.draws(2, 0, 1, None), FILES * ROWS)]
+    assert len({tuple(first), tuple(second), tuple(other)}) == 3
+
+
+def test_the_held_out_part_is_never_drawn(source):
+    (trained,), (held,) = hold_out([source], 3)
+    held_ids = {row.id for row in held.records()}
+    assert len(held_ids) <= 3
+    drawn = {d.item.id for d in islice(trained.draws(1, 0, 1, None), FILES * ROWS - 3)}
+    assert not held_ids & drawn
 
 
 @pytest.mark.parametrize("limit", [None, 20])
-@pytest.mark.parametrize("world_size", [1, 2, 6])  # more ranks than files, too
+@pytest.mark.parametrize("world_size", [2, 6])  # more ranks than files, too
 def test_ranks_share_every_pass(place, world_size, limit):
     source = open_one(**place, max_samples=limit)
     drawn = []
@@ -98,15 +126,59 @@ def test_a_cursor_goes_on_at_the_next_record(source):
     assert 0.9 < passes[35] <= 1 < passes[59] < 2
 
 
-def test_a_damaged_file_is_left_out(tmp_path):
-    for kind in KINDS:
-        folder = write_files(tmp_path / kind, kind)
-        bad = sorted(folder.iterdir())[2]
-        bad.write_bytes(b"\0\1" * 5_000)
-        items = list(open_one(kind=kind, path=str(folder)).records())
-        (reject,) = [item for item in items if isinstance(item, Reject)]
-        assert (reject.id, reject.reason) == (str(bad), "shard_corrupt")
-        assert len(items) == (FILES - 1) * ROWS + 1
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_goes_away_or_is_damaged_is_left_out(tmp_path, kind, caplog):
+    folder = write_files(tmp_path / kind, kind)
+    quick = {"retries": 1, "backoff": 0.01}
+    source = open_one(kind=kind, path=str(folder), options=quick)
+    names, files = source._names, sorted(folder.iterdir())
+    files[1].unlink()
+    files[2].write_bytes(b"\0\1" * 5_000)
+    items = list(source.records())
+    lost = {item.id: item.reason for item in items if isinstance(item, Reject)}
+    assert lost == {names[1]: "shard_unreachable", names[2]: "shard_corrupt"}
+    kept = [item.text for item in items if isinstance(item, Record)]
+    assert kept == [f"word {n}" for n in [*range(ROWS), *range(3 * ROWS, FILES * ROWS)]]
+    assert f"The shard {names[1]} of the data source 'main'" in caplog.text
+    stopping = open_one(kind=kind, path=str(folder), options=quick | {"on_failure": "stop"})
+    files[0].unlink()
+    files[3].unlink()
+    with pytest.raises(DataError, match="on_failure=stop"):
+        next(stopping.draws(1, 0, 1, None))
+
+
+def test_what_cannot_be_opened_says_so_in_one_line(tmp_path):
+    folder = str(write_files(tmp_path / "hub", "hub"))
+    (tmp_path / "x.zip").touch()
+    for values, message in [
+        ({"path": folder, "split": "dev"}, r"split dev\) cannot be .*data\.train\.main\.split"),
+        ({"path": str(tmp_path / "x.zip")}, r"x\.zip is a file: set .*kind to parquet"),
+        ({"path": folder, "audio_column": "useless"}, r"no audio: set data\.train\.main\.audio"),
+        ({"path": "nobody/nothing"}, r"The dataset nobody/nothing .* cannot be opened"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            open_one(kind="hub", options={"retries": 1, "backoff": 0.01}, **values)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "hub"])
+def test_rows_that_lack_something_are_rejects(tmp_path, kind):
+    audio = pa.array([sound(1), None, sound(1)], type=pa.binary())
+    table = pa.table({"audio": audio, "text": ["fine", "no sound", None]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    fine, silent, mute = open_one(kind=kind, path=str(tmp_path)).records()
+    assert fine.audio == sound(1)
+    assert (silent.reason, mute.reason) == ("bad_record", "no_transcript")
+
+
+def test_audio_by_path_or_address():
+    assert audio_of({"bytes": None, "path": "/a/b.flac"}) == (Path("/a/b.flac"), "/a/b.flac")
+    remote, _ = audio_of({"bytes": None, "path": "memory://a/b.flac"})
+    with pytest.raises(AudioError, match=r"memory://a/b\.flac cannot be downloaded") as error:
+        load_audio(remote)
+    assert error.value.reason == "unreadable"
+    fsspec.filesystem("memory").pipe("/a/c.flac", clip(0.5, 1))
+    assert len(load_audio("memory://a/c.flac")) == 8_000
+    assert audio_of({"bytes": None, "path": None}) == (None, "")
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
@@ -195,13 +267,10 @@ def test_paths_that_stand_for_many(tmp_path):
     assert found(f"{tmp_path}/**/*.tar") == ["a1.tar", "a2.tar", "sub/d.tar"]
     assert found(f"{tmp_path}/{{b1.tgz,a{{1..2}}.tar}}") == ["b1.tgz", "a1.tar", "a2.tar"]
     assert found("http://h/x-{08..11}.tar") == [f"http://h/x-{n:02d}.tar" for n in range(8, 12)]
-    (tmp_path / "c.txt").write_text(f"# mine\n{tmp_path}/a2.tar\n\nhttp://h/{{x,y}}.tar\n")
-    assert found(f"{tmp_path}/c.txt") == ["a2.tar", "http://h/x.tar", "http://h/y.tar"]
     for path, message in [
         (f"{tmp_path}/no.tar", "has no .tar"),
         (f"{tmp_path}/{{a1,no}}.tar", "no.tar has no .tar"),
         ("http://h/*.tar", "takes no"),
-        (f"{tmp_path}/no.txt", "cannot be read"),
     ]:
         with pytest.raises(DataError, match=message):
             found(path)

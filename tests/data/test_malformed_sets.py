@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
@@ -155,11 +154,3 @@ def test_file_names_that_are_no_text(folder: Path):
     (folder / "a.wav").rename(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.wav"))
     (folder / os.fsdecode(b"\xff\xfe.txt")).write_text("words")
     assert outcomes(kind="folder", path=str(folder)) == ["used"]
-
-
-@pytest.mark.parametrize("shape", [(0,), (2, 0), (1,), (3, 4, 5), ()])
-def test_arrays_of_any_shape_and_kind(shape: tuple[int, ...]):
-    for kind in ("float32", "int16", "complex64", "bool", "object"):
-        result = PREPARE(Record("r", "main", np.zeros(shape, kind), "words"))
-        assert not isinstance(result, Utterance)
-        assert result.reason in ("empty", "not_audio", "too_short")

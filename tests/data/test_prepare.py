@@ -4,6 +4,7 @@ passes."""
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,22 +87,16 @@ def test_the_declared_duration_rejects_before_anything_is_decoded(seconds, expec
     assert reason(PREPARE(record(decode, text="", seconds=1.0))) == "empty_label"
 
 
-def test_audio_can_be_made_in_the_worker():
+def test_audio_can_be_made_in_the_worker_and_other_errors_are_not_swallowed():
     assert usable(PREPARE(record(lambda: noise(1.0, 0)))).seconds == 1.0
 
-
-def test_other_errors_are_not_swallowed():
-    def broken() -> bytes:
-        raise ZeroDivisionError("a bug")
+    def fails(error: Exception) -> bytes:
+        raise error
 
     with pytest.raises(RuntimeError, match=r"record 'r1' of source 'main' failed.*ZeroDivision"):
-        PREPARE(record(broken))
-
-    def user_error() -> bytes:
-        raise DataError("mend this")
-
+        PREPARE(record(lambda: fails(ZeroDivisionError("a bug"))))
     with pytest.raises(DataError, match=r"^mend this$"):
-        PREPARE(record(user_error))
+        PREPARE(record(lambda: fails(DataError("mend this"))))
 
 
 def test_what_the_model_cannot_take(prompt):
@@ -165,26 +160,22 @@ def test_what_is_no_speech_of_its_text(audio: np.ndarray, text: str, expected: s
     assert (item.reason if isinstance(item, Reject) else None) == expected
 
 
-@pytest.mark.parametrize("text", ["", "...", "[noise]"])
+@pytest.mark.parametrize("text", ["", "[noise]"])
 def test_clips_without_words_are_welcome_where_they_are_wanted(text: str):
-    silence, hum = np.zeros(80_000, np.float32), noise(5.0, 0) * 1e-4
-    for audio in (silence, hum, noise(5.0, 0)):
+    for audio in (np.zeros(80_000, np.float32), noise(5.0, 0) * 1e-4, noise(5.0, 0)):
         assert reason(prepared(audio, text)) == "empty_label"
-        item = prepared(audio, text, allow_empty=True)
-        assert isinstance(item, Utterance)
-        assert item.text == ""
+        assert usable(prepared(audio, text, allow_empty=True)).text == ""
     assert reason(prepared(clipped(2.0, 0.5), text, allow_empty=True)) == "clipped"
 
 
 @given(st.floats(0.3, 25.0), st.floats(0.31, 39.0))
 def test_any_rate_of_speech_within_the_limits_passes(seconds: float, rate: float):
-    letters = max(1, round(rate * seconds))
-    actual = letters * 16_000 / round(seconds * 16_000)
-    if LIMITS.chars_per_second[0] <= actual <= LIMITS.chars_per_second[1]:
-        LIMITS.check(noise(seconds, 0), "a" * letters)
-    else:
-        with pytest.raises(SampleRejected):
-            LIMITS.check(noise(seconds, 0), "a" * letters)
+    waveform, letters = np.full(round(seconds * 16_000), 0.1), max(1, round(rate * seconds))
+    waveform[::2] = -0.1
+    actual = letters * 16_000 / len(waveform)
+    within = LIMITS.chars_per_second[0] <= actual <= LIMITS.chars_per_second[1]
+    with nullcontext() if within else pytest.raises(SampleRejected):
+        LIMITS.check(waveform, "a" * letters)
 
 
 def test_real_speech_passes_played_half_as_fast_again(shared_data: Path):
@@ -193,9 +184,7 @@ def test_real_speech_passes_played_half_as_fast_again(shared_data: Path):
     for folder in ("speech_test", "speech_train"):
         source = open_one(path=str(shared_data / folder / "manifest.jsonl"), max_samples=40)
         for item in source.records():
-            assert isinstance(item, Record)
-            found = prepare(item)
-            assert isinstance(found, Utterance), found
+            found = usable(prepare(item))
             assert found.seconds == pytest.approx(item.seconds, abs=0.02)
             LIMITS.check(found.waveform[: len(found.waveform) * 2 // 3], found.text)
 

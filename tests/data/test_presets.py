@@ -16,11 +16,6 @@ CONF = Path(tiny_audio.__file__).parent / "conf" / "data"
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
-def test_the_presets_that_are_promised_are_there():
-    promised = {"loquacious", "librispeech", "commonvoice", "multiasr", "manifest", "folder"}
-    assert promised | {"synthetic", "parquet", "webdataset"} <= set(PRESETS)
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_into_sources_that_can_be_opened(preset):
     data = compose(["model=tiny", f"data={preset}", "data.path=here"]).data

@@ -64,20 +64,16 @@ def test_another_process_gives_the_same_samples_and_leaves_no_file(spoken, tmp_p
     code = (
         "import hashlib, os\n"
         "from tiny_audio.data.synthetic import synthetic_utterances\n"
-        "said = hashlib.sha256()\n"
-        f"for u in synthetic_utterances('test', 3, count={COUNT}):\n"
-        "    said.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())\n"
-        "print(said.hexdigest(), flush=True)\n"
+        f"spoken = synthetic_utterances('test', 3, count={COUNT})\n"
+        "print(*(hashlib.sha256(u.waveform.tobytes()).hexdigest() for u in spoken), flush=True)\n"
         "os._exit(9)\n"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
-    here = hashlib.sha256()
-    for u in spoken["test"]:
-        here.update(u.text.encode() + u.speaker.encode() + u.waveform.tobytes())
-    assert (run.returncode, run.stdout.strip()) == (9, here.hexdigest())
+    here = [hashlib.sha256(u.waveform.tobytes()).hexdigest() for u in spoken["test"]]
+    assert (run.returncode, run.stdout.split()) == (9, here)
     assert not list(tmp_path.iterdir())
 
 
@@ -134,11 +130,7 @@ def test_unknown_splits_and_voices_are_named():
 def test_without_espeak_the_command_that_helps_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     voice_names.cache_clear()
-    for attempt in (
-        Synthesiser,
-        lambda: voice_names("train"),
-        lambda: next(synthetic_utterances("train", 0)),
-    ):
+    for attempt in (Synthesiser, lambda: next(synthetic_utterances("train", 0))):
         with pytest.raises(MissingExtraError, match=r"pip install 'tiny-audio\[synth\]'"):
             attempt()
 
@@ -173,26 +165,23 @@ def test_rate_and_pitch_are_heard():
 def period(waveform: np.ndarray) -> int:
     """Lag in samples of the autocorrelation's peak between 60 and 500 Hz."""
     spectrum = np.abs(np.fft.rfft(waveform, 2 * len(waveform))) ** 2
-    correlation = np.fft.irfft(spectrum)
     low, high = SAMPLE_RATE // 500, SAMPLE_RATE // 60
-    return low + int(np.argmax(correlation[low:high]))
+    return low + int(np.argmax(np.fft.irfft(spectrum)[low:high]))
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
-@pytest.mark.parametrize("hertz", [220.0, 3_100.0])
-def test_resampling_keeps_a_tone(rate: int, hertz: float):
+@pytest.mark.parametrize("hertz", [220.0, 3_100.0, 10_000.0])
+def test_resampling_keeps_a_tone_and_lets_nothing_above_the_band_through(rate: int, hertz: float):
+    if hertz > rate / 2:
+        return
     tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(rate + 77) / rate)
     ours = resample(tone, rate)
     assert ours.dtype == np.float32
     assert len(ours) == len(tone) * SAMPLE_RATE // rate
     inside = slice(2_000, 14_000)  # the tone's hard ends ring in any resampler
     exact = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(ours)) / SAMPLE_RATE)
-    np.testing.assert_allclose(ours[inside], exact[inside], atol=2e-3)
-
-
-def test_resampling_lets_nothing_above_the_band_through():
-    tone = np.sin(2 * np.pi * 10_000 * np.arange(44_100) / 44_100)
-    assert np.abs(resample(tone, 44_100)[2_000:14_000]).max() < 2e-3
+    expected = exact if hertz < 8_000 else np.zeros_like(exact)
+    np.testing.assert_allclose(ours[inside], expected[inside], atol=2e-3)
 
 
 # ----------------------------------------------------------------------------------------- texts
@@ -203,14 +192,11 @@ def texts() -> list[str]:
     return list(islice(sentences(0), 5_000))
 
 
-def test_texts_are_lower_case_words_and_apostrophes(texts):
+def test_texts_are_many_and_lower_case_words_and_apostrophes(texts):
     for text in texts:
         assert re.fullmatch(r"[a-z']+( [a-z']+)*", text), text
         assert len(text.split()) <= 30
     assert len({word for text in texts for word in text.split()}) >= 2_000
-
-
-def test_sentences_are_many(texts):
     assert len(set(texts)) > 4_500
     assert list(islice(sentences(0), 100)) == texts[:100]
 
@@ -229,22 +215,14 @@ def test_sentences_have_the_forms_of_english(texts):
     assert not [text for text in texts if wrong.search(text)]
 
 
-def test_regular_forms_follow_the_rule():
-    for (
-        form
-    ) in "peach/peaches cherry/cherries potato/potatoes day/days bus/buses box/boxes".split():
-        assert plural(form.partition("/")[0]) == form.partition("/")[2]
-    for form in "carry/carried move/moved fix/fixed enjoy/enjoyed study/studied".split():
-        assert past(form.partition("/")[0]) == form.partition("/")[2]
-
-
-def test_numbers_are_words():
-    cardinals = {
-        0: "zero", 12: "twelve", 20: "twenty", 31: "thirty one", 700: "seven hundred",
-        12_345: "twelve thousand three hundred forty five",
-    }  # fmt: skip
+def test_regular_forms_and_numbers_follow_the_rules():
+    plurals = "peach/peaches cherry/cherries potato/potatoes day/days bus/buses box/boxes"
+    pasts = "carry/carried move/moved fix/fixed enjoy/enjoyed study/studied"
+    for rule, forms in ((plural, plurals), (past, pasts)):
+        for base, _, expected in (form.partition("/") for form in forms.split()):
+            assert rule(base) == expected
+    cardinals = {0: "zero", 12: "twelve", 31: "thirty one", 700: "seven hundred"}
+    cardinals[12_345] = "twelve thousand three hundred forty five"
     assert {number: number_words(number) for number in cardinals} == cardinals
-    ordinals = {
-        1: "first", 12: "twelfth", 20: "twentieth", 31: "thirty first", 85: "eighty fifth"
-    }  # fmt: skip
+    ordinals = {1: "first", 12: "twelfth", 20: "twentieth", 31: "thirty first"}
     assert {number: ordinal_words(number) for number in ordinals} == ordinals

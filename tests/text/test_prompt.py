@@ -36,7 +36,7 @@ def test_build_equals_the_full_template_tokenised(tokenizer):
     prompt = Prompt.from_tokenizer(tokenizer)
     one = render(tokenizer, [user_turn(tokenizer, prompt, 1)], add_generation_prompt=True)
     spare = tokenizer.convert_ids_to_tokens(prompt.placeholder_id)
-    for n in (*range(1, 41), 375, 1500):
+    for n in (*range(1, 21), 375):
         text = one.replace(spare, spare * n)
         if n < 20:
             turns = [user_turn(tokenizer, prompt, n)]
@@ -62,10 +62,7 @@ def test_training_prefix_is_the_inference_prompt(tokenizer, transcript):
 @pytest.mark.parametrize("transcript", ["hello world", "5% off.", "Well, I don't know"])
 def test_training_ids_equal_the_template_of_the_finished_turn(tokenizer, transcript):
     prompt = Prompt.from_tokenizer(tokenizer)
-    turns = [
-        user_turn(tokenizer, prompt, 3),
-        {"role": "assistant", "content": transcript},
-    ]
+    turns = [user_turn(tokenizer, prompt, 3), {"role": "assistant", "content": transcript}]
     whole = tokenizer(render(tokenizer, turns), add_special_tokens=False)["input_ids"]
     ids, _ = prompt.training(3, transcript)
     assert whole[: len(ids)] == ids
@@ -79,19 +76,15 @@ def test_the_tokenizer_is_left_as_it_was_and_pickling_keeps_the_ids(tokenizer):
     copy = pickle.loads(pickle.dumps(prompt))
     assert copy == prompt
     assert copy.training(3, sample) == prompt.training(3, sample)
-    assert len(tokenizer) == size
-    assert tokenizer(sample)["input_ids"] == before
+    assert (len(tokenizer), tokenizer(sample)["input_ids"]) == (size, before)
 
 
-def test_another_instruction_and_a_named_placeholder(qwen3):
+def test_another_instruction_and_a_named_placeholder_and_no_audio(qwen3):
     prompt = Prompt.from_tokenizer(qwen3, "Write down, in English: ", placeholder="<|vision_pad|>")
     assert qwen3.decode(prompt.prefix_ids).endswith("user\nWrite down, in English: ")
     assert qwen3.decode([prompt.placeholder_id]) == "<|vision_pad|>"
-
-
-def test_no_audio_is_refused(tokenizer):
     with pytest.raises(ValueError, match="at least one"):
-        Prompt.from_tokenizer(tokenizer).build(0)
+        prompt.build(0)
 
 
 # ------------------------------------------------------------ the ways of other model families

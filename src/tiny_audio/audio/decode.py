@@ -1,8 +1,6 @@
 """Encoded audio to mono blocks, by libsndfile where it is quick and by FFmpeg for the rest.
 
-Nothing is allocated by what a header claims, so that one that lies costs no memory.
-
-S samples, C channels.
+Nothing is allocated by what a header claims. S samples, C channels.
 """
 
 from __future__ import annotations
@@ -45,8 +43,6 @@ _CHUNKS = {b"RIFF": ("<4sI", 12, _PIPED_LENGTH), b"caff": (">4sQ", 8, 1 << 63)}
 # Containers that count their audio. Elsewhere FFmpeg guesses the duration from the bit rate.
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-# Whose time stamps are exact to the sample; Matroska's are to the millisecond.
-_EXACT_TIMES = {"mp3", "aac", "mov,mp4,m4a,3gp,3g2,mj2"}
 _NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
@@ -88,18 +84,10 @@ def to_mono(samples: NDArray[Any], channel_axis: int) -> Mono:
     return mono
 
 
-def _frame_to_mono(frame: av.AudioFrame) -> Mono:
-    values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    return to_mono(values, channel_axis=0)
-
-
 class _Seekable:
-    """A file as the decoders should see it.
+    """A file without a name, so that decoders look at the bytes and not at the suffix.
 
-    Nameless, so that they look at the bytes and not at the suffix, and calm about the seeks before
-    the start that a damaged header makes libsndfile try: Python's error would go to stderr.
+    Seeks before the start, which damaged headers cause, fail without an error on stderr.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -114,22 +102,10 @@ class _Seekable:
             return self.tell()
 
 
-def _open_ffmpeg(file: BinaryIO) -> InputContainer:
-    return av.open(
-        _Seekable(file),
-        mode="r",
-        # A playlist must not make FFmpeg open other files or addresses.
-        options={"protocol_whitelist": "none"},
-        metadata_errors="replace",
-        buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
-    )
-
-
 @contextmanager
 def libsndfile(file: BinaryIO) -> Iterator[Decoding]:
-    """Open what libsndfile reads well: WAV, FLAC, Ogg, AIFF, CAF, AU, Sphere.
+    """Open WAV, FLAC, Ogg, AIFF, CAF, AU or Sphere; libsndfile's MP3 reader writes to stderr.
 
-    MP3 is left to FFmpeg, because libsndfile's reader of it writes warnings to stderr.
     Raises UndecodableError, on opening or while the blocks are read.
     """
     head = file.read(1_024)
@@ -215,7 +191,14 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     counts_frames = _has_mp3_count(file)
     file.seek(0)
     try:
-        container = _open_ffmpeg(file)
+        container = av.open(
+            _Seekable(file),
+            mode="r",
+            # A playlist must not make FFmpeg open other files or addresses.
+            options={"protocol_whitelist": "none"},
+            metadata_errors="replace",
+            buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
+        )
     except (av.FFmpegError, ValueError) as error:
         raise (damaged if known else foreign) from error
     with container:
@@ -228,7 +211,10 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
             raise UndecodableError("unreadable", "is in a codec that FFmpeg cannot decode")
         decoding = Decoding(stream.rate or 0, None, _EXACT)
         if counts_frames or container.format.name in _COUNTED_FORMATS | _EXACT_FORMATS:
-            decoding.declared = _declared(container, stream)
+            if stream.duration is not None and stream.time_base is not None:
+                decoding.declared = float(stream.duration * stream.time_base)
+            elif container.duration is not None and len(container.streams) == 1:
+                decoding.declared = container.duration / av.time_base
         frames = _ffmpeg_frames(file, container, stream, decoding)
         first = next(frames, None)
         if first is not None:
@@ -261,44 +247,32 @@ def _has_mp3_count(file: BinaryIO) -> bool:
     return frame[0:1] == b"\xff" and any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _declared(container: InputContainer, stream: av.AudioStream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:  # else it may be the video's
-        return float(container.duration / av.time_base)
-    return None
-
-
 def _ffmpeg_frames(
     file: BinaryIO, container: InputContainer, stream: av.AudioStream, decoding: Decoding
 ) -> Iterator[av.AudioFrame]:
     """Decode packet by packet; what is missing or will not decode is counted as damage."""
-    packets = container.demux(stream)
     may_pause = container.format.name in _COUNTED_FORMATS
     end = 0.0  # of the last frame, on the container's clock
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:  # FFmpeg believes what is there
-            ended = not isinstance(file, PipeCopy) or file.ended
-            if ended and _breaks_off(file):
-                decoding.damage = math.inf
-            return
-        except (av.FFmpegError, IndexError):  # IndexError: a track that begins in mid-file
-            decoding.damage = math.inf
-            return
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            seconds = float((packet.duration or 0) * (packet.time_base or 0))
-            decoding.damage += seconds or 0.02  # the usual length of a packet
-            continue
-        for frame in frames:
-            if may_pause and frame.time is not None:
-                if decoding.declared is not None:
-                    decoding.declared -= max(0.0, frame.time - end)
-                end = frame.time + frame.samples / frame.sample_rate
-            yield frame
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                seconds = float((packet.duration or 0) * (packet.time_base or 0))
+                decoding.damage += seconds or 0.02  # the usual length of a packet
+                continue
+            for frame in frames:
+                if may_pause and frame.time is not None:
+                    if decoding.declared is not None:
+                        decoding.declared -= max(0.0, frame.time - end)
+                    end = frame.time + frame.samples / frame.sample_rate
+                yield frame
+    except (av.FFmpegError, IndexError):  # IndexError: a track that begins in mid-file
+        decoding.damage = math.inf
+        return
+    # FFmpeg takes what is there for all.
+    if (not isinstance(file, PipeCopy) or file.ended) and _breaks_off(file):
+        decoding.damage = math.inf
 
 
 def _ffmpeg_blocks(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[Mono]:
@@ -306,7 +280,10 @@ def _ffmpeg_blocks(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[Mono]
     for frame in frames:
         if (new := frame.sample_rate) != rate:
             raise UndecodableError("unreadable", f"changes its rate from {rate} to {new}")
-        batch.append(_frame_to_mono(frame))
+        values = frame.to_ndarray()  # [C, S] planar, [1, S * C] packed
+        if not frame.format.is_planar:
+            values = values.reshape(-1, frame.layout.nb_channels).T
+        batch.append(to_mono(values, channel_axis=0))
         if sum(map(len, batch)) >= _BATCH_SAMPLES:
             yield np.concatenate(batch)
             batch = []
@@ -314,72 +291,28 @@ def _ffmpeg_blocks(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[Mono]
         yield np.concatenate(batch)
 
 
-# ------------------------------------------------------------------------------------ stretches
-
-
 def read_stretch(file: BinaryIO, start: int, stop: int) -> Mono | None:
-    """Samples `start` to `stop`, counted at 16 kHz, without decoding what comes before: [S].
+    """Samples `start` to `stop` at 16 kHz of a file that libsndfile can seek in: [S]; else None.
 
-    The same samples as decoding the whole gives: the decoder begins a little earlier, at a place
-    that is a whole sample at 16 kHz too. None where it cannot be had in this way, for whatever
-    reason: decode the whole then.
+    The same as decoding the whole gives: it begins earlier, at a whole sample of 16 kHz.
     """
-    known = file.read(4) in _LIBSNDFILE
+    if file.read(4) not in _LIBSNDFILE:
+        return None
     file.seek(0)
     try:
-        found = (_seek_libsndfile if known else _seek_ffmpeg)(file, start, stop)
-    except (soundfile.LibsndfileError, av.FFmpegError, ValueError, IndexError, OverflowError):
+        with soundfile.SoundFile(_Seekable(file)) as sound:
+            rate = sound.samplerate
+            first = max(0, int(start / SAMPLE_RATE * rate - _BEFORE * rate))
+            first -= first % (rate // math.gcd(rate, SAMPLE_RATE))
+            last = math.ceil(stop / SAMPLE_RATE * rate + _AFTER * rate)
+            if first >= sound.frames or sound.frames >= 2**62:
+                return None
+            sound.seek(first)
+            samples = to_mono(sound.read(last - first, dtype="float32", always_2d=True), 1)
+    except (soundfile.LibsndfileError, ValueError, OverflowError):
         return None
-    if found is None:
-        return None
-    samples, rate, first = found
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     skipped = start - first * SAMPLE_RATE // rate
     stretch = samples[skipped : skipped + stop - start].copy()  # or the margins stay in memory
     return stretch if len(stretch) == stop - start and np.isfinite(stretch).all() else None
-
-
-def _margins(start: int, stop: int, rate: int) -> tuple[int, int]:
-    """First and last frame at `rate` to decode; the first falls on a sample at 16 kHz."""
-    step = rate // math.gcd(rate, SAMPLE_RATE)
-    first = max(0, int(start / SAMPLE_RATE * rate - _BEFORE * rate))
-    return first - first % step, math.ceil(stop / SAMPLE_RATE * rate + _AFTER * rate)
-
-
-def _seek_libsndfile(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
-    """Mono samples [S], their rate and the number of the first."""
-    with soundfile.SoundFile(_Seekable(file)) as sound:
-        first, last = _margins(start, stop, sound.samplerate)
-        if first >= sound.frames or sound.frames >= 2**62:
-            return None
-        sound.seek(first)
-        samples = sound.read(last - first, dtype="float32", always_2d=True)  # [S, C]
-        return to_mono(samples, channel_axis=1), sound.samplerate, first
-
-
-def _seek_ffmpeg(file: BinaryIO, start: int, stop: int) -> tuple[Mono, int, int] | None:
-    with _open_ffmpeg(file) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is None or container.format.name not in _EXACT_TIMES or not stream.time_base:
-            return None
-        rate, base = stream.rate or 0, stream.time_base
-        began = stream.start_time or 0
-        first, last = _margins(start, stop, rate)
-        if first <= _BEFORE * rate:
-            return None  # so near the beginning that there is nothing to gain
-        container.seek(int(first / rate / base) + began, stream=stream, backward=True)
-        frames = container.decode(stream)
-        head = next(frames, None)
-        if head is None or head.pts is None or head.sample_rate != rate:
-            return None
-        place = round((head.pts - began) * base * rate)
-        if place > first:
-            return None
-        pieces, count = [_frame_to_mono(head)], head.samples
-        for frame in frames:
-            if place + count >= last:
-                break
-            pieces.append(_frame_to_mono(frame))
-            count += frame.samples
-        return np.concatenate(pieces)[first - place :], rate, first

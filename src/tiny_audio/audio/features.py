@@ -9,7 +9,6 @@ B utterances, S samples, L mel frames, M mel bands, N masks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -53,10 +52,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
-        """Follow the model to another device but not to another dtype.
-
-        ``model.to(torch.bfloat16)`` would otherwise round the window and the mel bands.
-        """
+        """Follow the model to another device but not to bfloat16, which would round the bands."""
         window, filters = self.window, self.filters
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.window = window.to(self.window.device)
@@ -68,14 +64,9 @@ class LogMel(nn.Module):
         return samples // self.hop
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the log-mel spectrogram of a ragged batch.
+        """Log-mel of waveforms [B, S] with `lengths` [B]; what lies beyond a length is ignored.
 
-        Args:
-            waveform: [B, S] samples at 16 kHz; whatever lies beyond a length is ignored.
-            lengths: [B] samples of each clip, at most S.
-
-        Returns:
-            mel [B, M, S // hop] float32, 0 beyond each clip's own frames, and those [B].
+        Returns mel [B, M, S // hop] float32, 0 beyond each clip's own frames, and those [B].
         """
         samples = waveform.shape[1]
         # Zeros on the right stand for the rest of the 30 s window: the transform reflects the
@@ -88,16 +79,15 @@ class LogMel(nn.Module):
         return torch.where(valid[:, None, :], mel, 0.0).contiguous(), mel_lengths
 
     def native(self, waveform: Tensor, lengths: Tensor, window_samples: int) -> Tensor:
-        """Compute the features exactly as the stock extractor does for a fixed window.
+        """Features as the stock extractor has them: [B, M, window_samples // hop], float32.
 
-        Each clip of [B, S] is cut or zero padded to the window, and the padding then counts as
-        signal: [B, M, window_samples // hop] float32, no frame masked.
+        Each clip of [B, S] is cut or zero padded to the window; the padding counts as signal.
         """
         return self._log_mel(_zero_padded(waveform, lengths, window_samples)).contiguous()
 
     def _log_mel(self, signal: Tensor) -> Tensor:
         """Map a signal [B, S] to [B, M, S // hop], in float32 even under autocast."""
-        with _no_autocast(signal.device.type):
+        with torch.autocast(signal.device.type, enabled=False):
             spectrum = torch.stft(
                 signal, self.n_fft, self.hop, window=self.window, center=True, return_complex=True
             )[:, :, :-1]  # [B, n_fft // 2 + 1, L], complex; Whisper drops the last frame
@@ -122,9 +112,9 @@ class LogMel(nn.Module):
 class SpecAugment(nn.Module):
     """Time and frequency masks on the log-mel (Park et al. 2019, arXiv:1904.08779, section 2).
 
-    Widths are uniform from 0 to the maximum and positions uniform where the mask fits; there is no
-    time warping. Masked cells become 0, about the mean of Whisper's scaled log-mel. The masks of
-    one utterance never cover all of its frames or bands; in evaluation mode nothing is changed.
+    Widths and positions are uniform; there is no time warping. Masked cells become 0, about the
+    mean of Whisper's scaled log-mel. Masks never cover all frames or bands of an utterance; in
+    evaluation mode nothing is changed.
 
     Args:
         freq_masks, time_masks: masks over mel bands and over frames, for each utterance.
@@ -191,10 +181,3 @@ def _zero_padded(waveform: Tensor, lengths: Tensor, samples: int) -> Tensor:
     mask = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
     waveform = torch.where(mask, waveform, 0.0)
     return nn.functional.pad(waveform, (0, samples - waveform.shape[1]))
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Switch autocast off where the device knows it."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

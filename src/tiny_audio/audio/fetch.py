@@ -1,7 +1,6 @@
 """Any place a recording can lie in, to a binary file that can seek.
 
-A download or a pipe is copied, in memory while it is small and to a temporary file from there, so
-that the decoders may go back and forth in it: to its end first, or as it is read.
+A download or a pipe is copied to memory, from 32 MiB on to a temporary file.
 """
 
 from __future__ import annotations
@@ -15,13 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
-from tiny_audio.audio.remote import (
-    RemoteFile,
-    RetryPolicy,
-    UnreadableError,
-    is_remote,
-    plain_url,
-)
+from tiny_audio.audio.remote import RemoteFile, RetryPolicy, UnreadableError, is_remote, plain_url
 from tiny_audio.errors import AudioError
 
 _MAX_DOWNLOAD, _MAX_PIPE = 1 << 30, 2 << 30  # bytes, unless another limit is given
@@ -36,21 +29,18 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 def opened(
     source: Source, *, max_bytes: int | None = None, whole: bool = True
 ) -> Iterator[tuple[BinaryIO, str]]:
-    """Open a source at its first byte and name it for messages.
-
-    A file object is read from its start if it can go back; it stays open.
+    """Open a source at its first byte and name it for messages; file objects stay open.
 
     Args:
         max_bytes: refuse an address or a pipe of more; None: than 1 GiB and 2 GiB.
         whole: False: hand over a pipe as a `PipeCopy`, before all of it is there.
 
-    Raises:
-        AudioError: ``unreadable``, ``empty``, ``too_long`` (in bytes) or ``truncated`` (a
-            download that ended early).
+    Raises AudioError: ``unreadable``, ``empty``, ``too_long`` or ``truncated``.
     """
     with ExitStack() as stack:
         file, name = _find(source, stack)
-        if not _is_plain(file):
+        plain = isinstance(file, (io.BytesIO, io.BufferedReader, io.BufferedRandom))
+        if not plain or file.closed or not file.seekable():
             copy = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
             remote = isinstance(file, RemoteFile)
             limit = max_bytes or (_MAX_DOWNLOAD if remote else _MAX_PIPE)
@@ -97,21 +87,8 @@ def _open_path(path: str) -> BinaryIO:
         raise AudioError(f"{path!r} cannot be opened: {error}", reason="unreadable") from error
 
 
-def _is_plain(file: object) -> bool:
-    """Whether a file object is one of Python's own that the decoders may use as it is."""
-    if not isinstance(file, (io.BytesIO, io.BufferedReader, io.BufferedRandom)):
-        return False
-    return not file.closed and file.seekable()
-
-
 class PipeCopy:
-    """What a pipe or a download sends, kept in a file that can seek; the rest is waited for.
-
-    Args:
-        pipe: read from its start if it can go back.
-        copy: where its bytes are kept.
-        max_bytes: more are refused.
-    """
+    """What a pipe or a download sends, kept in a file that can seek; the rest is waited for."""
 
     def __init__(self, pipe: Any, copy: Any, name: str, max_bytes: int) -> None:
         self._pipe, self._copy, self._name, self._max_bytes = pipe, copy, name, max_bytes
@@ -119,9 +96,9 @@ class PipeCopy:
         self.tell = copy.tell
 
     def must_seek(self) -> bool:
-        """Whether the format (MP4, CAF) may keep at its end what its audio cannot be read without.
+        """Whether the format (MP4, CAF) may keep at its end what is needed first.
 
-        In others FFmpeg, if it could, would look for more behind the audio at once.
+        In others FFmpeg, if it could, would look at the end too, and wait for all.
         """
         position = self.tell()
         self.seek(0)
@@ -167,12 +144,13 @@ class PipeCopy:
                 self._pipe.seek(0)
             return getattr(self._pipe, "read1", self._pipe.read)(_CHUNK_BYTES)
         except UnreadableError as error:
-            if (size := self._pipe.size) is None:
-                message = f"{self._name} cannot be downloaded: {error}"
-                raise AudioError(message, reason="unreadable") from error
-            ended = f"the download ended after {self._size} of {size} bytes"
-            message = f"{self._name}: {ended}: {error}; try again"
-            raise AudioError(message, reason="truncated") from error
+            what, reason = f" cannot be downloaded: {error}", "unreadable"
+            if (size := self._pipe.size) is not None:
+                what = (
+                    f": the download ended after {self._size} of {size} bytes: {error}; try again"
+                )
+                reason = "truncated"
+            raise AudioError(self._name + what, reason=reason) from error
         except (OSError, ValueError, AttributeError) as error:
             message = f"{self._name} cannot be read: {error}"
             raise AudioError(message, reason="unreadable") from error

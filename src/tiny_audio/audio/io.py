@@ -1,10 +1,4 @@
-"""Any recording to one waveform: mono, float32, 16 kHz.
-
-Whatever is wrong with it comes out as an ``AudioError`` of one line, with the reason under which
-it is counted.
-
-S samples, C channels.
-"""
+"""Any recording to one waveform: mono, float32, 16 kHz. S samples, C channels."""
 
 from __future__ import annotations
 
@@ -19,15 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
-from tiny_audio.audio.decode import (
-    Decoding,
-    Mono,
-    UndecodableError,
-    ffmpeg,
-    libsndfile,
-    read_stretch,
-    to_mono,
-)
+from tiny_audio.audio import decode
 from tiny_audio.audio.fetch import opened
 from tiny_audio.errors import AudioError
 
@@ -44,7 +30,7 @@ def load_audio(
     offset: float | None = None,
     duration: float | None = None,
     max_bytes: int | None = None,
-) -> Mono:
+) -> decode.Mono:
     """Read a recording as a mono float32 waveform [S] at 16 kHz.
 
     Channels are averaged and the rate is changed by soxr (HQ). Integer samples are scaled to
@@ -55,29 +41,32 @@ def load_audio(
             address, or samples as array or tensor: [S], [C, S] or [S, C], where the smaller axis
             is the channels.
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
-        max_seconds: refuse what is longer, by the header where there is one to trust, else as
-            soon as so much has been decoded.
+        max_seconds: refuse what is longer; without meaning beside an `offset`.
         offset, duration: read only this stretch, in seconds, or what the recording holds of it.
-            Without a duration it goes to the end. `max_seconds` has no meaning then.
+            Without a duration it goes to the end.
         max_bytes: refuse an address or a pipe of more, see ``opened``.
 
     Raises:
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
     """
+    if offset is not None:
+        max_seconds = None
+    blocks = audio_blocks(
+        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
+    )
     if offset is None:
-        limits: Any = {"max_seconds": max_seconds, "max_bytes": max_bytes}
-        return np.concatenate(list(audio_blocks(source, sample_rate=sample_rate, **limits)))
+        return np.concatenate(list(blocks))
     start = round(offset * SAMPLE_RATE)
     stop = None if duration is None else start + round(duration * SAMPLE_RATE)
     if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
         with opened(source, max_bytes=max_bytes) as (file, _):
-            found = read_stretch(file, start, stop)
+            found = decode.read_stretch(file, start, stop)
             if found is not None:
                 return found
     pieces = [np.zeros(0, np.float32)]
     position = 0
-    for block in audio_blocks(source, sample_rate=sample_rate, max_bytes=max_bytes):
+    for block in blocks:
         end = None if stop is None else max(0, stop - position)
         pieces.append(block[max(0, start - position) : end])
         position += len(block)
@@ -93,23 +82,22 @@ def audio_blocks(
     max_seconds: float | None = None,
     max_bytes: int | None = None,
     live: bool = False,
-) -> Iterator[Mono]:
-    """Read a recording block by block; joined, the blocks are what ``load_audio`` returns.
+) -> Iterator[decode.Mono]:
+    """Read a recording in blocks of a few MB; joined, they are what ``load_audio`` returns.
 
-    However long it is, only a few MB of it are in memory. Errors are those of ``load_audio``; of a
-    recording that is damaged or breaks off, what can be read comes before the error. With `live`
-    a pipe is decoded while it is still being written, by FFmpeg in every format.
+    So are the errors; of a recording that is damaged or breaks off, what can be read comes first.
+    With `live` a pipe is decoded while it is still being written, by FFmpeg in every format.
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         samples, name = _as_samples(source)
         rate = SAMPLE_RATE if sample_rate is None else sample_rate
-        decoding = Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
-        decoding.blocks = (to_mono(whole, channel_axis=0) for whole in [samples])
+        decoding = decode.Decoding(rate, samples.shape[1] / max(rate, 1), slack=1.0)
+        decoding.blocks = iter([decode.to_mono(samples, channel_axis=0)])
         yield from _resampled(decoding, name, max_seconds)
         return
     given = 0  # samples; another decoder begins anew, and these are left out
     with opened(source, max_bytes=max_bytes, whole=not live) as (file, name):
-        for decoder in (libsndfile, ffmpeg):
+        for decoder in (decode.libsndfile, decode.ffmpeg):
             known = given
             try:
                 file.seek(0)
@@ -121,7 +109,7 @@ def audio_blocks(
                         if len(new):
                             yield new
                 return
-            except UndecodableError as error:
+            except decode.UndecodableError as error:
                 failure = error
         raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
@@ -133,14 +121,16 @@ def probe_duration(path: str | Path) -> float | None:
         AudioError: for a file that cannot be opened.
     """
     with opened(path) as (file, _):
-        for decoder in (libsndfile, ffmpeg):
+        for decoder in (decode.libsndfile, decode.ffmpeg):
             file.seek(0)
-            with suppress(UndecodableError), decoder(file) as decoding:
+            with suppress(decode.UndecodableError), decoder(file) as decoding:
                 return decoding.declared
     return None
 
 
-def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iterator[Mono]:
+def _resampled(
+    decoding: decode.Decoding, name: str, max_seconds: float | None
+) -> Iterator[decode.Mono]:
     """Decode, resample and check a recording, block by block, up to `max_seconds` of it."""
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
@@ -178,7 +168,7 @@ def _resampled(decoding: Decoding, name: str, max_seconds: float | None) -> Iter
         raise AudioError(f"{name} holds no samples", reason="empty")
 
 
-def _finite(block: Mono, name: str) -> Mono:
+def _finite(block: decode.Mono, name: str) -> decode.Mono:
     if not np.isfinite(block).all():
         raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
     return block
@@ -190,14 +180,15 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    wrong = ""
     if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
         wrong = (
-            f"of {source.dtype} is no audio: give floats in [-1, 1] or integers of up to 32 bits"
+            f"its values are {source.dtype}, give floats in [-1, 1] or integers of up to 32 bits"
         )
-        raise AudioError(f"{name} {wrong}", reason="not_audio")
-    if source.ndim not in (1, 2):
-        wrong = f"has {source.ndim} axes: give samples, or channels by samples"
-        raise AudioError(f"{name} {wrong}", reason="not_audio")
+    elif source.ndim not in (1, 2):
+        wrong = f"it has {source.ndim} axes, give samples, or channels by samples"
+    if wrong:
+        raise AudioError(f"{name} is no audio: {wrong}", reason="not_audio")
     if not source.size:
         raise AudioError(f"{name} holds no samples", reason="empty")
     if source.ndim == 1:

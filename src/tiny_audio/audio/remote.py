@@ -1,22 +1,24 @@
-"""Remote files through fsspec: seekable, and read to the end in spite of a failing server.
+"""Remote files: seekable, and read to the end in spite of a failing server.
 
-A lost connection is taken up again at the byte where it broke, after waits that double. s3://,
-gs://, az://, hf:// and the like need fsspec's package (s3fs, gcsfs, adlfs, huggingface_hub) and
-take credentials from its usual places.
+A lost connection is taken up again at the byte where it broke, after waits that double. http(s) is
+urllib's; s3://, gs://, az://, hf:// and the like are fsspec's, and need its package for them
+(s3fs, gcsfs, adlfs, huggingface_hub).
 """
 
 from __future__ import annotations
 
+import base64
 import io
-import math
-import os
 import random
 import re
+import string
 import time
 import urllib.parse
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 UNREACHABLE, CORRUPT = "unreachable", "corrupt"
 
@@ -26,9 +28,6 @@ _PROGRESS = 1 << 15  # bytes after which earlier failures are forgotten
 _SKIP = 1 << 18  # bytes that are read over rather than asked for anew
 _BUFFER = 1 << 20
 _BLOCK = 1 << 22  # of an object store, fetched at a time
-# Bytes asked for after a failure: aiohttp drops what it holds of an answer that breaks off, so
-# that only small ones get to the place where it does.
-_WINDOW = 1 << 14
 _PERMANENT = (FileNotFoundError, PermissionError, ValueError, ImportError)  # retrying cannot help
 _PERMANENT_STATUS = (401, 403, 404, 410)
 
@@ -43,17 +42,11 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a server is waited for.
+    """How long a server is waited for; times in seconds."""
 
-    Args:
-        retries: further attempts without any progress before a file is given up.
-        backoff: seconds before the first of them; each later wait is twice as long.
-        timeout: seconds without data after which a connection counts as lost.
-    """
-
-    retries: int = 5
-    backoff: float = 1.0
-    timeout: float = 30.0
+    retries: int = 5  # further attempts without any progress before a file is given up
+    backoff: float = 1.0  # before the first of them; each later wait is twice as long
+    timeout: float = 30.0  # without data after which a connection counts as lost
 
     def wait(self, failures: int, stopped: Event) -> None:
         """Sleep after so many failures in a row, ± a quarter; a set event ends the sleep."""
@@ -62,7 +55,7 @@ class RetryPolicy:
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is an address that fsspec opens, such as https://… or s3://…."""
+    """Whether a path is an address, such as https://… or s3://…."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path) is not None
 
 
@@ -84,9 +77,8 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     from fsspec.core import url_to_fs
 
-    options = {"client_kwargs": {"trust_env": True}} if is_http(url) else {}  # proxies
     try:
-        fs, path = url_to_fs(url, **options)
+        fs, path = url_to_fs(url)
     except (ImportError, ValueError) as error:  # not installed, no such protocol
         raise UnreadableError(str(error), UNREACHABLE) from error
     return fs, path
@@ -101,14 +93,14 @@ def open_remote(url: str, policy: RetryPolicy, stopped: Event | None = None) -> 
 
 
 class RemoteFile(io.RawIOBase):
-    """Reads from one open fsspec file as long as it can, else opens it again where it broke."""
+    """Reads from one open response or file as long as it can, else opens it again at its place."""
 
     def __init__(self, url: str, policy: RetryPolicy, stopped: Event | None = None) -> None:
         self._url, self._policy, self._stopped = url, policy, stopped or Event()
         self.size: int | None = None
         self._position = 0  # of the reader
         self._file: Any = None
-        self._file_position, self._file_end = 0, math.inf
+        self._file_position = 0
         self._bytes, self._seconds = 0, 0.0  # received lately, to tell a trickle
         self._failures, self._since = 0, 0  # in a row, and bytes received since the last one
 
@@ -154,72 +146,52 @@ class RemoteFile(io.RawIOBase):
             except Exception as error:  # the file systems' errors share no base class
                 self._hang_up()
                 self._failures, self._since = self._failures + 1, 0
-                what, permanent = _describe(error, self._policy.timeout)
+                what, permanent = _describe(error)
                 if permanent or self._failures > self._policy.retries or self._stopped.is_set():
                     message = f"{what} (tried {self._failures} times)"
                     raise UnreadableError(message, UNREACHABLE) from error
-            else:
-                self._since += len(data)
-                if self._since >= _PROGRESS:
-                    self._failures = 0
-                return data
-            self._policy.wait(self._failures, self._stopped)
+                self._policy.wait(self._failures, self._stopped)
+                continue
+            self._since += len(data)
+            if self._since >= _PROGRESS:
+                self._failures = 0
+            return data
 
     def _read(self, count: int) -> bytes:
         if self.size is not None and self._position >= self.size:
             return b""
-        gap = self._position - self._file_position
-        if self._file is None or self._position >= self._file_end or not 0 <= gap <= _SKIP:
+        if self._file is None or not 0 <= self._position - self._file_position <= _SKIP:
             self._hang_up()
-            self._open()
+            size = self._open()
+            if None not in (size, self.size) and size != self.size:
+                raise UnreadableError("the file changed while it was read", CORRUPT)
+            self.size = self.size if size is None else size
         data = b"more"
         while data and self._file_position < self._position:
             data = self._receive(min(self._position - self._file_position, _BUFFER))
         return self._receive(count) if data and count else b""
 
-    def _open(self) -> None:
-        """Open a file at the reader's position, or at 0 where the server knows no ranges."""
-        fs, path = file_system(self._url)
-        self._file_position, self._file_end = self._position, math.inf
+    def _open(self) -> int | None:
+        """Open it at the reader's position, or at 0 where the server knows no ranges: its size."""
         self._bytes, self._seconds = 0, 0.0
-        if is_http(self._url):
-            self._open_http(fs)
-        else:
+        self._file_position = self._position
+        if not is_http(self._url):
+            fs, path = file_system(self._url)
             self._file = fs.open(path, "rb", block_size=_BLOCK)
-            self._set_size(getattr(self._file, "size", None))
             self._file.seek(self._position)
-
-    def _open_http(self, fs: Any) -> None:
-        """Stream one response. fsspec's own seekable file would ask anew for every block."""
-        from aiohttp import ClientTimeout
-
-        headers = {"User-Agent": "tiny-audio", "Accept-Encoding": "identity"}
-        end = self._position + _WINDOW if self._failures else math.inf
-        if self._position or self._failures:
-            headers["Range"] = f"bytes={self._position}-{'' if math.isinf(end) else end - 1}"
-        wait = self._policy.timeout
-        timeout = ClientTimeout(total=None, sock_connect=wait, sock_read=wait)
-        # With a size, it does not ask for one.
-        options = {"headers": headers, "timeout": timeout, "read_bufsize": _BUFFER}
-        self._file = fs.open(self._url, block_size=0, size=1, **options)
-        response = self._file.r
-        total = response.headers.get("Content-Length", "")
-        if response.status == 206:
-            self._file_end = end
-            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            return getattr(self._file, "size", None)
+        self._file = urlopen(_request(self._url, self._position), timeout=self._policy.timeout)
+        total = self._file.headers.get("Content-Length", "")
+        if self._file.status == 206:
+            total = self._file.headers.get("Content-Range", "").rpartition("/")[2]
         else:
             self._file_position = 0
-        self._set_size(int(total) if total.isdigit() else None)
-
-    def _set_size(self, size: int | None) -> None:
-        if size is not None and self.size is not None and size != self.size:
-            raise UnreadableError("the file changed while it was read", CORRUPT)
-        self.size = self.size if size is None else size
+        return int(total) if total.isdigit() else None
 
     def _receive(self, count: int) -> bytes:
         """What has arrived of the next `count` bytes; raises OSError for a cut or a trickle."""
         began = time.monotonic()
-        data: bytes = self._file.read(count)
+        data: bytes = getattr(self._file, "read1", self._file.read)(count)
         self._seconds += time.monotonic() - began
         self._bytes += len(data)
         self._file_position += len(data)
@@ -239,22 +211,31 @@ class RemoteFile(io.RawIOBase):
             self._file = None
 
 
-def _describe(error: Exception, timeout: float) -> tuple[str, bool]:
+def _request(url: str, position: int) -> Request:
+    """The request for an http(s) file from a byte on, with the address's user and password."""
+    headers = {"User-Agent": "tiny-audio"}
+    if position:
+        headers["Range"] = f"bytes={position}-"
+    parts = urllib.parse.urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if user:
+        secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        headers["Authorization"] = f"Basic {secret}"
+    address = parts._replace(netloc=host).geturl()
+    return Request(urllib.parse.quote(address, safe=string.punctuation), headers=headers)
+
+
+def _describe(error: Exception) -> tuple[str, bool]:
     """What happened, without the secrets of an address, and whether it would happen again."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and status:
-        what = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
-        return what, status in _PERMANENT_STATUS
+    if isinstance(error, HTTPError):
+        error.close()
+        return f"the server answers {error.code} {error.reason}", error.code in _PERMANENT_STATUS
     if isinstance(error, FileNotFoundError):
         return "there is no such file (404)", True
-    if isinstance(error, TimeoutError):
-        return str(error) or f"nothing came for {timeout:g} s", False
-    if type(error).__name__ == "ClientPayloadError":
-        return "the connection was cut", False
-    if isinstance(error, OSError) and (error.errno or 0) > 0:
-        return os.strerror(error.errno or 0), isinstance(error, _PERMANENT)
-    line = re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", first_line(error))
-    return line, isinstance(error, _PERMANENT)
+    if isinstance(error, URLError) and isinstance(error.reason, OSError):
+        error = error.reason
+    what = (isinstance(error, OSError) and error.strerror) or first_line(error)
+    return re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", what), isinstance(error, _PERMANENT)
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,9 +21,8 @@ def split_long(
 ) -> list[tuple[int, int]]:
     """Cut a waveform [S] at 16 kHz into spans of bounded length, at its quietest points.
 
-    Each cut lies where the smoothed short-time energy is least, in the second half of the longest
-    piece allowed, or wherever the bounds leave room. Equally quiet points: the latest. A recording
-    under `min_seconds` is one span.
+    Each cut lies where the short-time energy over 200 ms is least, in the second half of the
+    longest piece where the bounds leave room; the latest of equally quiet points.
 
     Returns (start, stop) in samples, without gap or overlap from 0 to S; no span for no samples.
     """
@@ -32,21 +32,13 @@ def split_long(
             f"cannot cut audio into pieces of {min_seconds:g} to {max_seconds:g} s: the shortest "
             "may be half of the longest at most"
         )
-    total = len(waveform)
-    spans: list[tuple[int, int]] = []
-    start = 0
-    if total > longest:
-        loudness = _loudness(waveform)
-        while total - start > longest:
-            # No later than so that the rest is not too short, no earlier than the second half.
-            last = min(start + longest, total - shortest)
-            first = min(start + max(shortest, longest // 2), last)
-            cut = _quietest(loudness, first, last)
-            spans.append((start, cut))
-            start = cut
-    if total > start:
-        spans.append((start, total))
-    return spans
+    total, loudness, edges = len(waveform), _loudness(waveform), [0]
+    while total - edges[-1] > longest:
+        # No later than so that the rest is not too short, no earlier than the second half.
+        last = min(edges[-1] + longest, total - shortest)
+        first = min(edges[-1] + max(shortest, longest // 2), last)
+        edges.append(_quietest(loudness, first, last))
+    return list(pairwise([*edges, total])) if total else []
 
 
 def _loudness(waveform: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -157,9 +157,9 @@ def _transforms(library: Any, settings: dict[str, Any]) -> Iterator[tuple[str, T
     for kind in ("noise_only", *_RANGES):
         change = noise_only if kind == "noise_only" else settings[kind]
         p = change["p"]
-        low, high = change["range"] or (0.0, 0.0)
         if not p:
             continue
+        low, high = change["range"] or (0.0, 0.0)
         if kind == "speed":  # tempo and pitch together, Ko et al. 2015
             rates = round(SAMPLE_RATE / high), round(SAMPLE_RATE / low)
             yield kind, library.Resample(*rates, p=p)
@@ -199,13 +199,10 @@ def _rms(waveform: Wave) -> float:
 def _telephone(library: Any, p: float) -> Any:
     """300 to 3400 Hz, 8 kHz, 8 bits of mu-law."""
     low, high = _TELEPHONE_BAND
-    steep = {"zero_phase": True, "p": 1.0}
-    filters = library.Compose(
-        [
-            library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, **steep),
-            library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, **steep),
-        ]
-    )
+    always = {"zero_phase": True, "p": 1.0}
+    highpass = library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, **always)
+    lowpass = library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, **always)
+    filters = library.Compose([highpass, lowpass])
 
     def line(waveform: Wave, sample_rate: int) -> Wave:
         banded = filters(waveform, sample_rate=sample_rate)
@@ -244,51 +241,41 @@ def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
     place = Path(path).expanduser()
     if not place.exists():
         raise DataError(f"There is no folder or manifest {path}: set {key}.path.")
-    known = AUDIO_SUFFIXES.intersection(library.core.utils.SUPPORTED_EXTENSIONS)
     found = sorted(place.rglob("*")) if place.is_dir() else _listed(place, key)
+    known = AUDIO_SUFFIXES.intersection(library.core.utils.SUPPORTED_EXTENSIONS)
     files = [file for file in found if file.suffix.lower() in known]
-    if not files:
-        raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
     for file in files[:_TRIES]:
         try:
             _audible(*library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE))
             return files
         except Exception as error:  # libsndfile's, audioread's
             logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
-    tried = f"None of {len(files[:_TRIES])} recordings of {path}"
-    raise DataError(f"{tried} can be read or heard: set {key}.path to another folder.")
+    raise DataError(f"{path} has no recording that can be heard: set {key}.path to another folder.")
 
 
 def _listed(manifest: Path, key: str) -> list[Path]:
     """The recordings that a manifest names, in its order."""
-    files: list[Path] = []
-    number = 0
     try:
-        for line in manifest.read_bytes().splitlines():
-            number += 1
-            if line.strip():
-                files.append(manifest.parent / json.loads(line)["audio_filepath"])
+        rows = [json.loads(line) for line in manifest.read_bytes().splitlines() if line.strip()]
+        return [manifest.parent / row["audio_filepath"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{manifest} is wrong in line {number} ({error!r}): {key}.path needs JSON lines with "
-            "audio_filepath, or a folder."
-        ) from error
-    return files
+        needed = f"{key}.path needs JSON lines with audio_filepath, or a folder"
+        raise DataError(f"{manifest} is no manifest ({error!r}): {needed}.") from error
 
 
 def _check(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a probability, a range or a path without sense."""
-    chances = {"noise_only": settings["noise_only"]}
-    for name, p in (chances | {f"{kind}.p": settings[kind]["p"] for kind in _RANGES}).items():
+    chances = {f"{kind}.p": settings[kind]["p"] for kind in _RANGES}
+    for name, p in chances.items() | {("noise_only", settings["noise_only"])}:
         if not 0 <= p <= 1:
             raise ConfigError(f"{_KEY}.{name}={p:g} is a probability: use 0 to 1")
     for kind, limits in _RANGES.items():
         path, values = settings[kind]["path"], settings[kind]["range"]
         if path is not None and kind not in _RECORDED:
             raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-        if limits is None and values:
-            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-        low, high = limits or (0, 0)
-        if limits and not (len(values) == 2 and low <= values[0] <= values[1] <= high):
-            wanted = f"write [lowest,highest] within {low:g} and {high:g}"
+        if limits is None:
+            if values:
+                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+        elif not (len(values) == 2 and limits[0] <= values[0] <= values[1] <= limits[1]):
+            wanted = f"write [lowest,highest] within {limits[0]:g} and {limits[1]:g}"
             raise ConfigError(f"{_KEY}.{kind}.range={values}: {wanted}")

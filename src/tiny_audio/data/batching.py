@@ -14,8 +14,8 @@ from tiny_audio.model.batch import IGNORE, Batch, label_positions
 if TYPE_CHECKING:
     from tiny_audio.text.prompt import Prompt
 
-# Lengths are sorted with this much noise (relative), so that a small set, whose pool is the whole
-# set on every pass, does not make the same batches each time. Costs about 1 % more padding.
+# Relative noise on lengths that are sorted, so that a small set does not make the same batches on
+# every pass. Costs about 1 % more padding.
 JITTER = 0.02
 
 
@@ -57,11 +57,10 @@ def collate(
     *,
     with_labels: bool,
 ) -> Batch:
-    """Pad utterances side by side.
+    """Pad utterances side by side; one that yields no audio token is a ValueError.
 
-    With labels (training, loss): prompt, transcript and end token, padded on the right. Without
-    (generation): the prompt alone, padded on the left. `audio_tokens` maps samples to tokens;
-    an utterance that yields none is a ValueError.
+    With labels: prompt, transcript and end token, padded on the right. Without, for generation:
+    the prompt alone, padded on the left. `audio_tokens` maps samples to tokens.
     """
     lengths = [len(utterance.waveform) for utterance in utterances]
     counts = [audio_tokens(length) for length in lengths]

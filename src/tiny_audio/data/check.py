@@ -35,7 +35,7 @@ from tiny_audio.data.prepare import (
 )
 from tiny_audio.data.records import Source, Utterance
 from tiny_audio.data.rejects import EXAMPLES, RejectCounts
-from tiny_audio.data.sources import is_path, open_set, open_sources, training_settings
+from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
 from tiny_audio.model.checkpoint import find_checkpoint, read_config
@@ -69,17 +69,14 @@ def check_command(
     if folder is not None:
         config.model = read_config(folder).model
     specs = {name: asdict(source) for name, source in config.data.train.items()}
-    sources = open_sources(specs, key="data.train", typed="DATA" if is_path(data) else None)
+    sources = open_sources(
+        specs, key="data.train", typed="DATA" if Path(data).expanduser().exists() else None
+    )
     tests = {name: open_set(name, "--against") for name in against}
     lengths, now = lengths_of(config.model, folder), datetime.now(UTC)
     found, values = check_set(config, sources, lengths, tests, limit)
-    report = {
-        "data": data,
-        "limit": limit,
-        "settings": list(settings),
-        "date": now.isoformat(timespec="seconds"),
-        **found,
-    }
+    about = {"data": data, "limit": limit, "settings": [*settings]}
+    report = {**about, "date": now.isoformat(timespec="seconds"), **found}
     out = out or Path("runs", f"check-{now:%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, ensure_ascii=False)
@@ -105,62 +102,57 @@ def check_set(
     """
     data, workers = config.data, config.data.num_workers
     anything = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
-    evaluation = {name: _read(test, None, anything, workers) for name, test in tests.items()}
     tested = {
-        name: Fingerprints(result for result in results if isinstance(result, Utterance))
-        for name, results in evaluation.items()
+        name: Fingerprints(
+            one for one in _read(test, None, anything, workers) if isinstance(one, Utterance)
+        )
+        for name, test in tests.items()
     }
     settle_case(data.labels, sample_labels(sources, data.labels))
     limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
-    seconds = config.training.batch_seconds
-    budget = math.inf if isinstance(seconds, str) else seconds  # auto: chosen in training
-    rules, quality = label_rules(data.labels), quality_limits(data)
-    preparer = Preparer(rules, data.min_seconds, data.max_seconds, quality)
+    budget = config.training.batch_seconds
+    budget = math.inf if budget == "auto" else budget  # chosen in training
+    preparer = Preparer(
+        label_rules(data.labels), data.min_seconds, data.max_seconds, quality_limits(data)
+    )
     statistics, prints, rejects = Statistics(lengths), Fingerprints(), RejectCounts()
     for result in _read(sources, limit, preparer, workers):
         rejects.seen += 1
         if isinstance(result, Utterance):
-            reject = over_budget(result, budget) or limits.check(result)
-            if reject is None:
-                statistics.add(result)
-                prints.add(result)
-                continue
-            result = reject
-        rejects.add(result)
+            result = over_budget(result, budget) or limits.check(result) or result
+        if isinstance(result, Utterance):
+            statistics.add(result)
+            prints.add(result)
+        else:
+            rejects.add(result)
     if rejects.total == rejects.seen:
         raise DataError(f"No sample of the data can be used: {rejects.why()}.")
+    repeats = prints.repeats()
     overlap = {
         f"{kind} of {name}": pairs
         for name, test in tested.items()
         for kind, pairs in prints.overlap(test).items()
     }
-    report = _report(statistics, prints.repeats(), overlap)
-    report["figures"]["case_of"] = data.labels.case_of
-    return report | {"rejects": rejects.to_dict()}, statistics.values
+    findings: list[Finding] = [
+        ("overlap", ids, f"{what} are in this set, too: take them out")
+        for what, ids in overlap.items()
+    ]
+    findings += [
+        ("repeat", ids, f"utterances came before, {kind}: take them out")
+        for kind, ids in repeats.items()
+    ]
+    figures = statistics.figures()
+    figures["repeats"] = {kind: len(ids) for kind, ids in repeats.items()}
+    figures["overlap"] = {what: len(ids) for what, ids in overlap.items()}
+    figures["case_of"] = data.labels.case_of
+    listed = [_listed(*finding) for finding in (*findings, *statistics.findings()) if finding[1]]
+    report = {"figures": figures, "findings": listed, "rejects": rejects.to_dict()}
+    return report, statistics.values
 
 
-def _report(
-    statistics: Statistics, repeats: dict[str, list[str]], overlap: dict[str, list[str]]
-) -> dict[str, Any]:
-    found: list[Finding] = [
-        ("overlap", len(pairs), f"{what} are in this set, too: take them out", pairs)
-        for what, pairs in overlap.items()
-    ]
-    found += [
-        ("repeat", len(pairs), f"utterances came before, {kind}: take them out", pairs)
-        for kind, pairs in repeats.items()
-        if kind.startswith("same audio")
-    ]
-    return {
-        "figures": statistics.figures()
-        | {"repeats": {kind: len(pairs) for kind, pairs in repeats.items()}}
-        | {"overlap": {what: len(pairs) for what, pairs in overlap.items()}},
-        "findings": [
-            {"kind": kind, "count": n, "message": f"{n:,} {message}", "examples": ids[:EXAMPLES]}
-            for kind, n, message, ids in [*found, *statistics.findings()]
-            if n
-        ],
-    }
+def _listed(kind: str, ids: Sequence[str], message: str) -> dict[str, Any]:
+    message = f"{len(ids):,} {message}"
+    return {"kind": kind, "count": len(ids), "message": message, "examples": ids[:EXAMPLES]}
 
 
 def _read(
@@ -201,16 +193,16 @@ def print_check(report: Mapping[str, Any], console: Console) -> None:
         console.print(line)
     console.print("\nto look at" if report["findings"] else "\nnothing stands out", style="bold")
     for finding in report["findings"]:
-        example = f" (such as {finding['examples'][0]})" if finding["examples"] else ""
-        console.print(f"- {finding['kind']}: {finding['message']}{example}")
+        line = f"- {finding['kind']}: {finding['message']} (such as {finding['examples'][0]})"
+        console.print(line)
 
 
 def _shown(value: Any) -> str:
     """A figure, the first of a list, or the first few of a dict."""
     if isinstance(value, dict):
-        names = [f"{name} {_shown(one)}" for name, one in islice(value.items(), _SHOWN)]
-        more = [f"{len(value) - _SHOWN:,} more"] if len(value) > _SHOWN else []
-        return ", ".join(names + more) or "none"
+        names = ", ".join(f"{name} {_shown(one)}" for name, one in islice(value.items(), _SHOWN))
+        more = f", {len(value) - _SHOWN:,} more" if len(value) > _SHOWN else ""
+        return names + more or "none"
     if isinstance(value, list):
         return _shown(value[0])
     if isinstance(value, tuple):

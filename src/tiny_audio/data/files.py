@@ -1,4 +1,4 @@
-"""Parquet, arrow and WebDataset files as shards: on this machine, or wherever fsspec reaches."""
+"""Shards: files of parquet or WebDataset, here or at an address, or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
+from tiny_audio import hub
 from tiny_audio.audio.remote import (
     CORRUPT,
     UNREACHABLE,
@@ -30,14 +31,10 @@ from tiny_audio.audio.remote import (
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
 from tiny_audio.errors import DataError
 
-SUFFIXES = {
-    "parquet": (".parquet",),
-    "arrow": (".arrow", ".feather"),
-    "webdataset": (".tar", ".tar.gz", ".tgz"),
-}
+SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
-_ROWS = 64  # of a table that are decoded together
+_ROWS = 64  # of a parquet file that are decoded together
 
 
 class FileShards:
@@ -55,16 +52,17 @@ class FileShards:
         self.policy = policy
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
+        """Rows from `start` on, by column; raises UnreadableError where it cannot be read."""
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
                 yield from tar_rows(file, self.names[shard], self.columns, start)
                 return
-            used = list(dict.fromkeys(filter(None, self.columns.values())))
-            for row in _table_rows(file, self.kind, used, start):
-                yield self._with_audio(row, shard)
+            used, audio = list(filter(None, self.columns.values())), str(self.columns["audio"])
+            for row in _parquet_rows(file, list(dict.fromkeys(used)), start):
+                yield {**row, audio: self._audio(row[audio], shard)}
 
     def retries(self, shard: int, reason: str) -> int:
-        """What arrives damaged over the network may be a proxy's answer; the rest was retried."""
+        """RemoteFile has retried already, but damage may be a proxy's answer."""
         return int(reason == CORRUPT and is_remote(self.paths[shard]))
 
     def found_columns(self, key: str) -> list[str]:
@@ -77,8 +75,8 @@ class FileShards:
             found: dict[str, None] = {}
             try:
                 with self._opened(shard, Event()) as file:
-                    if self.kind != "webdataset":
-                        return _table(file, self.kind)[1]
+                    if self.kind == "parquet":
+                        return _parquet(file)[1]
                     rows = tar_rows(file, self.names[shard], self.columns, 0)
                     for row in islice((row for row in rows if PROBLEM not in row), _LOOKED_AT):
                         found |= {name: None for name, value in row.items() if value is not None}
@@ -110,24 +108,17 @@ class FileShards:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
-    def _with_audio(self, row: dict[str, Any], shard: int) -> dict[str, Any]:
-        """The row with its audio as bytes, or as a path that is relative to the shard no more."""
-        name, shard_path = str(self.columns["audio"]), self.paths[shard]
-        value = row[name]
+    def _audio(self, value: Any, shard: int) -> dict[str, Any]:
+        """The audio's bytes, or its path, which may be relative to the shard."""
+        found: dict[str, Any] = value if isinstance(value, dict) else {"path": value}
         if isinstance(value, bytes):
-            value = {"bytes": value, "path": None}
-        elif isinstance(value, str):
-            value = {"bytes": None, "path": value}
-        path = value and value.get("path")
-        if path and value.get("bytes") is None and not is_remote(path):
-            if is_http(shard_path):
-                path = urllib.parse.urljoin(shard_path, path)
-            elif is_remote(shard_path):
-                path = f"{shard_path.rpartition('/')[0]}/{path}"
-            else:
-                path = str(Path(shard_path).parent / path)
-            value = {"bytes": None, "path": path}
-        return {**row, name: value}
+            found = {"bytes": value}
+        path = found.get("path")
+        if not path or found.get("bytes") is not None or is_remote(path):
+            return found
+        if is_http(here := self.paths[shard]):
+            return {"path": urllib.parse.urljoin(here, path)}
+        return {"path": os.path.join(os.path.dirname(here), path)}
 
 
 def _damage_errors() -> tuple[type[Exception], ...]:
@@ -138,68 +129,71 @@ def _damage_errors() -> tuple[type[Exception], ...]:
     return (*own, pa.ArrowException)
 
 
-def _table(file: BinaryIO, kind: str) -> tuple[Any, list[str]]:
-    """A reader of parquet, or of arrow's file or stream format, and its columns."""
-    import pyarrow as pa
+def _parquet(file: BinaryIO) -> tuple[Any, list[str]]:
     import pyarrow.parquet as pq
 
-    if kind == "parquet":
-        parquet = pq.ParquetFile(file, pre_buffer=False)
-        return parquet, list(parquet.schema_arrow.names)
-    is_file = file.read(6) == b"ARROW1"
-    file.seek(0)
-    reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-    return reader, list(reader.schema.names)
+    table = pq.ParquetFile(file, pre_buffer=False)
+    return table, list(table.schema_arrow.names)
 
 
-def _table_rows(
-    file: BinaryIO, kind: str, columns: list[str], start: int
-) -> Iterator[dict[str, Any]]:
-    """Rows from `start` on; parquet is not read before the row group that holds it."""
-    table, found = _table(file, kind)
+def _parquet_rows(file: BinaryIO, columns: list[str], start: int) -> Iterator[dict[str, Any]]:
+    """Rows from `start` on; nothing is read before the row group that holds it."""
+    table, found = _parquet(file)
     if missing := [name for name in columns if name not in found]:
         raise UnreadableError(f"no column {missing[0]!r}, but {', '.join(found)}", CORRUPT)
-    if kind == "parquet":
-        first, count = 0, table.num_row_groups
-        while first < count and start >= table.metadata.row_group(first).num_rows:
-            start -= table.metadata.row_group(first).num_rows
-            first += 1
-        batches = table.iter_batches(_ROWS, row_groups=list(range(first, count)), columns=columns)
-    elif hasattr(table, "num_record_batches"):
-        batches = map(table.get_batch, range(table.num_record_batches))
-    else:
-        batches = table
-    for batch in batches:
-        for offset in range(start, len(batch), _ROWS):
-            yield from batch.select(columns).slice(offset, _ROWS).to_pylist()
+    first, count = 0, table.num_row_groups
+    while first < count and start >= table.metadata.row_group(first).num_rows:
+        start -= table.metadata.row_group(first).num_rows
+        first += 1
+    for batch in table.iter_batches(_ROWS, row_groups=list(range(first, count)), columns=columns):
+        yield from batch.slice(start).to_pylist()
         start = max(0, start - len(batch))
+
+
+class HubShards:
+    """The shards of a streaming dataset of `datasets`; each is read for itself."""
+
+    def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
+        self._dataset, self.policy = dataset, policy
+        count = dataset.num_shards
+        self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
+
+    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
+        view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
+        try:
+            yield from islice(iter(view), start, None)
+        except Exception as error:  # hub, network, parser and builder share no base class
+            raise UnreadableError(first_line(error), _reason_of(error)) from error
+
+    def retries(self, shard: int, reason: str) -> int:
+        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
+
+
+def _reason_of(error: Exception) -> str:
+    """Why a shard of `datasets` cannot be read."""
+    away = hub.is_unreachable(error) or any(
+        isinstance(cause, FileNotFoundError | PermissionError)
+        or (isinstance(cause, OSError) and cause.errno is not None)
+        for cause in hub.causes(error)
+    )
+    return UNREACHABLE if away else CORRUPT
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
     """The files that a path stands for, in a fixed order; raises DataError where there are none.
 
     Args:
-        path: a file, a folder, a pattern with ``*``, an address; ``{0000..0123}`` and ``{a,b}``
-            are written out. A ``.txt`` file lists such, one on a line.
+        path: a file, a folder, a pattern with ``*``, or an address; ``{0000..0123}`` and
+            ``{a,b}`` are written out.
     """
-    if path.endswith(".txt"):
-        try:
-            lines = Path(path).expanduser().read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"The list {path} cannot be read ({error}): set {key}.path.") from error
-        listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    else:
-        listed = [path]
     found: list[str] = []
-    for item in chain.from_iterable(map(_braces, listed)):
+    for item in _braces(path):
         if is_http(item) and "*" in item:
             raise DataError(f"{item}: an address takes no *; write {{0000..0123}} in {key}.path.")
         files = [item] if is_http(item) else _matches(item, SUFFIXES[kind], key)
         if not files:
             raise DataError(f"{item} has no {' or '.join(SUFFIXES[kind])} file: set {key}.path.")
         found += files
-    if not found:
-        raise DataError(f"{path} lists no files: set {key}.path.")
     return found
 
 

@@ -18,7 +18,6 @@ AUDIO_SUFFIXES = frozenset({
     ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov",
     ".mp2", ".mp3", ".mp4", ".mpga", ".oga", ".ogg", ".opus", ".sph", ".wav", ".webm", ".wma",
 })  # fmt: skip
-_FALLBACK_TEXT = "transcription"  # what Hugging Face's own audio folders often call it
 
 
 class FolderSource(IndexedSource):
@@ -67,15 +66,15 @@ class FolderSource(IndexedSource):
 
     def _read_metadata(self, file: Path) -> None:
         for row in _rows(file):
-            text = self._text if self._text in row or _FALLBACK_TEXT not in row else _FALLBACK_TEXT
             if "file_name" not in row:
                 raise DataError(
                     f"{file} has no column 'file_name', but {', '.join(map(str, row))}: it must "
                     "give the path of each audio file, relative to itself."
                 )
-            check_columns({"text_column": text, "id_column": self._id}, list(row), where=str(file))
+            wanted = {"text_column": self._text, "id_column": self._id}
+            check_columns(wanted, list(row), where=str(file))
             audio = (file.parent / str(row.pop("file_name"))).relative_to(self._path)
-            transcript = row.pop(text)
+            transcript = row.pop(self._text)
             self._rows[audio] = {**row, "text": transcript}
 
 

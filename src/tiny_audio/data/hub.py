@@ -1,23 +1,15 @@
-"""Sources in shards, opened: Hugging Face datasets, and files of parquet, arrow and WebDataset."""
+"""Sources in shards, opened: Hugging Face datasets, and files of parquet and WebDataset."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from tiny_audio import hub, logs
-from tiny_audio.audio.remote import (
-    CORRUPT,
-    UNREACHABLE,
-    RetryPolicy,
-    UnreadableError,
-    first_line,
-)
-from tiny_audio.data.files import FileShards, find_shards
+from tiny_audio.audio.remote import RetryPolicy, first_line
+from tiny_audio.data.files import FileShards, HubShards, find_shards
 from tiny_audio.data.manifest import check_columns
 from tiny_audio.data.shards import ShardSource
 from tiny_audio.errors import DataError
@@ -26,30 +18,10 @@ logger = logging.getLogger(__name__)
 
 RETRY_OPTIONS = ("on_failure", "retries", "backoff", "timeout")  # of a source in shards
 _ROLES = ("audio", "text", "id", "speaker")
-_FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-
-
-class HubShards:
-    """The shards of a streaming dataset of `datasets`; each is read for itself."""
-
-    def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
-        self._dataset, self.policy = dataset, policy
-        count = dataset.num_shards
-        self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
-
-    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
-        try:
-            yield from islice(iter(view), start, None)
-        except Exception as error:  # hub, network, parser and builder share no base class
-            raise UnreadableError(first_line(error), _reason_of(error)) from error
-
-    def retries(self, shard: int, reason: str) -> int:
-        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
 
 
 def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
-    """Open a dataset of the hub or a folder of its files, or files of parquet, arrow, WebDataset.
+    """Open a dataset of the hub or a folder of its files, or files of parquet or WebDataset.
 
     Raises DataError if there is none, or if it lacks a column.
     """
@@ -97,10 +69,7 @@ def _retry_options(options: Mapping[str, Any], where: str) -> tuple[RetryPolicy,
 
 
 def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
-    """The streaming dataset with its features known, or a DataError.
-
-    What 'hf download' has fetched serves where the hub is out of reach.
-    """
+    """The streaming dataset, from the cache where the hub is out of reach, or a DataError."""
     import datasets
 
     # Its own waits have a fixed length and last minutes; ours come on top of them.
@@ -108,28 +77,24 @@ def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 1
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 1
     logs.route_libraries()
+    if Path(spec["path"]).is_file():
+        what = f"{spec['path']} is a file: set {key}.kind to parquet or webdataset"
+        raise DataError(f"{what}, or {key}.path to its folder.")
     path, split, revision = spec["path"], spec["split"] or "train", spec["revision"]
     options = {name: value for name, value in spec["options"].items() if name not in RETRY_OPTIONS}
-    builder, data_files = path, None
-    if Path(path).is_file():
-        suffix = Path(path).suffix
-        if suffix not in _FILE_KINDS:
-            kinds = " / ".join(_FILE_KINDS)
-            raise DataError(f"{path} is no {kinds} file: set {key}.path or {key}.kind.")
-        builder, data_files = _FILE_KINDS[suffix], {split: path}
 
-    def load(builder: str, revision: str | None) -> Any:
-        kwargs = {"name": spec["subset"], "data_files": data_files, "revision": revision, **options}
+    def load(path: str, revision: str | None) -> Any:
+        kwargs = {"name": spec["subset"], "revision": revision, **options}
         with hub.bars(shown=False):  # of the README: the set itself is streamed
-            dataset = datasets.load_dataset(builder, split=split, streaming=True, **kwargs)
+            dataset = datasets.load_dataset(path, split=split, streaming=True, **kwargs)
         return dataset if dataset.column_names else dataset._resolve_features()
 
     try:
         try:
-            return load(builder, revision)
+            return load(path, revision)
         except Exception as error:  # hub, network, parser and builder errors share no base class
             there = None
-            if builder == path and not Path(path).exists() and hub.is_unreachable(error):
+            if not Path(path).exists() and hub.is_unreachable(error):
                 there = hub.cached(path, revision, files=["README.md"], repo_type="dataset")
             if there is None:
                 raise
@@ -153,28 +118,15 @@ def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
     return f"{what}: {first_line(error)} Check {key}.path, {key}.subset and {key}.split."
 
 
-def _reason_of(error: Exception) -> str:
-    """Why a shard of `datasets` cannot be read."""
-    away = hub.is_unreachable(error) or any(
-        isinstance(cause, FileNotFoundError | PermissionError)
-        or (isinstance(cause, OSError) and cause.errno is not None)
-        for cause in hub.causes(error)
-    )
-    return UNREACHABLE if away else CORRUPT
-
-
 def _undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) -> Any:
     """Only the used columns, the audio as the bytes or path that are stored."""
     import datasets
 
     audio = columns["audio"]
     feature = dataset.features[audio]
-    if isinstance(feature, dict):
-        holds_audio = bool(feature.keys() & {"bytes", "path"})
-    else:
-        stored = getattr(feature, "dtype", None)
-        holds_audio = isinstance(feature, datasets.Audio) or stored in ("string", "binary")
-    if not holds_audio:
+    names = feature.keys() if isinstance(feature, dict) else ()
+    stored = getattr(feature, "dtype", None) in ("string", "binary")
+    if not (stored or {"bytes", "path"} & {*names} or isinstance(feature, datasets.Audio)):
         raise DataError(f"The column {audio!r} holds {feature}, no audio: set {setting}.")
     dataset = dataset.select_columns([name for name in dict.fromkeys(columns.values()) if name])
     return dataset.cast_column(audio, datasets.Audio(decode=False))

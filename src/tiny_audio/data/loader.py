@@ -8,23 +8,16 @@ A pool is sorted by length and cut into batches; while they are used the next on
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiny_audio.data.augment import Augmenter
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
-from tiny_audio.data.prepare import (
-    Preparer,
-    QualityLimits,
-    TokenLimits,
-    decode,
-    over_budget,
-)
+from tiny_audio.data.prepare import Preparer, TokenLimits, decode, over_budget
 from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
 from tiny_audio.data.shards import LOST_REASONS
@@ -32,8 +25,6 @@ from tiny_audio.errors import DataError
 
 if TYPE_CHECKING:
     from tiny_audio.model.batch import Batch
-    from tiny_audio.text.labels import LabelRules
-    from tiny_audio.text.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +36,7 @@ _BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
 
 @dataclass
 class _Pool:
-    """The next usable utterances: a full pool, or those until a source begins anew.
-
-    So no recording is twice in a pool, and a small set is one pool on each pass.
-    """
+    """The next usable utterances: a full pool, or those until a source begins anew."""
 
     start: Position  # where it can be read again from
     rejects: RejectCounts  # those before it
@@ -73,13 +61,12 @@ class TrainingStream:
     """Batches for one rank, without end unless sources are not to repeat.
 
     Iterating goes on after the last batch that was yielded, also in another process that has
-    loaded the `state_dict`: then the utterances of one pool are decoded again. The order is a
-    function of `seed` and the sources, not of `num_workers`. Each rank has its own share of the
-    records, and a `state_dict` of its own.
+    loaded the `state_dict`. The order is a function of `seed` and the sources, not of
+    `num_workers`. Each rank has its own share of the records and its own `state_dict`.
 
     Args:
         weights: shares of the sources in the mixture.
-        audio_tokens: samples -> audio tokens; called in this process only.
+        limits: checked in this process.
         batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
         pool: utterances that are shuffled and sorted by length together.
         repeat: sources begin again when they end; else batches end with the last source.
@@ -90,30 +77,23 @@ class TrainingStream:
         sources: Sequence[Source],
         weights: Sequence[float],
         *,
-        prompt: Prompt,
-        audio_tokens: Callable[[int], int],
-        rules: LabelRules,
+        preparer: Preparer,
+        limits: TokenLimits,
         batch_seconds: float,
         max_utterances: int,
         pool: int,
-        min_seconds: float,
-        max_seconds: float,
-        max_label_tokens: int,
         num_workers: int,
         seed: int,
         rank: int,
         world_size: int,
-        quality: QualityLimits | None = None,
-        augment: Augmenter | None = None,
         log: RejectLog | None = None,
         repeat: bool = True,
     ) -> None:
         self._mixture = Mixture(
             sources, weights, seed=seed, rank=rank, world_size=world_size, repeat=repeat
         )
-        self._preparer = Preparer(rules, min_seconds, max_seconds, quality, augment)
+        self._preparer, self._limits = preparer, limits
         self._log = log or RejectLog()
-        self._limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
         self._num_workers = num_workers
         self._data: dict[str, Any] = {
             "sources": [[source.name, source.length] for source in sources],
@@ -123,13 +103,14 @@ class TrainingStream:
             "world_size": world_size,
             **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
         }
+        quality, augment = preparer.quality, preparer.augment
         self._batching: dict[str, Any] = {
             "pool": pool,
             "batch_seconds": batch_seconds,
             "max_utterances": max_utterances,
-            "min_seconds": min_seconds,
-            "max_seconds": max_seconds,
-            "max_label_tokens": max_label_tokens,
+            "min_seconds": preparer.min_seconds,
+            "max_seconds": preparer.max_seconds,
+            "max_label_tokens": limits.max_label_tokens,
             "quality": None if quality is None else asdict(quality),
             "augment": None if augment is None else augment.settings,
         }
@@ -163,10 +144,11 @@ class TrainingStream:
         it was in is cut anew from its beginning, with a warning.
         """
         if state["data"] != self._data:
+            before, now = state["data"], self._data
             changed = ", ".join(
-                f"{name} was {state['data'].get(name)}, is {value}"
-                for name, value in self._data.items()
-                if state["data"].get(name) != value
+                f"{name} was {before.get(name)}, is {now.get(name)}"
+                for name in before | now
+                if before.get(name) != now.get(name)
             )
             raise DataError(
                 f"The run cannot go on where it stopped in its data: {changed}. Restore these, or "
@@ -262,7 +244,6 @@ class TrainingStream:
 
 
 def _with_epoch(draw: MixtureDraw) -> Item:
-    """The item as it goes to a worker, which is to know the pass it belongs to."""
     return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
 
 
@@ -277,12 +258,8 @@ def _grown(pools: Iterator[_Pool], pool: _Pool | None, count: int) -> _Pool:
 def eval_utterances(
     sources: Sequence[Source],
     *,
-    prompt: Prompt,
-    audio_tokens: Callable[[int], int],
-    rules: LabelRules,
-    min_seconds: float,
-    max_seconds: float,
-    max_label_tokens: int,
+    preparer: Preparer,
+    limits: TokenLimits,
     num_workers: int,
     rejects: RejectCounts,
     rank: int = 0,
@@ -298,11 +275,10 @@ def eval_utterances(
             raise DataError(
                 f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
             )
-    limits = TokenLimits(prompt, audio_tokens, max_label_tokens)
     records = enumerate(chain.from_iterable(source.records() for source in sources))
     mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
     usable: dict[int, Utterance] = {}
-    for result, number in decode(mine, Preparer(rules, min_seconds, max_seconds), num_workers):
+    for result, number in decode(mine, preparer, num_workers):
         rejects.seen += 1
         reject = result if isinstance(result, Reject) else limits.check(result)
         if reject is not None:

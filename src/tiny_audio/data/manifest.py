@@ -1,8 +1,6 @@
-"""Manifests: one JSON object a line, with the path of the audio and its transcript.
+"""Manifests of NeMo's form: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``.
 
-The form is NeMo's: ``{"audio_filepath": "a.flac", "text": "...", "duration": 3.2}``, where
-``offset`` with ``duration`` names a stretch of a longer file. Only the positions of the lines are
-kept in memory, 16 bytes a line.
+One JSON object a line; ``offset`` with ``duration`` names a stretch of a longer file.
 """
 
 from __future__ import annotations
@@ -23,13 +21,10 @@ _BAD_LINE = (ValueError, RecursionError, OverflowError)
 
 
 class ManifestSource(IndexedSource):
-    """JSON lines; paths are relative to the manifest.
+    """JSON lines; paths are relative to the manifest, ids are the paths unless there is a column.
 
-    Args:
-        spec: fields of ``SourceConfig``; of the columns id (default: the path), speaker and
-            duration need not be there.
-
-    Raises SourceError if the file cannot be read or its first record lacks a column.
+    Only positions are kept in memory, 16 bytes a line. Raises SourceError if the file cannot be
+    read or its first record lacks a column.
     """
 
     def __init__(self, name: str, spec: Spec) -> None:
@@ -93,17 +88,17 @@ class ManifestSource(IndexedSource):
 
     def _check_columns(self) -> None:
         """The first record that is JSON at all must have every column that was asked for."""
+        wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
         for index in range(min(self.size(), 100)):
             try:
                 row = self._row(index)
-                break
             except _BAD_LINE as error:
                 failure = error
-        else:
-            what = f"{self._path} is no manifest of one JSON object a line ({failure})"
-            raise SourceError(what, setting="path") from failure
-        wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
-        check_columns(wanted, list(row), where=f"The manifest {self._path}")
+                continue
+            check_columns(wanted, list(row), where=f"The manifest {self._path}")
+            return
+        what = f"{self._path} is no manifest of one JSON object a line ({failure})"
+        raise SourceError(what, setting="path") from failure
 
 
 def check_columns(wanted: dict[str, str | None], found: list[str], *, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -42,11 +42,8 @@ class MixtureDraw:
 class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
-    Every rank makes the same choices, and each takes its own share of the chosen source.
-
-    Args:
-        repeat: a source that ends begins again in another order; else it takes no more part, its
-            share goes to the others, and the stream ends with the last of them.
+    Every rank makes the same choices, and each takes its own share of the chosen source. With
+    `repeat` a source that ends begins again in another order; else its share goes to the others.
     """
 
     def __init__(
@@ -104,14 +101,8 @@ class Mixture:
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
         members = zip(self._sources, position.cursors, self._shares, strict=True)
-        return min(
-            (
-                source.passes(cursor, self._world_size)
-                for source, cursor, share in members
-                if not source.endless and share > 0
-            ),
-            default=0.0,
-        )
+        finite = ((s, cursor) for s, cursor, share in members if not s.endless and share > 0)
+        return min((s.passes(cursor, self._world_size) for s, cursor in finite), default=0.0)
 
     def _choice(self, number: float, ended: Sequence[int]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
@@ -136,30 +127,30 @@ def mean_seconds(source: Source, declared: float | None) -> float:
 
     Raises DataError where neither it, nor manifests, nor the heads of local files tell.
     """
+    setting = f"data.train.{source.name}.mean_seconds"
     if declared is not None:
         if declared <= 0:
-            raise DataError(f"data.train.{source.name}.mean_seconds={declared}: must be above 0.")
+            raise DataError(f"{setting}={declared}: must be above 0.")
         return declared
     found: list[float] = []
     if isinstance(source, IndexedSource) and source.length is not None:
         places = np.linspace(0, source.length - 1, min(source.length, _PROBED)).astype(int)
         items = (next(source.records(place)) for place in places.tolist())
-        found = [seconds for item in items if (seconds := _seconds(item)) is not None]
+        probed = (_seconds(item) for item in items if isinstance(item, Record))
+        found = [seconds for seconds in probed if seconds is not None]
     if not found:
         raise DataError(
-            f"data.weights=hours needs to know how long the utterances of {source.name!r} are: set "
-            f"data.train.{source.name}.mean_seconds."
+            f"data.weights=hours needs to know how long the utterances of {source.name!r} are: "
+            f"set {setting}."
         )
     return max(sum(found) / len(found), 0.01)
 
 
-def _seconds(item: Item) -> float | None:
-    if not isinstance(item, Record) or item.seconds is not None:
-        return getattr(item, "seconds", None)
-    if isinstance(item.audio, Path) and item.offset is None:
+def _seconds(record: Record) -> float | None:
+    if record.seconds is None and isinstance(record.audio, Path) and record.offset is None:
         with suppress(AudioError):
-            return probe_duration(item.audio)
-    return None
+            return probe_duration(record.audio)
+    return record.seconds
 
 
 @dataclass
@@ -167,19 +158,20 @@ class Usage:
     """Utterances and seconds of audio that each source gave to batches so far."""
 
     utterances: Counter[str] = field(default_factory=Counter)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, batch: Iterable[Utterance]) -> None:
         """Count a batch."""
         for utterance in batch:
             self.utterances[utterance.source] += 1
-            self.seconds[utterance.source] += utterance.seconds
+            before = self.seconds.get(utterance.source, 0.0)
+            self.seconds[utterance.source] = before + utterance.seconds
 
     def merge(self, other: Usage) -> None:
         """Add what another process counted."""
         self.utterances.update(other.utterances)
         for name, seconds in other.seconds.items():
-            self.seconds[name] += seconds
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def row(self) -> dict[str, float]:
         """Figures by the names of metrics.jsonl: utterances_<source> and hours_<source>."""
@@ -205,5 +197,4 @@ class Usage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
         """What `to_dict` wrote."""
-        seconds = defaultdict(float, values.get("seconds", {}))
-        return cls(Counter(values.get("utterances", {})), seconds)
+        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))

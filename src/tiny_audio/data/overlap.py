@@ -56,23 +56,18 @@ class Fingerprints:
         self._words.append(words)
 
     def repeats(self) -> dict[str, list[str]]:
-        """Utterances that came before, as "id = id of the first", by kind. Silence is no repeat."""
-        audible = np.flatnonzero(self._audio)
-        audio, text = np.asarray(self._audio)[audible], np.asarray(self._text)[audible]
-        first_audio, first_text, order = _first(audio), _first(text), np.arange(len(audible))
-        again, same_text = first_audio < order, text == text[first_audio]
-        other_audio = ~again & (first_text < order) & (text != NONE)
-        return {
-            kind: [
-                f"{self.ids[audible[n]]} = {self.ids[audible[first[n]]]}"
-                for n in np.flatnonzero(found)
-            ]
-            for kind, found, first in (
-                ("same audio and text", again & same_text, first_audio),
-                ("same audio with another text", again & ~same_text, first_audio),
-                ("same text with other audio", other_audio, first_text),
-            )
+        """Audio that came before, as "id = id of the first", by kind. Silence is no repeat."""
+        found: dict[str, list[str]] = {
+            "same audio and text": [],
+            "same audio with another text": [],
         }
+        _, first, inverse = np.unique(self._audio, return_index=True, return_inverse=True)
+        for here, there in enumerate(first[inverse]):
+            if there < here and self._audio[here] != NONE:
+                alike = self._text[here] == self._text[there]
+                kind = "same audio and text" if alike else "same audio with another text"
+                found[kind].append(f"{self.ids[here]} = {self.ids[there]}")
+        return found
 
     def overlap(self, test: Fingerprints) -> dict[str, list[str]]:
         """Recordings and long texts of a test set that are in this set, as "id = id there"."""
@@ -86,9 +81,3 @@ class Fingerprints:
             pairs = sorted(zip(here[shared != NONE], there[shared != NONE], strict=True))
             found[kind] = [f"{self.ids[n]} = {test.ids[m]}" for n, m in pairs]
         return found
-
-
-def _first(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    """For each of N keys, the position [N] at which it first occurs."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return first[inverse]

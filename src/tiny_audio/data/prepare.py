@@ -80,9 +80,8 @@ def quality_limits(data: DataConfig) -> QualityLimits:
 
 def loudness(waveform: npt.NDArray[np.float32]) -> float:
     """RMS of the loudest tenth of a second of [S] in dBFS, a constant offset left out."""
-    frames = waveform[: len(waveform) // _FRAME * _FRAME].reshape(-1, _FRAME)
-    if not len(frames):
-        frames = waveform[None]
+    whole = len(waveform) // _FRAME * _FRAME
+    frames = waveform[:whole].reshape(-1, _FRAME) if whole else waveform[None]
     power = float(np.var(frames, axis=1, dtype=np.float64).max()) if frames.size else 0.0
     return 10 * float(np.log10(max(power, 1e-20)))
 
@@ -114,10 +113,10 @@ def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
         case, share = case_for(texts)
         labels.case_of[name] = case
         if case != "keep":
+            which = "all" if case == "lower" else "those"
             lines.append(
-                f"Labels of {name}: {share:.0%} are in capitals; "
-                f"{'all' if case == 'lower' else 'those'} are learned in lower case "
-                f"(data.labels.case=auto; data.labels.case=keep leaves them)"
+                f"Labels of {name}: {share:.0%} are in capitals; {which} are learned in lower case "
+                "(data.labels.case=auto; data.labels.case=keep leaves them)"
             )
     return lines
 
@@ -146,10 +145,8 @@ class Preparer:
         except TinyAudioError:
             raise
         except Exception as error:
-            raise RuntimeError(
-                f"record {record.id!r} of source {record.source!r} failed with "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            what = f"record {record.id!r} of source {record.source!r}"
+            raise RuntimeError(f"{what} failed with {type(error).__name__}: {error}") from error
 
     def __getitem__(self, item: Item) -> Result | TinyAudioError:
         """What a DataLoader's worker gives back: raised, an error would have its traceback."""

@@ -1,11 +1,4 @@
-"""Records, utterances, and what every source of data is.
-
-`Source.records` goes through a source once, in its own order: evaluation. `Source.draws` is
-endless, shuffled anew on each pass, and tells after each record the cursor from which another
-process could go on: training. A draw is a function of the seed, the rank and the cursor alone.
-
-S samples.
-"""
+"""Records, utterances, and what every source of data is. S samples."""
 
 from __future__ import annotations
 
@@ -14,6 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,7 +99,10 @@ class Source(ABC):
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's own share of an endless stream, each pass in another order."""
+        """This rank's own share of an endless stream, each pass in another order.
+
+        A draw is a function of the seed, the rank and the cursor alone.
+        """
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -116,7 +113,7 @@ class Source(ABC):
         """The source without some records, and those: about `count`, chosen by id alone."""
 
     def lost_shards(self) -> Any:
-        """What draws had to leave out so far, for `restore`; a JSON value, None: nothing."""
+        """What draws had to leave out so far, for `restore`; a JSON value."""
         return None
 
     def restore(self, lost_shards: Any) -> None:  # noqa: B027 - most sources lose nothing
@@ -157,10 +154,8 @@ class IndexedSource(Source):
         return self.read(position if self._positions is None else int(self._positions[position]))
 
     def records(self, start: int = 0) -> Iterator[Item]:
-        position = start
-        while self.length is None or position < self.length:
-            yield self._item(position)
-            position += 1
+        length = self.length
+        yield from map(self._item, count_from(start) if length is None else range(start, length))
 
     def sample(self, count: int) -> list[Item]:
         """Always the same ones, from all over the set; the first of an endless one."""
@@ -173,18 +168,16 @@ class IndexedSource(Source):
         if length == 0:
             raise DataError(f"The data source {self.name!r} holds no records: look at its path.")
         drawn = int(cursor or 0)  # by this rank; rank r owns the positions r, r + world_size, ...
-        order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        order_epoch = -1
-        while True:
-            position, epoch = drawn * world_size + rank, 0
+        order: npt.NDArray[np.int64] | None = None
+        for number in count_from(drawn):
+            position, epoch = number * world_size + rank, 0
             if length is not None:
                 epoch, position = divmod(position, length)
-                if epoch != order_epoch:
+                if order is None or position < world_size:  # a new pass
                     rng = np.random.default_rng([seed, name_seed(self.name), epoch])
-                    order, order_epoch = rng.permutation(length), epoch
+                    order = rng.permutation(length)
                 position = int(order[position])
-            drawn += 1
-            yield Draw(self._item(position), epoch, drawn)
+            yield Draw(self._item(position), epoch, number + 1)
 
     def passes(self, cursor: Cursor, world_size: int) -> float:
         return int(cursor or 0) * world_size / self.length if self.length else 0.0
@@ -209,7 +202,7 @@ class IndexedSource(Source):
 
 
 def bytes_hash(data: bytes) -> int:
-    """A number in [0, 2**64) that depends on the bytes alone, the same on every machine."""
+    """A number in [0, 2**64), the same on every machine."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 

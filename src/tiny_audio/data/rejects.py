@@ -65,7 +65,7 @@ class RejectCounts:
 
     def why(self) -> str:
         """All of `summary` in one line, for an error where nothing is left."""
-        return "; ".join(line.strip() for line in self.summary()) or "it is empty"
+        return "; ".join(map(str.strip, self.summary())) or "it is empty"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,9 +1,8 @@
 """Sources that are read in shards: streamed from the hub, from addresses, or from local files.
 
-The shards are shuffled anew on each pass, and their rows within blocks: unlike a rolling shuffle
-buffer, a block can be read again from where it starts, so that a cursor is exact. A shard that
-cannot be read to its end is left out from there on and comes out as one reject. Which ones were is
-part of a run's state (`lost_shards`), so that a resumed run leaves out the same.
+The shards are shuffled anew on each pass, and their rows within blocks, so that a cursor is exact.
+A shard that cannot be read to its end is left out from there on and comes out as one reject; a
+resumed run leaves out the same (`lost_shards`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
+from tiny_audio.data.files import FileShards, HubShards
 from tiny_audio.data.records import (
     Audio,
     Cursor,
@@ -45,19 +45,6 @@ LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # 
 _LOST_IN_A_ROW = 64  # shards without one row between them: the server is gone for good
 
 
-class Shards(Protocol):
-    """What is read: rows are dicts by column."""
-
-    names: list[str]  # of each shard, for messages
-    policy: RetryPolicy
-
-    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        """Rows of one shard from `start` on; raises UnreadableError where it cannot be read."""
-
-    def retries(self, shard: int, reason: str) -> int:
-        """How often a shard is asked for again that cannot be read for this reason."""
-
-
 @dataclass(frozen=True)
 class Position:
     """A cursor: where a block starts, and which record of it comes next."""
@@ -74,15 +61,15 @@ class ShardSource(Source):
 
     Args:
         columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-        size: rows altogether, None where that is not known.
-        stop_at_loss: a lost shard ends the run; else it is left out.
+        size: rows altogether, where that is known.
+        stop_at_loss: a lost shard ends the run.
     """
 
     def __init__(
         self,
         name: str,
         weight: float,
-        shards: Shards,
+        shards: FileShards | HubShards,
         *,
         columns: Mapping[str, str | None],
         max_samples: int | None,
@@ -164,10 +151,8 @@ class ShardSource(Source):
         return left, held
 
     def _belongs(self, item: Item) -> bool:
-        if self._held_out is None:
-            return True
         held = isinstance(item, Record) and id_hash(item.id) % _HELD_OUT_SHARE == 0
-        return held == self._held_out
+        return self._held_out in (None, held)
 
     def _apart(self, world_size: int) -> bool:
         """Whether each rank has shards of its own; else all read all, and share the rows."""
@@ -200,14 +185,12 @@ class ShardSource(Source):
 
         with ThreadPoolExecutor(1, thread_name_prefix=f"read-{self.name}") as thread:
             try:
-                coming = thread.submit(read)
-                while True:
-                    block, after = coming.result()
-                    if not block:
-                        return
+                block, after = read()
+                while block:
                     coming = thread.submit(read)
                     yield block, at, after
                     at = after
+                    block, after = coming.result()
             finally:
                 stopped.set()
 
@@ -304,9 +287,7 @@ def row_item(
 
 def audio_of(value: dict[str, Any] | None) -> tuple[Audio | None, str]:
     """The audio of an undecoded `Audio` value, and the path it names ("" where there is none)."""
-    if value is None:
-        return None, ""
-    path = str(value["path"] or "")
-    if value["bytes"] is not None:
+    path = str((value or {}).get("path") or "")
+    if value and value.get("bytes") is not None:
         return bytes(value["bytes"]), path
     return (path if is_remote(path) else Path(path) if path else None), path

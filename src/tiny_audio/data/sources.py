@@ -23,9 +23,8 @@ def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = Non
     """Open every source; raises DataError, with the setting to change, for what cannot be opened.
 
     Args:
-        specs: name -> fields of ``SourceConfig``.
         key: where these settings stand, for messages: ``data.train``.
-        typed: what on the command line named their path, where it was no setting: ``--data``.
+        typed: the option of the command line that named their path: ``--data``.
     """
     found = []
     for name, spec in specs.items():
@@ -57,9 +56,8 @@ def open_data(
 ) -> tuple[list[Source], list[Source]]:
     """Open the training sources and what to evaluate on.
 
-    With `weights` ``hours`` the sources' weights are made those that give shares of audio, not of
-    utterances. Where no evaluation source has a path, `holdout` utterances of the training sources
-    are held out by their ids; with holdout 0 there is no evaluation.
+    With `weights` ``hours`` weights are shares of audio, not of utterances. Where no evaluation
+    source has a path, `holdout` utterances are held out of the training sources by their ids.
     """
     if not train:
         raise DataError("There is no training data: set data=..., or data.train.NAME.path.")
@@ -69,19 +67,16 @@ def open_data(
     if weights == "hours" and len(trained) > 1:
         for source in trained:
             source.weight /= mean_seconds(source, train[source.name].get("mean_seconds"))
-    if given := _with_path(evaluation):
+    given = _with_path(evaluation)
+    if given or holdout <= 0:
         return trained, open_sources(given, key="data.eval")
-    if holdout <= 0:
-        return trained, []
     return hold_out(trained, holdout)
 
 
 def hold_out(sources: Sequence[Source], count: int) -> tuple[list[Source], list[Source]]:
     """Split each source: `count` utterances over all, as even a share of each as can be."""
-    parts = [
-        source.hold_out(count // len(sources) + (number < count % len(sources)))
-        for number, source in enumerate(sources)
-    ]
+    share, rest = divmod(count, len(sources))
+    parts = [source.hold_out(share + (n < rest)) for n, source in enumerate(sources)]
     return [left for left, _ in parts], [held for _, held in parts if held.length != 0]
 
 
@@ -119,7 +114,6 @@ KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
     "hub": (open_shards, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
     "parquet": (open_shards, _NO_HUB, RETRY_OPTIONS),
-    "arrow": (open_shards, _NO_HUB, RETRY_OPTIONS),
     "webdataset": (open_shards, _NO_HUB, RETRY_OPTIONS),
 }
 
@@ -142,12 +136,7 @@ def open_set(data: str, option: str = "--data") -> list[Source]:
     given = _with_path({name: asdict(source) for name, source in sets.items()})
     if not given:
         raise DataError(f"The preset {data} names no evaluation data: give a manifest or a folder.")
-    return open_sources(given, key="data.eval", typed=option if is_path(data) else None)
-
-
-def is_path(data: str) -> bool:
-    """Whether it is a manifest or a folder, not a name."""
-    return Path(data).expanduser().exists()
+    return open_sources(given, key="data.eval", typed=option if path.exists() else None)
 
 
 def training_settings(data: str, settings: Sequence[str]) -> Config:

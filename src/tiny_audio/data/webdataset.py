@@ -1,8 +1,7 @@
 """Samples of WebDataset tar shards: neighbours in the archive whose names agree up to the dot.
 
-``a/0001.flac`` and ``a/0001.txt`` are the sample ``a/0001``; a ``.json`` adds its fields. The
-reader of `datasets` would lose a whole shard for one broken .json, and take an archive that breaks
-off for whole; hence this one.
+The reader of `datasets` would lose a whole shard for one broken .json, and take an archive that
+breaks off for whole; hence this one.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ def tar_rows(
 ) -> Iterator[dict[str, Any]]:
     """Samples from number `start` on, as rows of the wanted columns, KEY and maybe PROBLEM.
 
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column: an extension, or a field of
-            the .json. The audio may be under any extension of audio.
-
+    Columns (role -> name) are an extension or a field of the .json; audio has any extension of it.
     Raises UnreadableError for an archive that breaks off, and what tarfile raises for none.
     """
     packed = name.endswith((".gz", ".tgz"))

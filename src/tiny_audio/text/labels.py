@@ -70,21 +70,16 @@ class LabelRules:
 
     Always: Unicode NFC, straight quotes, single spaces, `5%` as `5 percent`, GigaSpeech's
     `<COMMA>` as a comma, detached endings joined (TED-LIUM's `it 's`), `[laughter-yes]` as the
-    word that was said, notes removed. A bracket with all it encloses is a note if
-
-    - it encloses nothing but a name on our list, whatever the kind of bracket;
-    - or it is square or angular and stands alone: `[door slams]`, `<spk1>`. In speech
-      transcripts these two are the transcriber's own hand; parentheses and braces also hold what
-      was said (an aside, Switchboard's `{F uh }`). A tag holds no space and starts with a letter
-      (`5 < 6` is none); a note has at most 40 characters, lest one forgotten bracket swallow a
-      sentence.
+    word that was said, notes removed. A bracket with all it encloses is a note if it encloses
+    nothing but a name on our list, or if it is square or angular, stands alone and is short:
+    `[door slams]`, `<spk1>`. These two are the transcriber's own hand; parentheses and braces
+    also hold what was said (an aside, Switchboard's `{F uh }`).
 
     Args:
         case: `keep`; `lower`; `lower_capitals`: only labels that are all capitals; or `auto`:
             what `case_of` says, else `keep`.
-        punctuation: `keep`, or `strip`: marks that have no sound become spaces. What stays is
-            the apostrophe inside a word, what makes up a number (3.5, 1,000, 10:30), and
-            symbols that are read out (&, @, #, +, =, ° and currencies).
+        punctuation: `keep`, or `strip`: marks that have no sound become spaces. Apostrophes inside
+            a word, numbers (3.5, 1,000, 10:30) and symbols that are read out (&, @, $) stay.
         allow_empty: let a label without words through as "": a source of noise says so.
         case_of: case of single sets, by their names.
     """
@@ -189,16 +184,13 @@ def _strip_mark(mark: re.Match[str]) -> str:
     category = unicodedata.category(character)
     if category[0] not in "PS" or category == "Sc" or character in _SPOKEN_SYMBOLS:
         return character
-    before = mark.string[mark.start() - 1 : mark.start()]
-    after = mark.string[mark.end() : mark.end() + 1]
-    accent = before != "" and unicodedata.category(before)[0] == "M"  # apart from its letter
-    if (
-        (character == "'" and (before.isalnum() or accent) and after.isalnum())
-        or (character in ".,:" and before.isdigit() and after.isdigit())
-        or (character == "." and after.isdigit() and not before.strip())  # .5
-    ):
-        return character
-    return " "
+    before = mark.string[: mark.start()][-1:] or " "
+    after = mark.string[mark.end() :][:1] or " "
+    accented = unicodedata.category(before)[0] == "M"  # a mark apart from its letter
+    in_word = character == "'" and (before.isalnum() or accented) and after.isalnum()
+    in_number = character in ".,:" and before.isdigit() and after.isdigit()
+    decimal = character == "." and before.isspace() and after.isdigit()  # .5
+    return character if in_word or in_number or decimal else " "
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -33,10 +33,9 @@ PLACEHOLDER_PATTERN = re.compile(
     re.IGNORECASE,
 )
 
-# Some templates write today's date into the system turn. A prompt must not change overnight,
-# so their clock is replaced by one that stands still (at the date that Llama 3's template falls
-# back to). The line break ends the macro and is not part of what follows (trim_blocks).
-_STILL_CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
+# Some templates write today's date into the system turn. A prompt must not change overnight, so
+# they are given the date that Llama 3's template falls back to.
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 
 
 @dataclass(frozen=True)
@@ -132,27 +131,25 @@ def _choose_placeholder(tokenizer: PreTrainedTokenizerBase, wanted: str | None) 
     Candidates by preference: by name, by pattern, then `<unk>` and the pad token.
     """
     added, name = _added_tokens(tokenizer), _name(tokenizer)
-    last = (tokenizer.unk_token, tokenizer.pad_token)
-    spare = [token for token in PLACEHOLDER_NAMES if token in added]
-    spare += [token for token in added if PLACEHOLDER_PATTERN.fullmatch(token)]
-    spare += [token for token in last if isinstance(token, str) and token in added]
     taken = {tokenizer.bos_token, tokenizer.eos_token}
-    if wanted is None:
-        # A token that the template itself writes would not be unique in the prompt.
-        template = tokenizer.get_chat_template()
-        for token in spare:
-            if token not in taken and token not in template:
-                return token
-        raise ModelError(
-            f"The tokenizer {name} has no spare token to stand for audio: name one of its special "
-            "tokens with `placeholder`."
-        )
-    if wanted not in added or wanted in taken:
+    reserved = [token for token in added if PLACEHOLDER_PATTERN.fullmatch(token)]
+    last = [tokenizer.unk_token, tokenizer.pad_token]
+    spare = [t for t in (*PLACEHOLDER_NAMES, *reserved, *last) if t in added and t not in taken]
+    if wanted is not None:
+        if wanted in added and wanted not in taken:
+            return wanted
         raise ModelError(
             f"The placeholder {wanted!r} is no spare token of {name}: choose a special token that "
             f"nothing else uses, such as {', '.join(spare[:5])}."
         )
-    return wanted
+    template = tokenizer.get_chat_template()  # what it writes would not be unique in the prompt
+    chosen = next((token for token in spare if token not in template), None)
+    if chosen is None:
+        raise ModelError(
+            f"The tokenizer {name} has no spare token to stand for audio: name one of its special "
+            "tokens with `placeholder`."
+        )
+    return str(chosen)
 
 
 def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare_id: int) -> int:
@@ -188,7 +185,7 @@ def _render(
     try:
         text: Any = tokenizer.apply_chat_template(
             turns,
-            chat_template=_STILL_CLOCK + template if "strftime_now" in template else template,
+            chat_template=_DATE + template if "strftime_now" in template else template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=False,

@@ -48,7 +48,7 @@ def whisper_en(text: str) -> str:
     # A model caught in a loop can write thousands of digits, and the number rules fail on what
     # Python refuses to parse (more than 4,300 digits): long tokens are cut.
     text = re.sub(r"(\S{1000})(?=\S)", r"\1 ", text)
-    return str(_normaliser("whisper-en")(text)).strip()
+    return str(_english()(text)).strip()
 
 
 def basic(text: str) -> str:
@@ -56,26 +56,30 @@ def basic(text: str) -> str:
 
     transformers' BasicTextNormalizer, which keeps diacritics.
     """
-    return str(_normaliser("basic")(text)).strip()
+    return str(_basic(split_letters=False)(text)).strip()
 
 
 def characters(text: str) -> str:
-    """Scripts that put no space between words (Chinese, Japanese, Thai): each letter is a word.
+    """As `basic`, then split into letters with their marks, as Whisper scores scripts that put no
+    space between words (Chinese, Japanese, Thai)."""
+    return str(_basic(split_letters=True)(text)).strip()
 
-    As `basic`, then split into letters with their marks, as Whisper scores these languages.
-    """
-    return str(_normaliser("characters")(text)).strip()
+
+# transformers' own, imported on first use: importing this module stays cheap.
 
 
 @cache
-def _normaliser(name: str) -> Any:
-    """transformers' own, imported on first use: importing this module stays cheap."""
-    from transformers.models.whisper import english_normalizer
+def _english() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    classes: Any = english_normalizer  # which carry no type hints
-    if name == "whisper-en":
-        return classes.EnglishTextNormalizer({})
-    return classes.BasicTextNormalizer(split_letters=name == "characters")
+    return EnglishTextNormalizer({})
+
+
+@cache
+def _basic(split_letters: bool) -> Any:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    return BasicTextNormalizer(split_letters=split_letters)
 
 
 SCORING: dict[str, ScoringRule] = {

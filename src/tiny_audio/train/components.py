@@ -15,7 +15,7 @@ from tiny_audio.audio.features import SpecAugment
 from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
-from tiny_audio.data.prepare import label_rules, quality_limits
+from tiny_audio.data.prepare import Preparer, TokenLimits, label_rules, quality_limits
 from tiny_audio.data.records import Source
 from tiny_audio.data.rejects import RejectLog
 from tiny_audio.data.sources import open_data
@@ -120,16 +120,13 @@ def _add_adapters(model: SpeechModel, cfg: Config) -> None:
         model.decoder = add_lora(model.causal_lm, **asdict(cfg.model.lora))
 
 
-def data_limits(cfg: Config, model: SpeechModel) -> dict[str, Any]:
-    """What training and evaluation data have in common."""
+def data_limits(cfg: Config, model: SpeechModel, **training: Any) -> dict[str, Any]:
+    """What training and evaluation data have in common; ``training``: more for the Preparer."""
     data = cfg.data
+    rules = label_rules(data.labels)
     return {
-        "prompt": model.prompt,
-        "audio_tokens": model.audio_tokens,
-        "rules": label_rules(data.labels),
-        "min_seconds": data.min_seconds,
-        "max_seconds": data.max_seconds,
-        "max_label_tokens": data.max_label_tokens,
+        "preparer": Preparer(rules, data.min_seconds, data.max_seconds, **training),
+        "limits": TokenLimits(model.prompt, model.audio_tokens, data.max_label_tokens),
         "num_workers": data.num_workers,
     }
 
@@ -155,9 +152,7 @@ def make_stream(
         seed=cfg.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        quality=quality_limits(cfg.data),
-        augment=augment,
         log=log,
         repeat=cfg.data.exhausted == "repeat",
-        **data_limits(cfg, model),
+        **data_limits(cfg, model, quality=quality_limits(cfg.data), augment=augment),
     )
