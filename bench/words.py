@@ -11,6 +11,7 @@ import tiny_audio
 from bench.common import print_rows
 from tiny_audio.data.grammar import sentences
 from tiny_audio.data.synthetic import Synthesiser, draw_voice
+from tiny_audio.infer.transcribe import Transcript
 
 SENTENCES, SEED = 200, 777
 
@@ -25,7 +26,7 @@ def run(count: int = SENTENCES) -> bool:
     nano = tiny_audio.load("nano", device="cpu")
     nano.transcribe(waves[:8], word_timestamps=True)  # warm
     seconds = {False: 0.0, True: 0.0}
-    found: list[tiny_audio.Transcript] = []
+    found: list[Transcript] = []
     for asked in (False, True, False, True):
         start = time.perf_counter()
         found = nano.transcribe(waves, word_timestamps=asked)

@@ -56,8 +56,10 @@ def test_times_of_later_windows_count_from_the_beginning(nano: Recogniser) -> No
     found = nano.transcribe(np.tile(wave, 40 * 16_000 // len(wave)), word_timestamps=True)
     assert len(found.segments) > 1
     for segment in found.segments:
-        assert segment.words
-        assert segment.start <= segment.words[0].start <= segment.words[-1].end <= segment.end
+        assert [word.text for word in segment.words] == segment.text.split()
+        times = [t for word in segment.words for t in (word.start, word.end)]
+        assert times == sorted(times)
+        assert all(segment.start <= t <= segment.end for t in times)
 
 
 def test_beams_have_times_and_silence_has_none(nano: Recogniser) -> None:
