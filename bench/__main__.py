@@ -1,6 +1,6 @@
 """``python -m bench train infer check``: the parts that are named, on one pair, in one process.
 
-``data`` and ``startup`` need no pair.
+``data``, ``startup`` and ``words`` need no pair.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from bench import agree, check, data, infer, startup, train
+from bench import agree, check, data, infer, startup, train, words
 from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
@@ -21,7 +21,9 @@ WITH_PAIR = {"train", "infer", "check"}
 def main() -> int:
     """Run the parts; exit code 1 where something is not equal that must be."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup"])
+    parser.add_argument(
+        "parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup", "words"]
+    )
     parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
     parser.add_argument("--random", action="store_true", help="random weights, no download")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -41,6 +43,8 @@ def main() -> int:
         held &= data.run(args.samples)
     if "startup" in args.parts:
         held &= startup.run()
+    if "words" in args.parts:
+        held &= words.run()
     return 0 if held else 1
 
 

@@ -181,8 +181,30 @@ def evaluate(
 
 @app.command()
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="recordings or URLs; - is standard input")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="recordings, folders, patterns or URLs; - is standard input"),
+    ],
     model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
+    output_format: Annotated[
+        str | None, typer.Option(help="write files: txt, srt, vtt, tsv, json or all")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="folder for them [default: this one]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="also those that are there already")] = False,
+    word_timestamps: Annotated[bool, typer.Option(help="times of every word")] = False,
+    max_line_width: Annotated[int, typer.Option(min=1, help="characters, of subtitles")] = 42,
+    max_line_count: Annotated[int, typer.Option(min=1, help="lines, of subtitles")] = 2,
+    highlight_words: Annotated[
+        bool, typer.Option(help="subtitles underline each word while it is spoken")
+    ] = False,
+    vad: Annotated[bool, typer.Option("--vad", help="leave out what is no speech")] = False,
+    vad_threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="probability of speech")
+    ] = 0.5,
+    vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
+    vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
@@ -194,8 +216,16 @@ def transcribe(
     max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
-    from tiny_audio.infer.transcribe import transcribe_command
+    from tiny_audio.infer.commands import output_files, transcribe_command
+    from tiny_audio.infer.subtitles import Layout
+    from tiny_audio.infer.vad import VadOptions
 
+    layout = Layout(max_line_width, max_line_count, highlight_words)
+    speech = VadOptions(
+        threshold=vad_threshold,
+        min_silence_duration_ms=vad_min_silence_ms,
+        speech_pad_ms=vad_speech_pad_ms,
+    )
     code = transcribe_command(
         files,
         model=model,
@@ -208,6 +238,9 @@ def transcribe(
         quantise=quantise,
         dtype=dtype,
         max_bytes=max_download,
+        output=output_files(output_format, output_dir, overwrite, layout),
+        word_timestamps=word_timestamps,
+        vad=speech if vad else False,
     )
     raise typer.Exit(code)
 

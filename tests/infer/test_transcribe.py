@@ -14,7 +14,8 @@ import torch
 
 from tests.infer.helpers import tones, write_wav
 from tiny_audio.errors import CheckpointError, ConfigError
-from tiny_audio.infer.transcribe import Recogniser, Transcript, load, transcribe, transcribe_command
+from tiny_audio.infer.commands import transcribe_command
+from tiny_audio.infer.transcribe import Recogniser, Transcript, load, transcribe
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
+from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,26 @@ _VARIANTS = "voices/!v"  # in the data of espeak-ng
 _SYNCHRONOUS, _UTF8 = 2, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _LOCK = threading.Lock()  # two threads would load one and the same copy
+_END_OF_LIST, _WORD = 0, 1  # kinds of event
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of espeak-ng's speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
 _CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
 
 
@@ -95,9 +114,21 @@ class Synthesiser:
 
     def __call__(self, text: str, voice: Voice) -> Wave:
         """Speak `text`: float32 [S] at 16 kHz; raises DataError for an unknown voice."""
-        pieces: list[npt.NDArray[np.int16]] = []
+        return self.timed(text, voice)[0]
 
-        def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, _: int) -> int:
+    def timed(self, text: str, voice: Voice) -> tuple[Wave, list[float]]:
+        """The same, and the second at which each word begins."""
+        pieces: list[npt.NDArray[np.int16]] = []
+        begins: list[float] = []
+
+        def receive(
+            samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
+        ) -> int:
+            for i in count_from(0):
+                if not events or events[i].type == _END_OF_LIST:
+                    break
+                if events[i].type == _WORD:
+                    begins.append(events[i].audio_position / 1000)
             if samples and count > 0:
                 pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
             return 0
@@ -117,11 +148,11 @@ class Synthesiser:
                 else:
                     _ctypes.dlclose(library._handle)
         if not pieces:
-            return np.zeros(0, dtype=np.float32)
+            return np.zeros(0, dtype=np.float32), []
         native = np.concatenate(pieces).astype(np.float32) / np.float32(32768.0)
         waveform = resample(native, rate)
         peak = float(np.abs(waveform).max())  # between two samples it may be louder than at them
-        return waveform / np.float32(max(1.0, peak))
+        return waveform / np.float32(max(1.0, peak)), begins
 
     def _begin(self, library: ctypes.CDLL, callback: object, voice: Voice) -> int:
         """Start the library with a voice and its first random numbers; the samples a second."""

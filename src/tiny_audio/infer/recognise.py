@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -27,6 +27,8 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.records import Utterance
 from tiny_audio.errors import AudioError, ConfigError, ModelError
+from tiny_audio.infer.align import Word, align
+from tiny_audio.infer.vad import VadOptions, split_speech
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.speech import SpeechModel
@@ -55,6 +57,7 @@ class Segment:
     tokens: int  # how many were decoded, the end token included
     logprob: float | None  # their mean log-probability, None if they were found by beam search
     finished: bool  # False where the text was cut off because it grew too long for the audio
+    words: list[Word] = field(default_factory=list)  # with their times, if asked for
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def recognise(
     options: GenerationConfig,
     batch_seconds: float,
     max_utterances: int,
+    word_timestamps: bool = False,
 ) -> Iterator[tuple[K, Recognition]]:
     """Recognise (key, waveform [S] float32 16 kHz) pairs; yields (key, Recognition) in order.
 
@@ -111,7 +115,7 @@ def recognise(
         )
     if max_utterances == AUTO:
         batch_seconds, max_utterances = largest_batch(model)
-    decoder = _Decoder(model, options, batch_seconds, max_utterances)
+    decoder = _Decoder(model, options, batch_seconds, max_utterances, word_timestamps)
     for group in _grouped(recordings, min(batch_seconds, MOST_READ_SECONDS)):
         keys = [key for key, _ in group]
         found = decoder.recognise([waveform for _, waveform in group])
@@ -127,6 +131,7 @@ class _Decoder:
     options: GenerationConfig
     batch_seconds: float
     max_utterances: int
+    word_timestamps: bool
     clock: float = field(default_factory=time.perf_counter)  # when the last batch was done
     limit: float = math.inf  # padded seconds that are not known to be too much for memory
 
@@ -138,7 +143,7 @@ class _Decoder:
             batch_seconds=self.batch_seconds,
             max_utterances=self.max_utterances,
         )
-        found: dict[Utterance, tuple[Hypothesis, float]] = {}
+        found: dict[Utterance, _Found] = {}
         try:
             self.limit = in_parts(
                 batches,
@@ -155,32 +160,46 @@ class _Decoder:
             ) from None
         return [
             Recognition(
-                segments=[_segment(start, clip, found[clip][0]) for start, clip in clips],
+                segments=[_segment(start, clip, found[clip]) for start, clip in clips],
                 seconds=len(waveform) / SAMPLE_RATE,
-                work_seconds=sum(found[clip][1] for _, clip in clips),
+                work_seconds=sum(found[clip].work_seconds for _, clip in clips),
             )
             for waveform, clips in zip(waveforms, cut, strict=True)
         ]
 
-    def _decode(self, batch: list[Utterance]) -> dict[Utterance, tuple[Hypothesis, float]]:
+    def _decode(self, clips: list[Utterance]) -> dict[Utterance, _Found]:
         """What is said in every clip of one batch, and the clip's share of the time."""
-        hypotheses = self.model.generate(prompt_batch(self.model, batch), self.options)
+        batch = prompt_batch(self.model, clips)
+        hypotheses = self.model.generate(batch, self.options, attention=self.word_timestamps)
+        words: list[list[Word]] = [[] for _ in clips]
+        if self.word_timestamps:
+            words = align(self.model, batch, hypotheses)
         before, self.clock = self.clock, time.perf_counter()
-        seconds = sum(clip.seconds for clip in batch)
+        share = (self.clock - before) / sum(clip.seconds for clip in clips)
         return {
-            clip: (hypothesis, (self.clock - before) * clip.seconds / seconds)
-            for clip, hypothesis in zip(batch, hypotheses, strict=True)
+            clip: _Found(hypothesis, of_clip, share * clip.seconds)
+            for clip, hypothesis, of_clip in zip(clips, hypotheses, words, strict=True)
         }
 
 
-def _segment(start: int, clip: Utterance, hypothesis: Hypothesis) -> Segment:
+class _Found(NamedTuple):
+    """What was recognised in one clip."""
+
+    hypothesis: Hypothesis
+    words: list[Word]
+    work_seconds: float
+
+
+def _segment(start: int, clip: Utterance, found: _Found) -> Segment:
+    hypothesis, offset = found.hypothesis, start / SAMPLE_RATE
     return Segment(
-        start=start / SAMPLE_RATE,
+        start=offset,
         end=(start + len(clip.waveform)) / SAMPLE_RATE,
         text=hypothesis.text,
         tokens=len(hypothesis.token_ids) + int(hypothesis.finished),
         logprob=hypothesis.logprob,
         finished=hypothesis.finished,
+        words=[word.later(offset) for word in found.words],
     )
 
 
@@ -228,20 +247,28 @@ class Piece:
 
 
 def read_pieces(
-    source: AudioInput, rate: int | None, max_seconds: float, max_bytes: int | None = None
+    source: AudioInput,
+    rate: int | None,
+    max_seconds: float,
+    max_bytes: int | None = None,
+    vad: VadOptions | None = None,
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     """The spans [S] of one recording, in order; always at least one, and one that is the last.
 
     They are read as they are needed: hours take no memory. ``rate`` (of an array) and ``max_bytes``
-    are those of ``load_audio``.
+    are those of ``load_audio``. ``vad``: only the stretches in which someone speaks.
     """
     start, held = 0, np.zeros(0, np.float32)
     try:
         blocks = audio_blocks(source, sample_rate=rate, max_bytes=max_bytes)
-        for span in split_stream(blocks, max_seconds, MIN_SPAN_SECONDS):
-            if len(held):
-                yield Piece(start, last=False), held
-            start, held = start + len(held), span
+        if vad is not None:
+            for start, span in split_speech(blocks, max_seconds, MIN_SPAN_SECONDS, vad):
+                yield Piece(start, last=False), span
+        else:
+            for span in split_stream(blocks, max_seconds, MIN_SPAN_SECONDS):
+                if len(held):
+                    yield Piece(start, last=False), held
+                start, held = start + len(held), span
     except AudioError as error:
         yield Piece(start, last=True, error=str(error)), np.zeros(0, np.float32)
     else:
@@ -277,7 +304,12 @@ def join_pieces(found: Sequence[tuple[Piece, Recognition]]) -> Recognition:
 
     return Recognition(
         segments=[
-            replace(s, start=later(s.start, piece.start), end=later(s.end, piece.start))
+            replace(
+                s,
+                start=later(s.start, piece.start),
+                end=later(s.end, piece.start),
+                words=[word.later(piece.start / SAMPLE_RATE) for word in s.words],
+            )
             for piece, part in found
             for s in part.segments
         ],

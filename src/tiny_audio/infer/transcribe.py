@@ -1,10 +1,9 @@
-"""Recordings to transcripts: in Python `load` and `transcribe`, in the shell `transcribe`."""
+"""Recordings to transcripts: `load` and `transcribe`."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, overload
 
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.config import EvaluationConfig, GenerationConfig
-from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import (
     MIN_SPAN_SECONDS,
@@ -26,6 +24,8 @@ from tiny_audio.infer.recognise import (
     recognise,
     split_stream,
 )
+from tiny_audio.infer.subtitles import Layout, to_srt, to_vtt
+from tiny_audio.infer.vad import VadOptions
 from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.speech import SpeechModel
@@ -47,6 +47,14 @@ class Transcript:
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
+
+    def to_srt(self, layout: Layout | None = None) -> str:
+        """SubRip subtitles, of a transcript with word times."""
+        return to_srt(self, layout or Layout())
+
+    def to_vtt(self, layout: Layout | None = None) -> str:
+        """WebVTT subtitles, of a transcript with word times."""
+        return to_vtt(self, layout or Layout())
 
 
 class Recogniser:
@@ -78,6 +86,8 @@ class Recogniser:
         max_utterances: int = EvaluationConfig.max_utterances,
         beams: int = GenerationConfig.num_beams,
         max_bytes: int | None = None,
+        word_timestamps: bool = False,
+        vad: bool | VadOptions = False,
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
@@ -90,13 +100,16 @@ class Recogniser:
             max_utterances: clips that do; 0: what memory allows.
             beams: of the search; 1 is greedy.
             max_bytes: of an address or a pipe, see `load_audio`.
+            word_timestamps: segments have words, with their times and how sure they are.
+            vad: only what voice activity detection takes for speech is transcribed.
         """
+        speech = VadOptions() if vad is True else vad or None
         window = self.model.window_seconds
         loaded = prefetch(
             (
                 ((_path(file), piece), span)
                 for file in files
-                for piece, span in read_pieces(file, sample_rate, window, max_bytes)
+                for piece, span in read_pieces(file, sample_rate, window, max_bytes, speech)
             ),
             cost=lambda item: len(item[1]) / SAMPLE_RATE,
             budget=batch_seconds,
@@ -107,6 +120,7 @@ class Recogniser:
             options=GenerationConfig(num_beams=beams),
             batch_seconds=batch_seconds,
             max_utterances=max_utterances,
+            word_timestamps=word_timestamps,
         )
         found: list[tuple[Piece, Recognition]] = []
         for (path, piece), part in recognised:
@@ -184,69 +198,6 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Transcribe one recording or a list with the named model; see `Recogniser.transcribe`."""
     return load(model).transcribe(files, **options)
-
-
-def transcribe_command(
-    files: list[str],
-    *,
-    model: str,
-    device: str,
-    as_json: bool,
-    stream: bool,
-    quantise: str | None = None,
-    dtype: str | None = "auto",
-    beams: int = GenerationConfig.num_beams,
-    max_bytes: int | None = None,
-    **batches: Any,
-) -> int:
-    """`tiny-audio transcribe`: texts to stdout, failures to stderr; returns the exit status.
-
-    A line a file, preceded by the file's name where there are several; with `as_json` a JSON
-    object a line; with `stream` the text as it is written. `-` is standard input. 1 if a file
-    could not be read, otherwise 0. OSError where the texts cannot be written.
-    """
-    if stream and (as_json or beams > 1):
-        raise ConfigError("--stream writes plain greedy text: leave out --json and --beams.")
-    if "-" in files and sys.stdin is None:
-        raise ConfigError("standard input is closed: name a file instead of -, or feed one in.")
-    if sys.stdout is None:
-        raise TinyAudioError("standard output is closed: there is nowhere to write the text.")
-    recogniser = load(model, device=device, dtype=dtype, quantise=quantise)
-    sources = [sys.stdin.buffer if name == "-" else name for name in files]
-    names = [f"{name}: " if len(files) > 1 else "" for name in files]
-    failures = 0
-    if stream:
-        for name, source in zip(names, sources, strict=True):
-            failures += not _print_stream(recogniser, name, source, max_bytes)
-        return min(failures, 1)
-    transcripts = recogniser.transcripts(sources, beams=beams, max_bytes=max_bytes, **batches)
-    for name, transcript in zip(names, transcripts, strict=True):
-        if transcript.error is not None:
-            failures += 1
-            print(transcript.error, file=sys.stderr)
-        if as_json:
-            print(transcript.to_json(), flush=True)
-        elif transcript.error is None:
-            print(name + transcript.text, flush=True)
-    return min(failures, 1)
-
-
-def _print_stream(
-    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
-) -> bool:
-    """Print one recording's text as it is written; True if it could be read to its end."""
-    begun = False
-    try:
-        for piece in recogniser.stream(source, max_bytes=max_bytes):
-            print(piece if begun else name + piece, end="", flush=True)
-            begun = True
-    except AudioError as error:
-        if begun:
-            print(flush=True)
-        print(error, file=sys.stderr)
-        return False
-    print("" if begun else name, flush=True)
-    return True
 
 
 def _path(source: AudioInput) -> str | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError, first_line
+from tiny_audio.model.attention import OBSERVED, AudioAttention, observed
 from tiny_audio.model.batch import Prefill
 
 Run = Callable[[], Tensor]
@@ -39,6 +41,17 @@ class Hypothesis:
     token_ids: list[int]  # without the end token
     logprob: float | None  # mean over tokens, the end token included; None for beam search
     finished: bool  # False where the cap on new tokens cut it off
+    logprobs: Sequence[float] = ()  # of each token, the end token included
+    attention: Tensor | None = None  # [N, A] from each of those to the audio tokens, if asked for
+
+
+class _Token(NamedTuple):
+    """One more token of one utterance."""
+
+    row: int
+    id: int
+    logprob: float
+    attention: Tensor | None  # [A]
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class Decoding:
     prefill: Prefill
     caps: Sequence[int]  # the most new tokens of each row
     options: GenerationConfig
+    audio_mask: Tensor | None = None  # [B, T] where hypotheses shall tell their attention to audio
+    forced: Sequence[Sequence[int]] | None = None  # the tokens of each row, if they are known
 
     def __post_init__(self) -> None:
         options = self.options
@@ -65,14 +80,21 @@ class Decoding:
     def generate(self) -> list[Hypothesis]:
         """Decode into B hypotheses, in order."""
         if self.options.num_beams > 1:
-            return self._beam_search()
-        tokens: list[list[int]] = [[] for _ in self.caps]
-        logprobs: list[list[float]] = [[] for _ in self.caps]
+            found = self._beam_search()
+            if self.audio_mask is None:
+                return found
+            ids = [[*one.token_ids, self.end_ids[0]] for one in found]
+            return replace(self, options=GenerationConfig(), forced=ids).generate()
+        tokens: list[list[_Token]] = [[] for _ in self.caps]
         for step in self._steps():
-            for row, token, logprob in step:
-                tokens[row].append(token)
-                logprobs[row].append(logprob)
-        return [self._hypothesis(*of_row) for of_row in zip(tokens, logprobs, strict=True)]
+            for token in step:
+                tokens[token.row].append(token)
+        return [
+            self._hypothesis(
+                [t.id for t in own], [t.logprob for t in own], [t.attention for t in own]
+            )
+            for own in tokens
+        ]
 
     def stream(self) -> Iterator[str]:
         """Decode a batch of one and yield its text in pieces; joined they are ``generate``'s."""
@@ -81,7 +103,7 @@ class Decoding:
         ids: list[int] = []
         shown = ""
         for step in self._steps():
-            ids += [token for _, token, _ in step]
+            ids += [token.id for token in step]
             text = self._hypothesis(ids).text
             # A character of several bytes is a replacement mark until its last byte is there.
             if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
@@ -90,24 +112,41 @@ class Decoding:
         if rest := self._hypothesis(ids).text[len(shown) :]:
             yield rest
 
-    def _hypothesis(self, ids: list[int], logprobs: Sequence[float] = ()) -> Hypothesis:
+    def _hypothesis(
+        self,
+        ids: list[int],
+        logprobs: Sequence[float] = (),
+        attention: Sequence[Tensor | None] = (),
+    ) -> Hypothesis:
         """Cut at the first end token and turn ids into text."""
         stop = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
         mean = sum(logprobs) / len(logprobs) if logprobs else None
-        return Hypothesis(text, ids[:stop], mean, stop < len(ids))
+        seen = [row for row in attention if row is not None]
+        looked = torch.stack(seen) if seen else None
+        return Hypothesis(text, ids[:stop], mean, stop < len(ids), logprobs, looked)
 
-    def _steps(self) -> Iterator[list[tuple[int, int, float]]]:
-        """Decode token by token; yields row, token and log-probability of each row not yet done.
-        A row is done at its end token or cap and is dropped once that pays."""
-        past = self._start()
+    def _steps(self) -> Iterator[list[_Token]]:
+        """Decode token by token; yields the next one of each row that is not yet done. A row is
+        done at its end token or cap and is dropped once that pays."""
+        attention = None if self.audio_mask is None else AudioAttention(self.audio_mask)
+        with nullcontext() if attention is None else observed(self.lm):
+            yield from self._observed_steps(attention)
+
+    def _observed_steps(self, attention: AudioAttention | None) -> Iterator[list[_Token]]:
+        past = self._start(attention)
         rows: list[int | None] = list(range(len(self.caps)))  # of each that is held; None: done
         logits = past.first()
         for length in count(1):
-            chosen, logprobs = _choose(logits.float(), self.options)  # [R], [R]
+            chosen, logprobs = self._choose(logits.float(), rows, length)  # [R], [R]
             ids, scores = chosen.tolist(), logprobs.tolist()
-            held = zip(rows, ids, scores, strict=True)
-            yield [(row, token, score) for row, token, score in held if row is not None]
+            looks = (
+                [None] * len(rows)
+                if attention is None
+                else attention.weights.clone().cpu().unbind()
+            )
+            held = zip(rows, ids, scores, looks, strict=True)
+            yield [_Token(row, *token) for row, *token in held if row is not None]
             for i, row in enumerate(rows):
                 if row is not None and (ids[i] in self.end_ids or length >= self.caps[row]):
                     rows[i] = None
@@ -120,12 +159,22 @@ class Decoding:
                 rows, chosen = [rows[i] for i in live], chosen[keep]
             logits = past.next(chosen)
 
-    def _start(self) -> Growing:
+    def _choose(
+        self, logits: Tensor, rows: Sequence[int | None], length: int
+    ) -> tuple[Tensor, Tensor]:
+        """The next token of each row, from logits [R, V]: ids [R] and log-probabilities [R]."""
+        if self.forced is None:
+            return _choose(logits, self.options)
+        known = [self.forced[row or 0][length - 1 : length] or self.end_ids[:1] for row in rows]
+        ids = torch.tensor([own[0] for own in known], device=logits.device)
+        return ids, logits.log_softmax(dim=-1).gather(1, ids.unsqueeze(1)).squeeze(1)
+
+    def _start(self, attention: AudioAttention | None) -> Growing:
         """The fastest way to decode; on CUDA a captured step, where that works."""
         cuda = self.prefill.inputs_embeds.is_cuda and not torch.is_autocast_enabled("cuda")
         if cuda and self.options.cuda_graphs and can_capture(self.lm):
-            return Captured(self.lm, self.prefill, capture_cuda)
-        return Growing(self.lm, self.prefill)
+            return Captured(self.lm, self.prefill, capture_cuda, attention)
+        return Growing(self.lm, self.prefill, attention)
 
     def _beam_search(self) -> list[Hypothesis]:
         lm: Any = self.lm
@@ -163,7 +212,7 @@ def can_capture(lm: PreTrainedModel) -> bool:
     """Whether every layer attends to all that came before, through a kernel that takes a mask."""
     layers = DynamicCache(config=lm.config).layers
     plain = len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
-    return plain and lm.config._attn_implementation == "sdpa"
+    return plain and lm.config._attn_implementation in ("sdpa", OBSERVED)
 
 
 class Growing:
@@ -171,8 +220,10 @@ class Growing:
 
     worth_keeping = 1.0  # rows are dropped where at most this share of them is left
 
-    def __init__(self, lm: PreTrainedModel, prefill: Prefill) -> None:
-        self._lm, self._prefill = lm, prefill
+    def __init__(
+        self, lm: PreTrainedModel, prefill: Prefill, attention: AudioAttention | None = None
+    ) -> None:
+        self._lm, self._prefill, self._attention = lm, prefill, attention
         self._cache: Cache = DynamicCache(config=lm.config)
         self._mask = prefill.attention_mask
         self._positions = prefill.position_ids[:, -1:] + 1  # [R, 1] of the token that comes next
@@ -199,9 +250,14 @@ class Growing:
         """Drop all rows but these, in this order (ascending)."""
         self._cache.batch_select_indices(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
+        if self._attention is not None:
+            self._attention.keep(rows)
 
-    def _logits(self, mask: Tensor, **kwargs: Tensor) -> Tensor:
+    def _logits(self, mask: Tensor, **kwargs: Any) -> Tensor:
         kwargs["attention_mask"] = mask
+        if self._attention is not None:
+            kwargs["audio_attention"] = self._attention
+            self._attention.weights.zero_()
         out: Any = self._lm(**kwargs, past_key_values=self._cache, use_cache=True)
         return cast(Tensor, out.logits[:, -1])
 
@@ -214,9 +270,13 @@ class Captured(Growing):
     worth_keeping = 0.5  # a new shape has to be captured anew
 
     def __init__(
-        self, lm: PreTrainedModel, prefill: Prefill, capture: Callable[[Run], Run]
+        self,
+        lm: PreTrainedModel,
+        prefill: Prefill,
+        capture: Callable[[Run], Run],
+        attention: AudioAttention | None = None,
     ) -> None:
-        super().__init__(lm, prefill)
+        super().__init__(lm, prefill, attention)
         self._capture = capture
         self._length = self._mask.shape[1]
         self._cache = StaticCache(lm.config, max_cache_len=self._length + ROOM)
@@ -246,6 +306,8 @@ class Captured(Growing):
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         self._tokens, self._positions = self._tokens[rows], self._positions[rows]
         self._mask = self._mask[rows]
+        if self._attention is not None:
+            self._attention.keep(rows)
         self._new_shape()
 
     def _grow(self) -> None:

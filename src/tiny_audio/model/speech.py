@@ -172,9 +172,12 @@ class SpeechModel(nn.Module):
         return cast(Tensor, states.flatten(0, 1).index_select(0, positions))
 
     @torch.no_grad()
-    def generate(self, batch: Batch, options: GenerationConfig) -> list[Hypothesis]:
-        """Transcribe a left-padded batch; one hypothesis for each row, in order."""
-        return self._decoding(batch, options).generate()
+    def generate(
+        self, batch: Batch, options: GenerationConfig, *, attention: bool = False
+    ) -> list[Hypothesis]:
+        """Transcribe a left-padded batch; one hypothesis for each row, in order. ``attention``:
+        with that of every token to the audio."""
+        return self._decoding(batch, options, attention).generate()
 
     @torch.no_grad()
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
@@ -183,7 +186,9 @@ class SpeechModel(nn.Module):
             raise ValueError(f"streaming decodes one utterance at a time, not {len(batch)}")
         yield from self._decoding(batch, options).stream()
 
-    def _decoding(self, batch: Batch, options: GenerationConfig) -> Decoding:
+    def _decoding(
+        self, batch: Batch, options: GenerationConfig, attention: bool = False
+    ) -> Decoding:
         """New tokens are capped in proportion to each row's audio, never below min_tokens."""
         lm, rate = self.causal_lm, options.tokens_per_second
         lengths = batch.waveform_lengths.tolist()
@@ -191,4 +196,5 @@ class SpeechModel(nn.Module):
         own = getattr(lm.generation_config, "eos_token_id", None)
         own = [own] if isinstance(own, int) else list(own or [])
         ends = [self.prompt.end_id, *sorted({*own} - {self.prompt.end_id})]
-        return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options)
+        looked_at = batch.audio_mask if attention else None
+        return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options, looked_at)
