@@ -61,6 +61,7 @@ def test_every_yaml_composes(row: int) -> None:
 
 def test_every_setting_is_read_somewhere() -> None:
     """As an attribute, as a key, or as the parameter that it is handed to by its name."""
+    keys = list(hints.schema_keys())
     read: set[str] = set()
     for path in MODULES:
         if path.name == "config.py":
@@ -76,9 +77,10 @@ def test_every_setting_is_read_somewhere() -> None:
                     )
                 ):
                     read.add(name)
+                case ast.JoinedStr(values=[_, ast.Constant(value=str(name))]):
+                    read |= {key.split(".")[-1] for key in keys if key.endswith(name)}
     for path in CONF.rglob("*.yaml"):  # one setting may be the short way to another
         read |= {key.split(".")[-1] for key in re.findall(r"\$\{([\w.]+)\}", path.read_text())}
-    keys = list(hints.schema_keys())
     sections = {key.rpartition(".")[0] for key in keys}
     assert [key for key in keys if key not in sections and key.split(".")[-1] not in read] == []
 

@@ -217,15 +217,11 @@ def transcribe(
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
     from tiny_audio.infer.commands import output_files, transcribe_command
-    from tiny_audio.infer.subtitles import Layout
+    from tiny_audio.infer.transcript import Layout
     from tiny_audio.infer.vad import VadOptions
 
     layout = Layout(max_line_width, max_line_count, highlight_words)
-    speech = VadOptions(
-        threshold=vad_threshold,
-        min_silence_duration_ms=vad_min_silence_ms,
-        speech_pad_ms=vad_speech_pad_ms,
-    )
+    speech = VadOptions(vad_threshold, 0, vad_min_silence_ms, vad_speech_pad_ms)
     code = transcribe_command(
         files,
         model=model,

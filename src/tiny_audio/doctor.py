@@ -12,7 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = "tiny-audio"
-_EXTRAS = {"synth": "espeakng_loader", "augment": "audiomentations", "vad": "silero_vad", "track": "wandb"}
+_EXTRAS = {
+    "synth": "espeakng_loader",
+    "augment": "audiomentations",
+    "vad": "silero_vad",
+    "track": "wandb",
+}
 _PAIR_GB = 3.0  # what the default pair takes in the cache
 _MEMORY_GB = 8.0  # for training its projector on a CPU
 _ASK_SECONDS = 1.5

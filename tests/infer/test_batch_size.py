@@ -69,11 +69,11 @@ def test_recognition_goes_on_in_halves(
     expected = [found.text for _, found in recognise(recogniser.model, enumerate(clips), **options)]
     generate, refused = recogniser.model.generate, []
 
-    def small(batch, options):  # type: ignore[no-untyped-def]
+    def small(batch, options, **kwargs):  # type: ignore[no-untyped-def]
         if batch.padded_seconds > 6:
             refused.append(len(batch))
             raise error
-        return generate(batch, options)
+        return generate(batch, options, **kwargs)
 
     monkeypatch.setattr(recogniser.model, "generate", small)
     found = [f.text for _, f in recognise(recogniser.model, enumerate(clips), **options)]

@@ -115,7 +115,8 @@ def test_command_prints_json(
         assert set(line) == {"path", "seconds", "text", "logprob", "segments", "error"}
         assert line["text"] == transcript.text
         for segment in line["segments"]:
-            assert set(segment) == {"start", "end", "text", "tokens", "logprob", "finished"}
+            fields = {"start", "end", "text", "tokens", "logprob", "finished", "words"}
+            assert set(segment) == fields
             assert 0 <= segment["start"] < segment["end"] <= line["seconds"]
             assert math.isfinite(segment["logprob"])
 

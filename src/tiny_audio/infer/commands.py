@@ -15,8 +15,8 @@ from rich.progress import track
 from tiny_audio.audio.io import AudioInput
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
-from tiny_audio.infer.subtitles import FORMATS, Layout
-from tiny_audio.infer.transcribe import Recogniser, Transcript, load
+from tiny_audio.infer.transcribe import Recogniser, load
+from tiny_audio.infer.transcript import FORMATS, Layout, Transcript
 
 # What a folder or a pattern is searched for; a file that is named is read whatever it is called.
 SUFFIXES = (

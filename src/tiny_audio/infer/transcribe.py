@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,7 +14,6 @@ from tiny_audio.infer.recognise import (
     MIN_SPAN_SECONDS,
     Piece,
     Recognition,
-    Segment,
     cut_clips,
     join_pieces,
     prompt_batch,
@@ -24,37 +21,13 @@ from tiny_audio.infer.recognise import (
     recognise,
     split_stream,
 )
-from tiny_audio.infer.subtitles import Layout, to_srt, to_vtt
+from tiny_audio.infer.transcript import Transcript
 from tiny_audio.infer.vad import VadOptions
 from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.speech import SpeechModel
 
 Many = list[Any] | tuple[Any, ...]  # of AudioInput; a list of paths is not a list of AudioInput
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in one recording, or why it could not be read."""
-
-    text: str
-    seconds: float  # length of the recording
-    path: str | None = None  # as it was given, None for arrays and bytes
-    logprob: float | None = None  # mean over tokens, None where it is not known
-    segments: list[Segment] = field(default_factory=list)
-    error: str | None = None  # one line, None when all went well
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
-    def to_srt(self, layout: Layout | None = None) -> str:
-        """SubRip subtitles, of a transcript with word times."""
-        return to_srt(self, layout or Layout())
-
-    def to_vtt(self, layout: Layout | None = None) -> str:
-        """WebVTT subtitles, of a transcript with word times."""
-        return to_vtt(self, layout or Layout())
 
 
 class Recogniser:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     audio_attention.add(query, key, attention_mask, kwargs.get("scaling"))
-    out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return cast(tuple[Tensor, None], out)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(OBSERVED, _attend)

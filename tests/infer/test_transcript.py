@@ -13,8 +13,7 @@ from tests.infer.helpers import tones, write_wav
 from tiny_audio.cli import run
 from tiny_audio.infer.align import Word
 from tiny_audio.infer.recognise import Segment
-from tiny_audio.infer.subtitles import Layout, cues, timestamp
-from tiny_audio.infer.transcribe import Transcript
+from tiny_audio.infer.transcript import Layout, Transcript, cues, timestamp
 
 WORDS = [
     Word(text, start, start + 0.4, 0.5)

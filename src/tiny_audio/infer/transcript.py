@@ -1,16 +1,13 @@
-"""Transcripts as files, by the conventions of Whisper's command line: txt, srt, vtt, tsv, json."""
+"""A transcript, and its files by the conventions of Whisper's command line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
 
 from tiny_audio.infer.align import Word
-
-if TYPE_CHECKING:
-    from tiny_audio.infer.transcribe import Transcript
+from tiny_audio.infer.recognise import Segment
 
 LINE_WIDTH, LINE_COUNT = 42, 2  # of one cue, as is usual for subtitles
 PAUSE = 0.8  # seconds without a word that end a cue
@@ -23,6 +20,30 @@ class Layout:
     max_line_width: int = LINE_WIDTH
     max_line_count: int = LINE_COUNT
     highlight_words: bool = False
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one recording, or why it could not be read."""
+
+    text: str
+    seconds: float  # length of the recording
+    path: str | None = None  # as it was given, None for arrays and bytes
+    logprob: float | None = None  # mean over tokens, None where it is not known
+    segments: list[Segment] = field(default_factory=list)
+    error: str | None = None  # one line, None when all went well
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def to_srt(self, layout: Layout | None = None) -> str:
+        """SubRip subtitles, of a transcript with word times."""
+        return to_srt(self, layout or Layout())
+
+    def to_vtt(self, layout: Layout | None = None) -> str:
+        """WebVTT subtitles, of a transcript with word times."""
+        return to_vtt(self, layout or Layout())
 
 
 @dataclass(frozen=True)
