@@ -135,15 +135,26 @@ def transcribe_command(
         for name, source in zip(names, sources, strict=True):
             failures += not _print_stream(recogniser, name, source, max_bytes)
         return min(failures, 1)
-    transcripts: Iterable[Transcript] = recogniser.transcripts(
+    transcripts = recogniser.transcripts(
         sources, beams=beams, max_bytes=max_bytes, word_timestamps=word_timestamps, **options
     )
     if output is not None and len(found) > 1:
         console = Console(stderr=True)
-        transcripts = track(
-            transcripts, "Transcribing", len(found), console=console,
-            disable=not console.is_terminal,
-        )  # fmt: skip
+        quiet = not console.is_terminal
+        shown = track(transcripts, "Transcribing", len(found), console=console, disable=quiet)
+        return _write(names, found, shown, output, as_json)
+    return _write(names, found, transcripts, output, as_json)
+
+
+def _write(
+    names: Iterable[str],
+    found: Iterable[tuple[str, Path]],
+    transcripts: Iterable[Transcript],
+    output: Files | None,
+    as_json: bool,
+) -> int:
+    """Write every transcript as soon as it is there; 1 if one of them failed."""
+    failures = 0
     for name, (_, path), transcript in zip(names, found, transcripts, strict=True):
         if transcript.error is not None:
             failures += 1
