@@ -79,6 +79,7 @@ def test_files_of_a_folder_are_written_once(
         (["{in}", "--output-format", "doc"], "use txt, srt, vtt, tsv, json or all"),
         (["{in}/*.ogg"], "no recording is there"),
         (["{in}/a.wav", "{in}/a.flac", "--output-dir", "{in}"], "written to the same file"),
+        (["{in}/a.wav", "--output-dir", "{in}/a.wav/x"], "cannot be written: Not a directory"),
         (["{in}/a.wav", "--word-timestamps"], "shows in --json or with --output-format"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_row_holds_what_the_metrics_promise(data: Path, tmp_path: Path) -> Non
 def test_equal_seeds_give_equal_runs(data: Path, tmp_path: Path) -> None:
     short = ("training.max_steps=2", "training.eval_steps=0", "training.learns=[projector,lora]")
     losses = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for name, seed in (("a", 1), ("b", 1), ("c", -2)):
         run(data, tmp_path / name, *short, f"seed={seed}")
         losses.append([row["loss"] for row in rows(tmp_path / name)])
     assert losses[0] == losses[1] != losses[2]

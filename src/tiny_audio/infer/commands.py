@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,17 @@ class Files:
         return all(file.stat().st_mtime >= read for file in files)
 
     def write(self, transcript: Transcript, name: Path) -> None:
-        """Write all formats; each file is there whole or not at all."""
+        """Write all formats; each file is there whole or not at all. TinyAudioError if not."""
         for suffix, file in zip(self.formats, self.of(name), strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_name(f".{file.name}.part")
-            unfinished.write_text(FORMATS[suffix](transcript, self.layout), encoding="utf-8")
-            unfinished.replace(file)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.write_text(FORMATS[suffix](transcript, self.layout), encoding="utf-8")
+                unfinished.replace(file)
+            except OSError as error:
+                with suppress(OSError):
+                    unfinished.unlink()
+                raise TinyAudioError(f"{file} cannot be written: {error.strerror}.") from None
 
 
 def output_files(

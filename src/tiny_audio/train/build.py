@@ -96,7 +96,7 @@ def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
     try:
         # The main process's: its name may hold the time, which differs by process.
         cfg.output_dir = broadcast_object_list([cfg.output_dir])[0]
-        set_seed(cfg.seed, device_specific=True)
+        set_seed(cfg.seed % 2**31, device_specific=True)
         writes = accelerator.is_main_process
         with logs.to_file(Path(cfg.output_dir)) if writes else nullcontext():
             return Run(cfg, accelerator).train(argv)
