@@ -46,6 +46,8 @@ def check_settings(cfg: Config) -> None:
         value = attrgetter(key)(cfg)
         if value <= 0:
             raise ConfigError(f"{key}={value}: must be above 0")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed={cfg.seed}: must be 0 or more")
     patience = t.early_stopping_patience
     if patience is not None and (patience < 1 or t.eval_steps < 1):
         raise ConfigError(
