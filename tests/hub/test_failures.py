@@ -127,6 +127,7 @@ def tower_bytes(hub: Hub, begin: int) -> int:
     return sum(r.sent for r in asked if "/cdn/" in r.path and r.path.endswith(".safetensors"))
 
 
+@pytest.mark.slow
 def test_files_that_are_there_whole_damaged_or_something_else(
     hub: Hub, large: str, weights: bytes, tmp_path: Path
 ) -> None:

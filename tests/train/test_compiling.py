@@ -24,6 +24,7 @@ def gradients(model: SpeechModel, count: int) -> tuple[float, dict[str, torch.Te
     return loss.total.item(), found
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_stay_and_lengths_do_not_compile_anew() -> None:
     """Two programs a stack at most: a batch of one is another program than one of several."""
     torch._dynamo.reset()

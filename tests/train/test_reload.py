@@ -37,6 +37,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return files
 
 
+@pytest.mark.slow
 def test_every_stage_writes_the_same_in_a_new_process(
     data: Path, spoken: list[str], tmp_path: Path
 ) -> None:

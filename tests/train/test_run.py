@@ -43,6 +43,7 @@ def test_a_run_leaves_everything_in_its_folder(
     assert read_info(summary.best).metadata["wer"] == summary.wer
 
 
+@pytest.mark.slow
 def test_the_tiny_pair_learns_eight_utterances_by_heart(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     summary = run(
