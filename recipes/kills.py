@@ -145,8 +145,6 @@ def main() -> None:
         moment, delay = rng.randrange(given.steps), rng.uniform(0, 0.4)
         rows = kill_at(start(again(resume=False), out), out, moment, delay)
         resume = (out / "checkpoints" / "index.json").is_file()
-        if not resume:
-            shutil.rmtree(out)  # a new run would append to the old metrics.jsonl
         finish(again(resume=resume), out)
         found = differences(whole, out)
         went_on = "went on" if resume else "began anew, there was no checkpoint yet"

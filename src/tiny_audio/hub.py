@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from tiny_audio.errors import HubError
+from tiny_audio.errors import HubError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def snapshot(repo_id: str, revision: str | None = None, *, files: list[str] | No
             why = "be reached" if is_unreachable(failure) else "be asked"
             logger.warning(
                 "The hub cannot %s (%s): %s comes from the cache, commit %s",
-                *(why, _first_line(failure), repo_id, found.name[:8]),
+                *(why, first_line(failure).rstrip("."), repo_id, found.name[:8]),
             )
             return found
     fail(failure, repo_id, revision)
@@ -178,7 +178,8 @@ def explain(
         if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):  # httpx's
             return _not_cached(repo_id, revision, repo_type, cause)
     if is_unreachable(error):
-        return f"{repo_id}: the download broke off ({_first_line(error)}); run again to go on"
+        why = first_line(error).rstrip(".")
+        return f"{repo_id}: the download broke off ({why}); run again to go on"
     return None
 
 
@@ -211,13 +212,9 @@ def _not_cached(repo_id: str, revision: str | None, repo_type: str, error: BaseE
     kind = " --repo-type dataset" if repo_type == "dataset" else ""
     at = f" --revision {revision}" if revision is not None else ""
     other = "; model=nano needs no download" if repo_type == "model" else ""
-    away = f"the hub cannot be reached ({_first_line(error)})"
+    away = f"the hub cannot be reached ({first_line(error).rstrip('.')})"
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else away
     return (
         f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "
         f"it with 'hf download {repo_id}{kind}{at}'{other}"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -12,6 +12,7 @@ import pytest
 from tests.infer.helpers import tones, write_wav
 from tiny_audio.cli import run
 from tiny_audio.infer.align import Word
+from tiny_audio.infer.commands import find_recordings
 from tiny_audio.infer.recognise import Segment
 from tiny_audio.infer.transcript import Layout, Transcript, cues, timestamp
 
@@ -73,6 +74,14 @@ def test_files_of_a_folder_are_written_once(
     assert "1 of 2 are done already" in capsys.readouterr().err
 
 
+def test_a_signature_in_an_address_gets_into_no_file_name() -> None:
+    address = "https://user:word@example.org/talks/one.mp3?token=a.b/c"
+    assert list(find_recordings([address, "-"])) == [
+        (address, Path("one.mp3")),
+        ("-", Path("stdin")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -80,6 +89,8 @@ def test_files_of_a_folder_are_written_once(
         (["{in}/*.ogg"], "no recording is there"),
         (["{in}/a.wav", "{in}/a.flac", "--output-dir", "{in}"], "written to the same file"),
         (["{in}/a.wav", "--output-dir", "{in}/a.wav/x"], "cannot be written: Not a directory"),
+        (["{in}/a.wav", "--stream", "--vad"], "leave out"),
+        (["{in}/a.wav", "--json", "--output-dir", "{in}"], "use --output-format json"),
         (["{in}/a.wav", "--word-timestamps"], "shows in --json or with --output-format"),
     ],
 )

@@ -21,12 +21,12 @@ from tests.train.helpers import (
     trainer_of,
     utterances,
 )
+from tiny_audio.infer.recognise import out_of_memory
 from tiny_audio.model.checkpoint import read_config
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.memory import (
     OutOfMemory,
     by_memory,
-    is_out_of_memory,
     largest,
     split,
     worst_batches,
@@ -99,12 +99,12 @@ def test_an_utterance_that_does_not_fit_alone_is_named(tmp_path: Path) -> None:
 
 
 def test_another_error_is_not_taken_for_it() -> None:
-    assert not is_out_of_memory(RuntimeError("shapes do not match"))
-    assert not is_out_of_memory(ValueError("out of memory"))
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+    assert not out_of_memory(ValueError("out of memory"))
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(TERABYTES, 4)
-    assert is_out_of_memory(caught.value)
+    assert out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("limit", [0.5, 2.0, 4.0, 100.0])

@@ -43,6 +43,17 @@ def test_rows_are_json_lines_and_go_back_to_where_a_run_resumes(tmp_path: Path) 
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_new_run_does_not_go_on_with_the_rows_of_one_that_left_no_checkpoint(
+    tmp_path: Path,
+) -> None:
+    reporter(tmp_path).record(ROW)
+    report = reporter(tmp_path)
+    report.record(EVAL)
+    report.record(ROW)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [EVAL, ROW]
+
+
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
     report = reporter(tmp_path)
     report.accelerator = SimpleNamespace(is_main_process=False, log=lambda *_, **__: None)

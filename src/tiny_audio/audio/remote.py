@@ -20,6 +20,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from tiny_audio.errors import first_line
+
 UNREACHABLE, CORRUPT = "unreachable", "corrupt"
 
 _LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -236,8 +238,3 @@ def _describe(error: Exception) -> tuple[str, bool]:
         error = error.reason
     what = (isinstance(error, OSError) and error.strerror) or first_line(error)
     return re.sub(r"\?\S*|(?<=//)[^/@\s]*@", "", what), isinstance(error, _PERMANENT)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, shortened to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

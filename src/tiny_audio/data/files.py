@@ -22,14 +22,13 @@ from tiny_audio.audio.remote import (
     RetryPolicy,
     UnreadableError,
     file_system,
-    first_line,
     is_http,
     is_remote,
     open_remote,
     plain_url,
 )
 from tiny_audio.data.webdataset import PROBLEM, tar_rows
-from tiny_audio.errors import DataError
+from tiny_audio.errors import DataError, first_line
 
 SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns

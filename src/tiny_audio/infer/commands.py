@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tiny_audio.audio.io import AudioInput
+from tiny_audio.audio.remote import plain_url
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import AudioError, ConfigError, TinyAudioError
 from tiny_audio.infer.transcribe import Recogniser, load
@@ -86,7 +87,8 @@ def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Path]]:
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             found = [(str(p), p.relative_to(path)) for p in inside]
         elif "://" in argument or path.exists() or not set("*?[") & set(argument):
-            found = [(argument, Path("stdin" if argument == "-" else path.name))]
+            address = plain_url(argument) if "://" in argument else argument
+            found = [(argument, Path("stdin" if argument == "-" else Path(address).name))]
         else:
             matches = sorted(p for p in Path(path.anchor).glob(argument[len(path.anchor) :]))
             found = [(str(p), Path(p.name)) for p in matches if p.is_file()]
@@ -116,11 +118,13 @@ def transcribe_command(
     `as_json` a JSON object a line; with `stream` the text as it is written. `-` is standard input.
     1 if a file could not be read, otherwise 0. OSError where the texts cannot be written.
     """
-    if stream and (as_json or beams > 1 or output or word_timestamps):
+    if stream and (as_json or beams > 1 or output or word_timestamps or options.get("vad")):
         raise ConfigError(
-            "--stream writes plain greedy text: leave out --json, --beams, --output-* and "
-            "--word-timestamps."
+            "--stream writes plain greedy text of all there is: leave out --json, --beams, "
+            "--output-*, --word-timestamps and --vad."
         )
+    if as_json and output:
+        raise ConfigError("--json writes to standard output: use --output-format json for files.")
     if word_timestamps and not (as_json or output):
         raise ConfigError("--word-timestamps shows in --json or with --output-format.")
     if "-" in files and sys.stdin is None:

@@ -19,7 +19,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import psutil
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.audio.segment import split_long
@@ -43,6 +42,7 @@ MOST_READ_SECONDS = 1_800  # GROUP_BATCHES times as much is in memory at once, h
 GROUP_BATCHES = 8  # batches' worth of recordings that are sorted by length together
 AUTO = 0  # as a number of utterances: what memory allows
 MOST_UTTERANCES = {"cuda": 1024, "cpu": 256}  # more are no faster
+_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _SHARE = 0.5  # of the memory that is free, for one batch; the rest is for what is not counted
 _MARGIN = 0.2  # seconds after a cut that may decide where it lies: how loud it is around it
 
@@ -387,6 +387,8 @@ def in_parts(
     return limit
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory is out, on a device or in the machine."""
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(m in str(error) for m in _MESSAGES)

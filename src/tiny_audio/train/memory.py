@@ -22,6 +22,7 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.batching import collate
 from tiny_audio.data.records import Utterance
 from tiny_audio.errors import TinyAudioError
+from tiny_audio.infer.recognise import out_of_memory
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.stages import training_mode
@@ -32,7 +33,6 @@ STEP = 10.0  # seconds: the budget is a multiple of it
 _SECONDS_PER_GIB = 5.0  # of a machine's memory, where it is not tried
 _LEAST, _MOST = 20.0, 240.0  # seconds, where it is not tried
 _FAST_SPEECH = 25  # characters a second
-_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(TinyAudioError):
@@ -72,7 +72,7 @@ class MemoryGuard:
                     done += 1
                 return list(sums.values())
             except (RuntimeError, MemoryError) as error:
-                if not recover or not is_out_of_memory(error):
+                if not recover or not out_of_memory(error):
                     raise
             # Out here the error is gone, and with it the frames that held on to tensors.
             part = parts[done][1]
@@ -101,13 +101,6 @@ def split(batch: Batch, limit: float) -> list[Batch]:
             parts.append(batch.rows(first, row))
             first, longest = row, seconds
     return [*parts, batch.rows(first, len(batch))]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of a GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(m in str(error) for m in _MESSAGES)
 
 
 def choose_budget(
@@ -194,7 +187,7 @@ def _fits(
                 loss.total.backward()
         return torch.cuda.max_memory_reserved(device) + moments < allowed
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not out_of_memory(error):
             raise
         return False
     finally:

@@ -140,7 +140,7 @@ class Reporter:
     def record(self, row: Row) -> None:
         """Append one row, in memory, on disk and to the tracker. DataError: the disk refuses."""
         self.rows.append(dict(row))
-        self._write([row], mode="a")
+        self._write([row], mode="a" if len(self.rows) > 1 else "w")  # not after another run's
         figures = {
             f"{row['kind']}/{name}": value
             for name, value in row.items()
