@@ -17,7 +17,7 @@ import numpy as np
 
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
-from tiny_audio.data.prepare import Preparer, TokenLimits, decode, over_budget
+from tiny_audio.data.prepare import Preparer, TokenLimits, decode
 from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
 from tiny_audio.data.shards import LOST_REASONS
@@ -201,7 +201,7 @@ class TrainingStream:
         Records are counted in `rejects` on their source's first pass only, but a shard that is
         lost on every pass: it may be another one each time.
         """
-        start = self._state.start
+        start, budget = self._state.start, self._batching["batch_seconds"]
         pool = _Pool(start, self.rejects.copy(), end=start)
         fruitful, barren = start, 0  # position after the last usable record, and records since
         drawn = ((_with_epoch(draw), draw) for draw in self._mixture.draws(start))
@@ -212,7 +212,7 @@ class TrainingStream:
                 epochs = {draw.source: draw.epoch}
                 pool = _Pool(pool.end, self.rejects.copy(), pool.end, epochs)
             pool.end = draw.after
-            reject = result if isinstance(result, Reject) else self._check(result)
+            reject = result if isinstance(result, Reject) else self._limits.check(result, budget)
             if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
                 self.rejects.seen += 1
                 if reject is not None:
@@ -234,10 +234,6 @@ class TrainingStream:
             pool.complete = True
             yield pool
             pool = _Pool(pool.end, self.rejects.copy(), pool.end)
-
-    def _check(self, utterance: Utterance) -> Reject | None:
-        budget = self._batching["batch_seconds"]
-        return over_budget(utterance, budget) or self._limits.check(utterance)
 
     def _useless(self) -> DataError:
         return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")

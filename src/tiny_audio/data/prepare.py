@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -193,27 +195,21 @@ class TokenLimits:
     audio_tokens: Callable[[int], int]  # of so many samples
     max_label_tokens: int  # the end token not counted
 
-    def check(self, utterance: Utterance) -> Reject | None:
-        """The reason why the model cannot take it, if there is one."""
-        n_audio = self.audio_tokens(len(utterance.waveform))
+    def check(self, utterance: Utterance, batch_seconds: float = math.inf) -> Reject | None:
+        """The reason why the model cannot take it, or a batch not hold it, if there is one."""
+        rejected = partial(Reject, utterance.id, utterance.source)
+        seconds, n_audio = utterance.seconds, self.audio_tokens(len(utterance.waveform))
+        if seconds > batch_seconds:
+            over = f"{seconds:.1f} s, over training.batch_seconds={batch_seconds:g}"
+            return rejected("over_budget", over)
         if n_audio < 1:
-            message = f"{utterance.seconds:.3f} s yield no audio token"
-            return Reject(utterance.id, utterance.source, "too_short", message)
+            return rejected("too_short", f"{seconds:.3f} s yield no audio token")
         label = utterance.extra.get(UNHEARD, utterance.text)  # on another pass it is heard
         ids, n_prompt = self.prompt.training(n_audio, label)
-        n_label = len(ids) - n_prompt - 1
-        if n_label > self.max_label_tokens:
-            message = f"{n_label} label tokens, over {self.max_label_tokens}"
-            return Reject(utterance.id, utterance.source, "label_too_long", message)
+        if (n_label := len(ids) - n_prompt - 1) > self.max_label_tokens:
+            over = f"{n_label} label tokens, over {self.max_label_tokens}"
+            return rejected("label_too_long", over)
         return None
-
-
-def over_budget(utterance: Utterance, budget: float) -> Reject | None:
-    """The reject of an utterance of more seconds than fit into a batch, if it is one."""
-    if utterance.seconds <= budget:
-        return None
-    message = f"{utterance.seconds:.1f} s, over training.batch_seconds={budget:g}"
-    return Reject(utterance.id, utterance.source, "over_budget", message)
 
 
 def decode(
