@@ -93,7 +93,7 @@ class _Seekable:
     def __init__(self, file: BinaryIO) -> None:
         self._seek = file.seek
         self.read, self.tell = file.read, file.tell
-        self.seekable = lambda: not isinstance(file, PipeCopy) or file.must_seek()
+        self.seekable = lambda: not isinstance(file, PipeCopy)  # or FFmpeg looks at its end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -188,7 +188,8 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     known = _looks_like_audio(file.read(12))
     damaged = UndecodableError("truncated", "breaks off before any audio, or is damaged")
     foreign = UndecodableError("not_audio", "is not in an audio or video format known here")
-    counts_frames = _has_mp3_count(file)
+    live = isinstance(file, PipeCopy)
+    counts_frames = not live and _has_mp3_count(file)
     file.seek(0)
     try:
         container = av.open(
@@ -197,7 +198,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
             # A playlist must not make FFmpeg open other files or addresses.
             options={"protocol_whitelist": "none"},
             metadata_errors="replace",
-            buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
+            buffer_size=_LIVE_BYTES if live else 1 << 15,
         )
     except (av.FFmpegError, ValueError) as error:
         raise (damaged if known else foreign) from error
@@ -271,7 +272,7 @@ def _ffmpeg_frames(
         decoding.damage = math.inf
         return
     # FFmpeg takes what is there for all.
-    if (not isinstance(file, PipeCopy) or file.ended) and _breaks_off(file):
+    if _breaks_off(file.copy if isinstance(file, PipeCopy) else file):
         decoding.damage = math.inf
 
 

@@ -6,7 +6,6 @@ A download or a pipe is copied to memory, from 32 MiB on to a temporary file.
 from __future__ import annotations
 
 import io
-import math
 import os
 import stat
 import tempfile
@@ -45,8 +44,13 @@ def opened(
             remote = isinstance(file, RemoteFile)
             limit = max_bytes or (_MAX_DOWNLOAD if remote else _MAX_PIPE)
             file = PipeCopy(file, copy, name, limit)
-            if whole or remote:
-                file.wait_for(math.inf)
+            head = b""
+            while len(head) < 12 and (more := file.read(12 - len(head))):
+                head += more
+            # MP4 and CAF may keep at their end what is needed first.
+            if whole or remote or head[4:8] == b"ftyp" or head.startswith(b"caff"):
+                while file.read(_CHUNK_BYTES):
+                    pass
                 file = copy
         file.seek(0)
         if not file.read(1):
@@ -66,11 +70,9 @@ def _find(source: Source, stack: ExitStack) -> tuple[Any, str]:
         return stack.enter_context(_open_path(name)), name
     if hasattr(source, "read"):
         return source, f"the file object {getattr(source, 'name', type(source).__name__)}"
-    raise AudioError(
-        f"cannot read audio from a {type(source).__name__}: give a path, an address, bytes, "
-        "a file object, an array or a tensor",
-        reason="unreadable",
-    )
+    kinds = "a path, an address, bytes, a file object, an array or a tensor"
+    message = f"cannot read audio from a {type(source).__name__}: give {kinds}"
+    raise AudioError(message, reason="unreadable")
 
 
 def _open_path(path: str) -> BinaryIO:
@@ -88,77 +90,44 @@ def _open_path(path: str) -> BinaryIO:
 
 
 class PipeCopy:
-    """What a pipe or a download sends, kept in a file that can seek; the rest is waited for."""
+    """A pipe or a download as it comes in; `copy`, which can seek, keeps what has come so far."""
 
     def __init__(self, pipe: Any, copy: Any, name: str, max_bytes: int) -> None:
-        self._pipe, self._copy, self._name, self._max_bytes = pipe, copy, name, max_bytes
-        self._size, self.ended = 0, False
-        self.tell = copy.tell
+        self._pipe, self.copy, self._name, self._max_bytes = pipe, copy, name, max_bytes
+        self.seek, self.tell = copy.seek, copy.tell
 
-    def must_seek(self) -> bool:
-        """Whether the format (MP4, CAF) may keep at its end what is needed first.
-
-        In others FFmpeg, if it could, would look at the end too, and wait for all.
-        """
-        position = self.tell()
-        self.seek(0)
-        head = self.read(8)
-        self.seek(position)
-        return head[4:] == b"ftyp" or head[:4] == b"caff"
-
-    def read(self, size: int = -1) -> bytes:
-        """So many bytes, or all; fewer only at the end."""
-        self.wait_for(math.inf if size < 0 else self.tell() + size)
-        data: bytes = self._copy.read(size)
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        data: bytes = self.copy.read(size) or self._receive(size)
         return data
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position, waiting for it; -1 for one counted from an end not yet there."""
-        if whence == os.SEEK_END and not self.ended:
-            return -1
-        if whence != os.SEEK_END:
-            self.wait_for(offset + (self.tell() if whence == os.SEEK_CUR else 0))
-        self._copy.seek(offset, whence)
-        return int(self.tell())
-
-    def wait_for(self, end: float) -> None:
-        """Receive until `end` bytes are there, or all there are."""
-        position = self.tell()
-        self._copy.seek(self._size)
-        while self._size < end and not self.ended:
-            chunk = self._receive()
-            if not isinstance(chunk, bytes):
-                message = f"{self._name} is opened as text: open it as 'rb'"
-                raise AudioError(message, reason="unreadable")
-            self.ended = not chunk
-            self._size += len(chunk)
-            self._check_size(self._size)
-            self._copy.write(chunk)
-        self._copy.seek(position)
-
-    def _receive(self) -> Any:
+    def _receive(self, size: int) -> bytes:
         try:
-            if self._size == 0 and isinstance(self._pipe, RemoteFile):
+            if self.tell() == 0 and isinstance(self._pipe, RemoteFile):
                 self._check_size(self._pipe.length() or 0)
-            elif self._size == 0 and self._pipe.seekable():
+            elif self.tell() == 0 and self._pipe.seekable():
                 self._pipe.seek(0)
-            return getattr(self._pipe, "read1", self._pipe.read)(_CHUNK_BYTES)
+            data = getattr(self._pipe, "read1", self._pipe.read)(size)
         except UnreadableError as error:
-            what, reason = f" cannot be downloaded: {error}", "unreadable"
-            if (size := self._pipe.size) is not None:
-                what = (
-                    f": the download ended after {self._size} of {size} bytes: {error}; try again"
-                )
-                reason = "truncated"
-            raise AudioError(self._name + what, reason=reason) from error
+            if (size_there := self._pipe.size) is None:
+                message = f"{self._name} cannot be downloaded: {error}"
+                raise AudioError(message, reason="unreadable") from error
+            ended = f"the download ended after {self.tell()} of {size_there} bytes"
+            message = f"{self._name}: {ended}: {error}; try again"
+            raise AudioError(message, reason="truncated") from error
         except (OSError, ValueError, AttributeError) as error:
             message = f"{self._name} cannot be read: {error}"
             raise AudioError(message, reason="unreadable") from error
+        if not isinstance(data, bytes):
+            message = f"{self._name} is opened as text: open it as 'rb'"
+            raise AudioError(message, reason="unreadable")
+        self._check_size(self.tell() + len(data))
+        self.copy.write(data)
+        return data
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
-            raise AudioError(
-                f"{self._name} is larger than the {self._max_bytes / (1 << 30):.3g} GiB allowed: "
-                "allow more with --max-download, or save and split it first",
-                reason="too_long",
-            )
+            allowed = f"the {self._max_bytes / (1 << 30):.3g} GiB allowed"
+            remedy = "allow more with --max-download, or save and split it first"
+            message = f"{self._name} is larger than {allowed}: {remedy}"
+            raise AudioError(message, reason="too_long")
