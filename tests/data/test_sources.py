@@ -49,10 +49,9 @@ def test_manifest_paths_are_relative_to_it(tmp_path, monkeypatch):
 
 
 def test_manifest_columns_are_mapped(tmp_path):
-    row = {"wav": "a.wav", "sentence": "hello", "key": 12, "who": "ann", "length": 2}
+    row = {"wav": "a.wav", "sentence": "hello", "key": 12, "who": "ann", "duration": 2}
     columns = {"audio": "wav", "text": "sentence", "id": "key", "speaker": "who"}
     settings = {f"{role}_column": name for role, name in columns.items()}
-    settings["options"] = {"duration_column": "length"}
     (record,) = records(open_one(path=str(write_manifest(tmp_path / "m.jsonl", [row])), **settings))
     assert (record.id, record.text, record.speaker, record.seconds) == ("12", "hello", "ann", 2.0)
     assert record.extra == {}
@@ -148,7 +147,7 @@ def test_folders_that_lack_something_say_what(tmp_path):
         ({"kind": "tape"}, "is no kind of source: use manifest | folder | hub | synthetic"),
         ({"path": None}, "has no path: set data.path=..., or data.train.main.path=..."),
         ({"split": "train"}, "data.train.main.split has no meaning for kind=manifest"),
-        ({"options": {"speed": 2}}, "options has speed, but manifest knows duration_column"),
+        ({"options": {"speed": 2}}, "options has speed, but manifest knows none"),
         ({"max_samples": 0}, "max_samples=0: use 1 or more"),
     ],
 )

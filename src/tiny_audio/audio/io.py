@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -50,27 +51,21 @@ def load_audio(
         AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
             ``unreadable``.
     """
-    if offset is not None:
-        max_seconds = None
-    blocks = audio_blocks(
-        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
-    )
+    limits: dict[str, Any] = {"sample_rate": sample_rate, "max_bytes": max_bytes}
     if offset is None:
-        return np.concatenate(list(blocks))
-    start = round(offset * SAMPLE_RATE)
-    stop = None if duration is None else start + round(duration * SAMPLE_RATE)
-    if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
-        with opened(source, max_bytes=max_bytes) as (file, _):
-            found = decode.read_stretch(file, start, stop)
-            if found is not None:
-                return found
-    pieces = [np.zeros(0, np.float32)]
-    position = 0
-    for block in blocks:
-        end = None if stop is None else max(0, stop - position)
-        pieces.append(block[max(0, start - position) : end])
+        return np.concatenate(list(audio_blocks(source, max_seconds=max_seconds, **limits)))
+    start, stop = round(offset * SAMPLE_RATE), sys.maxsize
+    if duration is not None:
+        stop = start + round(duration * SAMPLE_RATE)
+        if not isinstance(source, (np.ndarray, torch.Tensor)):
+            with opened(source, max_bytes=max_bytes) as (file, _):
+                if (found := decode.read_stretch(file, start, stop)) is not None:
+                    return found
+    pieces, position = [np.zeros(0, np.float32)], 0
+    for block in audio_blocks(source, **limits):
+        pieces.append(block[max(0, start - position) : max(0, stop - position)])
         position += len(block)
-        if stop is not None and position >= stop:
+        if position >= stop:
             break
     return np.concatenate(pieces)
 
@@ -159,11 +154,8 @@ def _resampled(
     seconds, declared = found / rate, decoding.declared or 0.0
     if max(decoding.damage, declared - seconds) > decoding.slack:
         expected = f" of {declared:.2f} s" if declared > seconds else ""
-        raise AudioError(
-            f"{name} is damaged or breaks off: {seconds:.2f} s{expected} could be read; "
-            "copy or download it again",
-            reason="truncated",
-        )
+        read = f"{seconds:.2f} s{expected} could be read; copy or download it again"
+        raise AudioError(f"{name} is damaged or breaks off: {read}", reason="truncated")
     if not found:
         raise AudioError(f"{name} holds no samples", reason="empty")
 
@@ -180,15 +172,12 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-    wrong = ""
-    if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
-        wrong = (
-            f"its values are {source.dtype}, give floats in [-1, 1] or integers of up to 32 bits"
-        )
-    elif source.ndim not in (1, 2):
-        wrong = f"it has {source.ndim} axes, give samples, or channels by samples"
-    if wrong:
-        raise AudioError(f"{name} is no audio: {wrong}", reason="not_audio")
+    kind = source.dtype.kind
+    if kind not in "fiu" or (kind != "f" and source.dtype.itemsize > 4):
+        wanted = "floats in [-1, 1] or integers of up to 32 bits"
+        raise AudioError(f"{name} holds {source.dtype}: give {wanted}", reason="not_audio")
+    if source.ndim not in (1, 2):
+        raise AudioError(f"{name} is neither [S] nor [C, S]: reshape it", reason="not_audio")
     if not source.size:
         raise AudioError(f"{name} holds no samples", reason="empty")
     if source.ndim == 1:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.data.folder import AUDIO_SUFFIXES
+from tiny_audio.data.local import AUDIO_SUFFIXES
 from tiny_audio.data.records import bytes_hash
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 

@@ -10,7 +10,7 @@ from typing import Any
 from tiny_audio import hub, logs
 from tiny_audio.audio.remote import RetryPolicy
 from tiny_audio.data.files import FileShards, HubShards, find_shards
-from tiny_audio.data.manifest import check_columns
+from tiny_audio.data.local import check_columns
 from tiny_audio.data.shards import ShardSource
 from tiny_audio.errors import DataError, first_line
 

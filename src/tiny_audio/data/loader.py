@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
+from tiny_audio.data.mixture import Mixture, Position, Usage
 from tiny_audio.data.prepare import Preparer, TokenLimits, decode
-from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
+from tiny_audio.data.records import Source, Utterance, id_hash
 from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
 from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
@@ -41,7 +42,7 @@ class _Pool:
     start: Position  # where it can be read again from
     rejects: RejectCounts  # those before it
     end: Position  # after the last record that was read for it
-    epochs: dict[int, int] = field(default_factory=dict)  # source -> the pass it is on
+    epochs: dict[str, int] = field(default_factory=dict)  # source -> the pass it is on
     utterances: list[Utterance] = field(default_factory=list)
     complete: bool = False
 
@@ -150,10 +151,8 @@ class TrainingStream:
                 for name in before | now
                 if before.get(name) != now.get(name)
             )
-            raise DataError(
-                f"The run cannot go on where it stopped in its data: {changed}. Restore these, or "
-                "start a new run from its weights with model.init_from."
-            )
+            what = f"The run cannot go on where it stopped in its data: {changed}"
+            raise DataError(f"{what}. Restore these, or start anew with model.init_from.")
         served = state["served"]
         if state["batching"] != self._batching:
             logger.warning("Batches are cut otherwise now: a part of the last pool comes again.")
@@ -161,13 +160,13 @@ class TrainingStream:
         rejects = RejectCounts.from_dict(state["rejects"])
         start = Position(**state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
-        self.rejects = rejects.copy()
+        self.rejects = deepcopy(rejects)
         self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
         self.usage = Usage.from_dict(state.get("usage", state.get("heard", {})))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
-        self.rejects = state.rejects.copy()
+        self.rejects = deepcopy(state.rejects)
         self._log.keep(state.rejects.total)
         size, prompt = self._batching["pool"], self._limits.prompt
         pools = self._pools()
@@ -202,16 +201,16 @@ class TrainingStream:
         lost on every pass: it may be another one each time.
         """
         start, budget = self._state.start, self._batching["batch_seconds"]
-        pool = _Pool(start, self.rejects.copy(), end=start)
+        pool = _Pool(start, deepcopy(self.rejects), end=start)
         fruitful, barren = start, 0  # position after the last usable record, and records since
-        drawn = ((_with_epoch(draw), draw) for draw in self._mixture.draws(start))
+        drawn = ((draw.item, draw) for draw in self._mixture.draws(start))
         for result, draw in decode(drawn, self._preparer, self._num_workers):
-            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
+            name = draw.item.source
+            if pool.epochs.setdefault(name, draw.epoch) != draw.epoch:
                 pool.complete = True
                 yield pool
-                epochs = {draw.source: draw.epoch}
-                pool = _Pool(pool.end, self.rejects.copy(), pool.end, epochs)
-            pool.end = draw.after
+                pool = _Pool(pool.end, deepcopy(self.rejects), pool.end, {name: draw.epoch})
+            pool.end = draw.cursor
             reject = result if isinstance(result, Reject) else self._limits.check(result, budget)
             if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
                 self.rejects.seen += 1
@@ -219,28 +218,24 @@ class TrainingStream:
                     self.rejects.add(reject)
                     self._log.add(reject)
             if isinstance(result, Utterance) and reject is None:
-                fruitful, barren = draw.after, 0
+                fruitful, barren = draw.cursor, 0
                 pool.utterances.append(result)
                 pool.complete = len(pool.utterances) == self._batching["pool"]
                 yield pool
                 if pool.complete:
-                    pool = _Pool(pool.end, self.rejects.copy(), pool.end)
+                    pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
                 continue
             barren += 1
-            passed = self._mixture.passes(draw.after) - self._mixture.passes(fruitful)
+            passed = self._mixture.passes(draw.cursor) - self._mixture.passes(fruitful)
             if passed >= _BARREN_PASSES or barren >= _BARREN_RECORDS:
                 raise self._useless()
         while True:  # what follows the last pool is an empty one
             pool.complete = True
             yield pool
-            pool = _Pool(pool.end, self.rejects.copy(), pool.end)
+            pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
 
     def _useless(self) -> DataError:
         return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")
-
-
-def _with_epoch(draw: MixtureDraw) -> Item:
-    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
 
 
 def _grown(pools: Iterator[_Pool], pool: _Pool | None, count: int) -> _Pool:
@@ -268,9 +263,8 @@ def eval_utterances(
     """
     for source in sources:
         if source.endless:
-            raise DataError(
-                f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
-            )
+            what = f"The data source {source.name!r} is endless"
+            raise DataError(f"{what}: set max_samples to evaluate on it.")
     records = enumerate(chain.from_iterable(source.records() for source in sources))
     mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
     usable: dict[int, Utterance] = {}

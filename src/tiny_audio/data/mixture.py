@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tiny_audio.audio.io import probe_duration
-from tiny_audio.data.records import Cursor, IndexedSource, Item, Record, Source, Utterance
+from tiny_audio.data.records import Cursor, Draw, IndexedSource, Record, Source, Utterance
 from tiny_audio.errors import AudioError, DataError
 
 _BLOCK = 4096  # choices from one seed, so that choice n is found without making those before it
@@ -27,16 +27,6 @@ class Position:
     drawn: int
     cursors: Sequence[Cursor]
     ended: Sequence[int] = ()  # indices of sources that take no more part
-
-
-@dataclass(frozen=True)
-class MixtureDraw:
-    """One record, the index and pass of its source, and the position after it."""
-
-    item: Item
-    source: int
-    epoch: int
-    after: Position
 
 
 class Mixture:
@@ -57,18 +47,19 @@ class Mixture:
         repeat: bool = True,
     ) -> None:
         if min(weights) < 0 or not sum(weights) > 0:
-            raise DataError(
-                f"The weights of the data sources are {', '.join(map(str, weights))}: none may be "
-                "negative, and one must be more than 0."
-            )
+            found = ", ".join(map(str, weights))
+            raise DataError(f"data.train has weights {found}: none below 0, and one above it.")
         self._sources = list(sources)
         self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._repeat = repeat
         self.start = Position(0, (None,) * len(self._sources))
 
-    def draws(self, start: Position) -> Iterator[MixtureDraw]:
-        """The stream from a position on; without end, unless sources are not to repeat."""
+    def draws(self, start: Position) -> Iterator[Draw]:
+        """The stream from a position on; without end, unless sources are not to repeat.
+
+        Records know the pass on which they were drawn; cursors are positions.
+        """
         streams = [
             source.draws(self._seed, self._rank, self._world_size, cursor)
             for source, cursor in zip(self._sources, start.cursors, strict=True)
@@ -86,7 +77,10 @@ class Mixture:
             cursors = list(position.cursors)
             cursors[chosen] = draw.cursor
             position = Position(position.drawn + 1, tuple(cursors), position.ended)
-            yield MixtureDraw(draw.item, chosen, draw.epoch, position)
+            item = draw.item
+            if isinstance(item, Record):
+                item = replace(item, epoch=draw.epoch)
+            yield Draw(item, draw.epoch, position)
 
     def lost_shards(self) -> list[Any]:
         """What each source had to leave out, for `restore`; JSON values."""
@@ -139,10 +133,8 @@ def mean_seconds(source: Source, declared: float | None) -> float:
         probed = (_seconds(item) for item in items if isinstance(item, Record))
         found = [seconds for seconds in probed if seconds is not None]
     if not found:
-        raise DataError(
-            f"data.weights=hours needs to know how long the utterances of {source.name!r} are: "
-            f"set {setting}."
-        )
+        unknown = f"how long the utterances of {source.name!r} are is not known"
+        raise DataError(f"data.weights=hours: {unknown}, set {setting}.")
     return max(sum(found) / len(found), 0.01)
 
 
@@ -158,20 +150,19 @@ class Usage:
     """Utterances and seconds of audio that each source gave to batches so far."""
 
     utterances: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, batch: Iterable[Utterance]) -> None:
         """Count a batch."""
         for utterance in batch:
             self.utterances[utterance.source] += 1
-            before = self.seconds.get(utterance.source, 0.0)
-            self.seconds[utterance.source] = before + utterance.seconds
+            self.seconds[utterance.source] += utterance.seconds
 
     def merge(self, other: Usage) -> None:
         """Add what another process counted."""
         self.utterances.update(other.utterances)
         for name, seconds in other.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.seconds[name] += seconds
 
     def row(self) -> dict[str, float]:
         """Figures by the names of metrics.jsonl: utterances_<source> and hours_<source>."""
@@ -197,4 +188,5 @@ class Usage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
         """What `to_dict` wrote."""
-        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))
+        seconds = defaultdict(float, values.get("seconds", {}))
+        return cls(Counter(values.get("utterances", {})), seconds)

@@ -76,10 +76,6 @@ class RejectCounts:
         """An independent copy of the counts that `to_dict` gave."""
         return cls(values["seen"], Counter(values["reasons"]), deepcopy(values["examples"]))
 
-    def copy(self) -> RejectCounts:
-        """An independent copy."""
-        return deepcopy(self)
-
 
 class RejectLog:
     """One line for each rejected record; without a folder no file. The process that trains writes

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
-from tiny_audio.data.files import FileShards, HubShards
+from tiny_audio.data.files import KEY, PROBLEM, FileShards, HubShards
 from tiny_audio.data.records import (
     Audio,
     Cursor,
@@ -34,7 +34,6 @@ from tiny_audio.data.records import (
     text_of,
 )
 from tiny_audio.data.rejects import Reject
-from tiny_audio.data.webdataset import KEY, PROBLEM
 from tiny_audio.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
-from tiny_audio.data.folder import FolderSource
 from tiny_audio.data.hub import RETRY_OPTIONS, open_shards
-from tiny_audio.data.manifest import ManifestSource
+from tiny_audio.data.local import FolderSource, ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source, Spec
 from tiny_audio.data.synthetic import SyntheticSource
@@ -109,7 +108,7 @@ _NO_HUB = ("subset", "split", "revision")
 
 # kind -> its opener, fields that must be null, and the options it knows (None: passed on)
 KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
-    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ("duration_column",)),
+    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ()),
     "folder": (lambda name, spec, _: FolderSource(name, spec), _NO_HUB, ()),
     "hub": (open_shards, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
