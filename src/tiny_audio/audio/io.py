@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,36 +108,18 @@ def audio_blocks(
         raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
 
-def probe_duration(path: str | Path) -> float | None:
-    """Tell a file's length in seconds from its header, None where it does not count.
-
-    Raises:
-        AudioError: for a file that cannot be opened.
-    """
-    with opened(path) as (file, _):
-        for decoder in (decode.libsndfile, decode.ffmpeg):
-            file.seek(0)
-            with suppress(decode.UndecodableError), decoder(file) as decoding:
-                return decoding.declared
-    return None
-
-
 def _resampled(
     decoding: decode.Decoding, name: str, max_seconds: float | None
 ) -> Iterator[decode.Mono]:
     """Decode, resample and check a recording, block by block, up to `max_seconds` of it."""
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
-        raise AudioError(
-            f"{name} has a sample rate of {rate} Hz; {_MIN_RATE} to {_MAX_RATE} can be read",
-            reason="unreadable",
-        )
+        message = f"{name} has a sample rate of {rate} Hz, not {_MIN_RATE} to {_MAX_RATE}"
+        raise AudioError(message, reason="unreadable")
     limit = np.inf if max_seconds is None else max_seconds
     if (decoding.declared or 0.0) > limit:
-        raise AudioError(
-            f"{name} is {decoding.declared:.2f} s long, more than the {limit:g} s allowed",
-            reason="too_long",
-        )
+        message = f"{name} is {decoding.declared:.2f} s long, over the {limit:g} s allowed"
+        raise AudioError(message, reason="too_long")
     resampler = None
     if rate != SAMPLE_RATE:
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")

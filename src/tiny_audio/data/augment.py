@@ -27,7 +27,6 @@ import numpy.typing as npt
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.data.local import AUDIO_SUFFIXES
 from tiny_audio.data.records import bytes_hash
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 
@@ -43,9 +42,6 @@ _RANGES: dict[str, tuple[float, float] | None] = {  # in the order in which chan
     "telephone": None, "gain": (-60, 60),
 }  # fmt: skip
 _RECORDED = ("noise_only", "room", "noise")
-_TRIES = 20  # recordings of which one must be good
-_TELEPHONE_RATE, _TELEPHONE_BAND = 8_000, (300.0, 3_400.0)  # ITU-T G.712
-_MU = 255.0  # ITU-T G.711
 _ROLLOFF = 120  # of the band limits, dB an octave
 
 
@@ -197,24 +193,17 @@ def _rms(waveform: Wave) -> float:
 
 
 def _telephone(library: Any, p: float) -> Any:
-    """300 to 3400 Hz, 8 kHz, 8 bits of mu-law."""
-    low, high = _TELEPHONE_BAND
-    always = {"zero_phase": True, "p": 1.0}
-    highpass = library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, **always)
-    lowpass = library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, **always)
-    filters = library.Compose([highpass, lowpass])
+    """300 to 3400 Hz (ITU-T G.712), sampled at 8 kHz, 8 bits of mu-law (G.711)."""
+    steep = {"min_rolloff": _ROLLOFF, "max_rolloff": _ROLLOFF, "zero_phase": True, "p": 1.0}
+    band = library.BandPassFilter(1_850, 1_850, 3_100 / 1_850, 3_100 / 1_850, **steep)
 
     def line(waveform: Wave, sample_rate: int) -> Wave:
-        banded = filters(waveform, sample_rate=sample_rate)
-        narrow = soxr.resample(banded, sample_rate, _TELEPHONE_RATE, quality="HQ")
-        peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-12)
-        scaled = narrow / peak
-        folded = np.sign(scaled) * np.log1p(_MU * np.abs(scaled)) / np.log1p(_MU)
-        coded = np.round(folded * 127) / 127
-        decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU * peak
-        wide = soxr.resample(decoded, _TELEPHONE_RATE, sample_rate, quality="HQ")
-        wide = np.pad(wide, (0, max(0, len(waveform) - len(wide))))
-        return wide[: len(waveform)].astype(np.float32)
+        narrow = soxr.resample(band(waveform, sample_rate=sample_rate), sample_rate, 8_000)
+        peak, mu = np.abs(narrow).max(initial=1e-12), 255
+        coded = np.round(127 * np.log1p(mu * np.abs(narrow) / peak) / np.log1p(mu))
+        decoded = np.copysign(peak / mu * np.expm1(coded / 127 * np.log1p(mu)), narrow)
+        wide: Wave = soxr.resample(decoded.astype(np.float32), 8_000, sample_rate)
+        return np.pad(wide, (0, max(0, len(waveform) - len(wide))))[: len(waveform)]
 
     return library.Lambda(line, p=p)
 
@@ -235,22 +224,17 @@ def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
 
 
 def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
-    """The recordings of a folder, at any depth, or of a manifest; one of the first must be good."""
+    """The recordings of a folder, at any depth, or of a manifest."""
     if not path:
         raise ConfigError(f"{key} needs recordings: set {key}.path=DIR")
     place = Path(path).expanduser()
     if not place.exists():
         raise DataError(f"There is no folder or manifest {path}: set {key}.path.")
-    found = sorted(place.rglob("*")) if place.is_dir() else _listed(place, key)
-    known = AUDIO_SUFFIXES.intersection(library.core.utils.SUPPORTED_EXTENSIONS)
-    files = [file for file in found if file.suffix.lower() in known]
-    for file in files[:_TRIES]:
-        try:
-            _audible(*library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE))
-            return files
-        except Exception as error:  # libsndfile's, audioread's
-            logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
-    raise DataError(f"{path} has no recording that can be heard: set {key}.path to another folder.")
+    find = library.core.utils.find_audio_files_in_paths
+    files: list[Path] = sorted(find(place)) if place.is_dir() else find(_listed(place, key))
+    if not files:
+        raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
+    return files
 
 
 def _listed(manifest: Path, key: str) -> list[Path]:

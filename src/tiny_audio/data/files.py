@@ -1,4 +1,4 @@
-"""Shards: files of parquet or WebDataset, here or at an address, or a dataset of the hub.
+"""Shards that are files of parquet or WebDataset, here or at an address.
 
 A WebDataset sample is what neighbours in a tar archive hold whose names agree up to the dot. The
 reader of `datasets` would lose a whole shard for one broken .json, and take an archive that breaks
@@ -21,7 +21,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-from tiny_audio import hub
 from tiny_audio.audio import remote
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
 from tiny_audio.data.local import AUDIO_SUFFIXES
@@ -220,29 +219,6 @@ def _values(key: str, parts: dict[str, bytes], columns: dict[str, str | None]) -
     if sound is not None:
         row[audio] = {"bytes": parts[sound], "path": f"{key}.{sound}"}
     return row
-
-
-class HubShards:
-    """The shards of a streaming dataset of `datasets`; each is read for itself."""
-
-    def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
-        self._dataset, self.policy, count = dataset, policy, dataset.num_shards
-        self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
-
-    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
-        try:
-            yield from islice(iter(view), start, None)
-        except Exception as error:  # hub, network, parser and builder share no base class
-            away = hub.is_unreachable(error) or any(
-                isinstance(cause, FileNotFoundError | PermissionError)
-                or (isinstance(cause, OSError) and cause.errno is not None)
-                for cause in hub.causes(error)
-            )
-            raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
-
-    def retries(self, shard: int, reason: str) -> int:
-        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tiny_audio.audio.io import probe_duration
+from tiny_audio.audio.io import SAMPLE_RATE, load_audio
 from tiny_audio.data.records import Cursor, Draw, IndexedSource, Record, Source, Utterance
 from tiny_audio.errors import AudioError, DataError
 
@@ -29,6 +29,7 @@ class Position:
     ended: Sequence[int] = ()  # indices of sources that take no more part
 
 
+@dataclass(eq=False)
 class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
@@ -36,24 +37,20 @@ class Mixture:
     `repeat` a source that ends begins again in another order; else its share goes to the others.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        weights: Sequence[float],
-        *,
-        seed: int,
-        rank: int,
-        world_size: int,
-        repeat: bool = True,
-    ) -> None:
+    sources: Sequence[Source]
+    weights: Sequence[float]
+    seed: int
+    rank: int
+    world_size: int
+    repeat: bool = True
+
+    def __post_init__(self) -> None:
+        weights = self.weights
         if min(weights) < 0 or not sum(weights) > 0:
             found = ", ".join(map(str, weights))
             raise DataError(f"data.train has weights {found}: none below 0, and one above it.")
-        self._sources = list(sources)
         self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
-        self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._repeat = repeat
-        self.start = Position(0, (None,) * len(self._sources))
+        self.start = Position(0, (None,) * len(self.sources))
 
     def draws(self, start: Position) -> Iterator[Draw]:
         """The stream from a position on; without end, unless sources are not to repeat.
@@ -61,8 +58,8 @@ class Mixture:
         Records know the pass on which they were drawn; cursors are positions.
         """
         streams = [
-            source.draws(self._seed, self._rank, self._world_size, cursor)
-            for source, cursor in zip(self._sources, start.cursors, strict=True)
+            source.draws(self.seed, self.rank, self.world_size, cursor)
+            for source, cursor in zip(self.sources, start.cursors, strict=True)
         ]
         position = start
         for number in self._numbers(start.drawn):
@@ -71,7 +68,7 @@ class Mixture:
                 if chosen is None:
                     return
                 draw = next(streams[chosen])
-                if self._repeat or draw.epoch == 0:
+                if self.repeat or draw.epoch == 0:
                     break
                 position = replace(position, ended=(*position.ended, chosen))
             cursors = list(position.cursors)
@@ -84,19 +81,19 @@ class Mixture:
 
     def lost_shards(self) -> list[Any]:
         """What each source had to leave out, for `restore`; JSON values."""
-        return [source.lost_shards() for source in self._sources]
+        return [source.lost_shards() for source in self.sources]
 
     def restore(self, lost_shards: Sequence[Any] | None) -> None:
         """Leave out what another mixture of the same sources left out; None: nothing."""
-        nothing = [None] * len(self._sources)
-        for source, lost in zip(self._sources, lost_shards or nothing, strict=True):
+        nothing = [None] * len(self.sources)
+        for source, lost in zip(self.sources, lost_shards or nothing, strict=True):
             source.restore(lost)
 
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
-        members = zip(self._sources, position.cursors, self._shares, strict=True)
+        members = zip(self.sources, position.cursors, self._shares, strict=True)
         finite = ((s, cursor) for s, cursor, share in members if not s.endless and share > 0)
-        return min((s.passes(cursor, self._world_size) for s, cursor in finite), default=0.0)
+        return min((s.passes(cursor, self.world_size) for s, cursor in finite), default=0.0)
 
     def _choice(self, number: float, ended: Sequence[int]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
@@ -111,7 +108,7 @@ class Mixture:
         """Random numbers, one for each draw."""
         block, offset = divmod(start, _BLOCK)
         while True:
-            numbers = np.random.default_rng([self._seed, _TAG, block]).random(_BLOCK)
+            numbers = np.random.default_rng([self.seed, _TAG, block]).random(_BLOCK)
             yield from numbers[offset:].tolist()
             block, offset = block + 1, 0
 
@@ -119,7 +116,7 @@ class Mixture:
 def mean_seconds(source: Source, declared: float | None) -> float:
     """Mean duration of a source's utterances, in seconds; `declared` is taken as it is.
 
-    Raises DataError where neither it, nor manifests, nor the heads of local files tell.
+    Raises DataError where neither it, nor manifests, nor local recordings tell.
     """
     setting = f"data.train.{source.name}.mean_seconds"
     if declared is not None:
@@ -141,7 +138,7 @@ def mean_seconds(source: Source, declared: float | None) -> float:
 def _seconds(record: Record) -> float | None:
     if record.seconds is None and isinstance(record.audio, Path) and record.offset is None:
         with suppress(AudioError):
-            return probe_duration(record.audio)
+            return len(load_audio(record.audio)) / SAMPLE_RATE
     return record.seconds
 
 

@@ -79,6 +79,10 @@ class Source(ABC):
         self.name = name
         self.weight = weight
 
+    def rng(self, seed: int, *tags: int) -> np.random.Generator:
+        """Random numbers that no source of another name draws with the same seed."""
+        return np.random.default_rng([seed, id_hash(self.name) % 2**32, *tags])
+
     @property
     @abstractmethod
     def length(self) -> int | None:
@@ -174,8 +178,7 @@ class IndexedSource(Source):
             if length is not None:
                 epoch, position = divmod(position, length)
                 if order is None or position < world_size:  # a new pass
-                    rng = np.random.default_rng([seed, name_seed(self.name), epoch])
-                    order = rng.permutation(length)
+                    order = self.rng(seed, epoch).permutation(length)
                 position = int(order[position])
             yield Draw(self._item(position), epoch, number + 1)
 
@@ -189,11 +192,10 @@ class IndexedSource(Source):
             what = f"The data source {self.name!r} is endless, nothing can be held out of it"
             raise DataError(f"{what}: set max_samples, or give evaluation data.")
         count = min(count, max(1, length // 10)) if length > 1 else 0
-        items = ((position, self._item(position)) for position in range(length))
+        items = enumerate(self.records())
         ranked = sorted((id_hash(item.id), p) for p, item in items if isinstance(item, Record))
         held = np.array(sorted(position for _, position in ranked[:count]), dtype=np.int64)
-        left = np.setdiff1d(np.arange(length, dtype=np.int64), held)
-        return self._only(left), self._only(held)
+        return self._only(np.setdiff1d(np.arange(length), held)), self._only(held)
 
     def _only(self, positions: npt.NDArray[np.int64]) -> Self:
         part = copy.copy(self)
@@ -209,11 +211,6 @@ def bytes_hash(data: bytes) -> int:
 def id_hash(record_id: str) -> int:
     """`bytes_hash` of an id."""
     return bytes_hash(record_id.encode())
-
-
-def name_seed(name: str) -> int:
-    """Keeps two sources with the same seed from shuffling alike."""
-    return id_hash(name) % 2**32
 
 
 def text_of(value: object) -> str | None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
-from tiny_audio.data.hub import RETRY_OPTIONS, open_shards
 from tiny_audio.data.local import FolderSource, ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source, Spec
+from tiny_audio.data.shards import RETRY_OPTIONS, open_shards
 from tiny_audio.data.synthetic import SyntheticSource
-from tiny_audio.errors import ConfigError, DataError, SourceError
+from tiny_audio.errors import DataError, SourceError
 from tiny_audio.hints import BENCHMARKS
 
 
@@ -30,20 +30,11 @@ def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = Non
         try:
             found.append(_open(name, spec, f"{key}.{name}"))
         except SourceError as error:
-            remedy = _remedy(error.setting, f"{key}.{name}", typed)
+            # No setting of evaluation data can be typed beside the option that names it.
+            look = typed and (error.setting == "path" or key != "data.train")
+            remedy = f"look at {typed}" if look else f"set {key}.{name}.{error.setting}"
             raise DataError(f"{error}: {remedy}.") from error
     return found
-
-
-def _remedy(setting: str, key: str, typed: str | None) -> str:
-    """What to do about a source that is not what one of its settings says."""
-    if typed is None:
-        return f"set {key}.{setting}" + (f", or {key}.kind" if setting == "path" else "")
-    if setting == "path":
-        return f"give another manifest or folder as {typed}"
-    if key.startswith("data.train"):  # settings can be typed beside it
-        return f"set {key}.{setting}=NAME"
-    return f"rename it in the file, {typed} goes by that name"
 
 
 def open_data(
@@ -165,11 +156,7 @@ def _options(group: str) -> list[str]:
 
 
 def _preset(name: str) -> Config:
-    try:
+    if name in (presets := _options("data")):
         return compose([f"data={name}", "output_dir=."])
-    except ConfigError:
-        if name in _options("data"):
-            raise
-        known = ", ".join(sorted({*_options("data"), *benchmarks()}))
-        message = f"{name}: there is no such file, folder or preset; presets: {known}."
-        raise DataError(message) from None
+    known = ", ".join(sorted({*presets, *benchmarks()}))
+    raise DataError(f"{name}: there is no such file, folder or preset; presets: {known}.")

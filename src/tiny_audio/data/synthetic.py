@@ -177,8 +177,8 @@ def _espeak_paths() -> tuple[Path, Path]:
     try:
         import espeakng_loader
     except ImportError:
-        remedy = "pip install 'tiny-audio[synth]'"
-        raise MissingExtraError(f"synthetic speech needs espeak-ng: {remedy}") from None
+        what = "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
+        raise MissingExtraError(what) from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
