@@ -16,8 +16,7 @@ import tiny_audio.data.shards as shards
 from tests.data.helpers import clip, make_corpus, noise, open_one, write_tar
 from tiny_audio.audio.io import load_audio
 from tiny_audio.data.files import find_shards
-from tiny_audio.data.records import Record, Source
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Record, Reject, Source
 from tiny_audio.data.shards import audio_of
 from tiny_audio.data.sources import hold_out
 from tiny_audio.errors import AudioError, DataError

@@ -12,8 +12,7 @@ import pytest
 
 from tests.data.helpers import make_corpus, open_one, spec, write_manifest
 from tiny_audio.data.check import check_command
-from tiny_audio.data.records import Record, Source
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Record, Reject, Source
 from tiny_audio.data.sources import hold_out, open_data, open_set
 from tiny_audio.errors import DataError
 

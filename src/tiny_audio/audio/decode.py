@@ -23,7 +23,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.audio.fetch import PipeCopy
+from tiny_audio.audio.remote import PipeCopy
 
 Mono = NDArray[np.float32]
 

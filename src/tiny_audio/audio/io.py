@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
 from tiny_audio.audio import decode
-from tiny_audio.audio.fetch import opened
+from tiny_audio.audio.remote import opened
 from tiny_audio.errors import AudioError
 
 AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor

@@ -41,8 +41,7 @@ from tiny_audio.data.prepare import (
     sample_labels,
     settle_case,
 )
-from tiny_audio.data.records import Source, Utterance, bytes_hash
-from tiny_audio.data.rejects import EXAMPLES, RejectCounts
+from tiny_audio.data.records import EXAMPLES, RejectCounts, Source, Utterance, bytes_hash
 from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
@@ -52,6 +51,12 @@ from tiny_audio.text.scoring import basic
 
 LONG_TEXT = 5  # words; shorter sentences are said independently of each other
 _LISTED, _SHOWN = 1_000, 8  # of the most frequent words and so on: in check.json, on the terminal
+_REMEDIES = {
+    "overlap": "take them out",
+    "repeat": "take them out",
+    "marker": "the model would learn to write it",
+    "context": "set data.max_seconds lower",
+}
 _QUANTILES = {"min": 0.0, "p01": 0.01, "median": 0.5, "p99": 0.99, "max": 1.0}
 _BRACKETS = r"<[^<>]{0,60}>|\[[^\[\]]{0,60}\]|\([^()]{0,60}\)|\{[^{}]{0,60}\}"
 # Searched for in labels, after cleaning: what is found here would be learned.
@@ -153,28 +158,20 @@ def check_set(
         for name, test in tested.items()
         for kind, pairs in prints.overlap(test).items()
     }
-    findings: list[tuple[str, Sequence[str], str]] = [
-        *(("overlap", ids, f"{what} are in this set, too: take them out")
-          for what, ids in overlap.items()),
-        *(("repeat", ids, f"utterances came before, {kind}: take them out")
-          for kind, ids in prints.repeats.items()),
-        ("marker", statistics.marked, "labels hold what may not have been said, which the model "
-         "would learn to write"),
-        ("context", statistics.too_long, f"utterances are longer than the decoder's "
-         f"{lengths.context} positions: set data.max_seconds lower"),
-    ]  # fmt: skip
+    findings = [
+        *(("overlap", ids, f"{what} are in this set, too") for what, ids in overlap.items()),
+        *(("repeat", ids, f"utterances came before, {how}") for how, ids in prints.repeats.items()),
+        ("marker", statistics.marked, "labels hold what may not have been said"),
+        ("context", statistics.too_long, f"utterances are over {lengths.context} tokens long"),
+    ]
     figures = statistics.figures() | {
         "repeats": {kind: len(ids) for kind, ids in prints.repeats.items()},
         "overlap": {what: len(ids) for what, ids in overlap.items()},
         "case_of": data.labels.case_of,
     }
     listed = [
-        {
-            "kind": kind,
-            "count": len(ids),
-            "message": f"{len(ids):,} {message}",
-            "examples": ids[:EXAMPLES],
-        }
+        {"kind": kind, "count": len(ids), "message": f"{len(ids):,} {message}: {_REMEDIES[kind]}"}
+        | {"examples": ids[:EXAMPLES]}
         for kind, ids, message in findings
         if ids
     ]

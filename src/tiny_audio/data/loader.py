@@ -19,8 +19,7 @@ import numpy as np
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.mixture import Mixture, Position, Usage
 from tiny_audio.data.prepare import Preparer, TokenLimits, decode
-from tiny_audio.data.records import Source, Utterance, id_hash
-from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
+from tiny_audio.data.records import Reject, RejectCounts, RejectLog, Source, Utterance, id_hash
 from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
 
@@ -37,14 +36,13 @@ _BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
 
 @dataclass
 class _Pool:
-    """The next usable utterances: a full pool, or those until a source begins anew."""
+    """Usable utterances: as many as are sorted together, or those until a source begins anew."""
 
     start: Position  # where it can be read again from
     rejects: RejectCounts  # those before it
     end: Position  # after the last record that was read for it
     epochs: dict[str, int] = field(default_factory=dict)  # source -> the pass it is on
     utterances: list[Utterance] = field(default_factory=list)
-    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,8 @@ class TrainingStream:
         state = self._state
         self.rejects = deepcopy(state.rejects)
         self._log.keep(state.rejects.total)
-        size, prompt = self._batching["pool"], self._limits.prompt
-        pools = self._pools()
-        pool = _grown(pools, None, size)
+        prompt, pools = self._limits.prompt, self._pools()
+        pool = next(filter(None, pools))
         for number in count(state.pool):
             if not pool.utterances:  # all sources have ended
                 if self.rejects.total == self.rejects.seen:
@@ -191,11 +188,12 @@ class TrainingStream:
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
                     self.usage.add(batch)
                     yield collate(batch, prompt, self._limits.audio_tokens, with_labels=True)
-                following = _grown(pools, following, len(batch))  # while the model works
-            pool = _grown(pools, following, size)
+                for _ in batch:  # while the model works
+                    following = following or next(pools)
+            pool = following or next(filter(None, pools))
 
-    def _pools(self) -> Iterator[_Pool]:
-        """Pools from where the stream stands; each is yielded as it grows, at last complete.
+    def _pools(self) -> Iterator[_Pool | None]:
+        """Pools from where the stream stands, and None for each utterance while one fills.
 
         Records are counted in `rejects` on their source's first pass only, but a shard that is
         lost on every pass: it may be another one each time.
@@ -207,7 +205,6 @@ class TrainingStream:
         for result, draw in decode(drawn, self._preparer, self._num_workers):
             name = draw.item.source
             if pool.epochs.setdefault(name, draw.epoch) != draw.epoch:
-                pool.complete = True
                 yield pool
                 pool = _Pool(pool.end, deepcopy(self.rejects), pool.end, {name: draw.epoch})
             pool.end = draw.cursor
@@ -220,9 +217,9 @@ class TrainingStream:
             if isinstance(result, Utterance) and reject is None:
                 fruitful, barren = draw.cursor, 0
                 pool.utterances.append(result)
-                pool.complete = len(pool.utterances) == self._batching["pool"]
-                yield pool
-                if pool.complete:
+                full = len(pool.utterances) == self._batching["pool"]
+                yield pool if full else None
+                if full:
                     pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
                 continue
             barren += 1
@@ -230,20 +227,11 @@ class TrainingStream:
             if passed >= _BARREN_PASSES or barren >= _BARREN_RECORDS:
                 raise self._useless()
         while True:  # what follows the last pool is an empty one
-            pool.complete = True
             yield pool
             pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
 
     def _useless(self) -> DataError:
         return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")
-
-
-def _grown(pools: Iterator[_Pool], pool: _Pool | None, count: int) -> _Pool:
-    """The pool, or the next, after up to `count` more utterances."""
-    while pool is None or (count > 0 and not pool.complete):
-        pool = next(pools)
-        count -= 1
-    return pool
 
 
 def eval_utterances(

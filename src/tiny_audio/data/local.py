@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_audio.audio.remote import is_remote
-from tiny_audio.data.records import IndexedSource, Record, Spec, text_of
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import IndexedSource, Record, Reject, Spec, text_of
 from tiny_audio.errors import DataError, SourceError
 
 AUDIO_SUFFIXES = frozenset({

@@ -21,8 +21,7 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
 from tiny_audio.config import DataConfig, LabelConfig
 from tiny_audio.data.augment import Augmenter
-from tiny_audio.data.records import Item, Record, Source, Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Item, Record, Reject, Source, Utterance
 from tiny_audio.errors import AudioError, ConfigError, LabelRejected, SampleRejected, TinyAudioError
 from tiny_audio.text.labels import LabelRules, case_for
 
@@ -53,26 +52,24 @@ class QualityLimits:
     def __post_init__(self) -> None:
         rates = self.chars_per_second
         if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
-            problem = "write [lowest,highest], none below 0"
-            raise ConfigError(f"data.chars_per_second={[*rates]}: {problem}")
+            raise ConfigError(f"data.chars_per_second={[*rates]}: write [low,high], above 0")
         if not 0 <= self.max_clipped <= 1:
             raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
 
     def check(self, waveform: npt.NDArray[np.float32], label: str) -> None:
         """Raise AudioError or LabelRejected for a waveform [S] and its label that break a limit."""
         if label and (loudest := loudness(waveform)) < self.silence_db:
-            message = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
-            raise AudioError(message, reason="silent")
+            heard = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
+            raise AudioError(heard, reason="silent")
         clipped = np.count_nonzero(np.abs(waveform) >= FULL_SCALE) / max(len(waveform), 1)
         if clipped > self.max_clipped:
-            message = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
-            raise AudioError(message, reason="clipped")
-        if label:
-            rate, (low, high) = len(label) * SAMPLE_RATE / len(waveform), self.chars_per_second
-            if not low <= rate <= high:
-                reason = "few_chars_per_second" if rate < low else "many_chars_per_second"
-                message = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
-                raise LabelRejected(message, reason=reason)
+            share = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
+            raise AudioError(share, reason="clipped")
+        rate, (low, high) = len(label) * SAMPLE_RATE / max(len(waveform), 1), self.chars_per_second
+        if label and not low <= rate <= high:
+            speed = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
+            which = "few" if rate < low else "many"
+            raise LabelRejected(speed, reason=f"{which}_chars_per_second")
 
 
 def quality_limits(data: DataConfig) -> QualityLimits:
@@ -158,8 +155,7 @@ class Preparer:
             return error
 
     def _utterance(self, record: Record) -> Utterance:
-        if record.seconds is not None:
-            self._check_seconds(record.seconds)
+        self._check_seconds(record.seconds)
         label = self.rules.clean(record.text, record.source)
         waveform = load_audio(
             record.audio() if callable(record.audio) else record.audio,
@@ -180,10 +176,10 @@ class Preparer:
                 label, extra[UNHEARD] = "", label
         return Utterance(record.id, waveform, label, record.source, record.speaker, extra)
 
-    def _check_seconds(self, seconds: float) -> None:
-        if seconds < self.min_seconds:
+    def _check_seconds(self, seconds: float | None) -> None:
+        if seconds is not None and seconds < self.min_seconds:
             raise AudioError(f"{seconds:.2f} s, under {self.min_seconds:g} s", reason="too_short")
-        if seconds > self.max_seconds:
+        if seconds is not None and seconds > self.max_seconds:
             raise AudioError(f"{seconds:.2f} s, over {self.max_seconds:g} s", reason="too_long")
 
 

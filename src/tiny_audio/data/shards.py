@@ -22,8 +22,17 @@ from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, Unreadabl
 from tiny_audio.data.files import KEY, PROBLEM, FileShards, find_shards
 from tiny_audio.data.hub import HubShards, open_dataset, undecoded
 from tiny_audio.data.local import check_columns
-from tiny_audio.data.records import Cursor, Draw, Item, Record, Source, Spec, id_hash, text_of
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import (
+    Cursor,
+    Draw,
+    Item,
+    Record,
+    Reject,
+    Source,
+    Spec,
+    id_hash,
+    text_of,
+)
 from tiny_audio.errors import DataError
 
 logger = logging.getLogger(__name__)

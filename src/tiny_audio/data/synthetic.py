@@ -53,14 +53,9 @@ class _Event(ctypes.Structure):
     """espeak_EVENT of espeak-ng's speak_lib.h."""
 
     _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("type", "identifier", "text_position", "length")),
         ("audio_position", ctypes.c_int),  # milliseconds
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
+        *(("sample", ctypes.c_int), ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8)),
     )
 
 
