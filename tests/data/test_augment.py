@@ -285,7 +285,7 @@ def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
     where = tmp_path / "gone"
     settings = ["model=tiny", "output_dir=x", "data.augment.noise.p=0.5"]
     opened = [*settings, f"data.augment.noise.path={where}"]
-    with pytest.raises(DataError, match=r"no folder or manifest .*gone: set data\.augment\.noise"):
+    with pytest.raises(DataError, match=r"gone is no folder, .*: set data\.augment\.noise"):
         find_augmentation(compose(opened))
     with pytest.raises(ConfigError, match=r"set data\.augment\.noise\.path=DIR"):
         find_augmentation(compose(settings))
@@ -297,7 +297,7 @@ def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
 
 def test_a_bad_noise_leaves_clips_as_they_are_with_a_warning(tmp_path: Path, caplog):
     soundfile.write(tmp_path / "c.wav", noise(1.0, 0), 16_000)
-    soundfile.write(tmp_path / "b.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "b.wav", np.zeros(16_000), 16_000)  # the library warns of silence
     soundfile.write(tmp_path / "d.wav", np.zeros(0), 16_000)
     (tmp_path / "e.wav").write_bytes(b"no audio")
     change = augmenter(noise={"p": 1.0, "path": str(tmp_path)}, noise_only=0.5)
@@ -305,8 +305,8 @@ def test_a_bad_noise_leaves_clips_as_they_are_with_a_warning(tmp_path: Path, cap
     found = [change(clip, source="s", id=str(n), epoch=0) for n in range(60)]
     assert 20 < sum(wave is clip for wave, _ in found) < 55
     warned = [text for text in caplog.messages if "cannot be used" in text]
-    assert {text.split("/")[-1][:5] for text in warned} == {"b.wav", "d.wav", "e.wav"}
-    assert len(warned) == 3
+    assert {text.split("/")[-1][:5] for text in warned} == {"d.wav", "e.wav"}
+    assert len(warned) == 2
 
 
 def test_manifests_name_recordings(tmp_path: Path):
@@ -315,7 +315,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     change = augmenter(noise={"p": 1.0, "path": str(manifest)})
     assert not np.array_equal(apply(change, noise(0.5, 1)), noise(0.5, 1))
     manifest.write_text('{"path": "y.wav"}\n')
-    with pytest.raises(DataError, match=r"is no manifest .*audio_filepath"):
+    with pytest.raises(DataError, match=r"no manifest with audio_filepath"):
         augmenter(noise={"p": 1.0, "path": str(manifest)})
 
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.data.records import bytes_hash
+from tiny_audio.data.records import stable_hash
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Augmenter:
 @contextmanager
 def _seeded(*parts: object) -> Iterator[None]:
     """Python's and NumPy's global generators at a seed, and afterwards where they were."""
-    seed = bytes_hash("\n".join(map(str, parts)).encode())
+    seed = stable_hash("\n".join(map(str, parts)))
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -169,27 +169,17 @@ def _transforms(library: Any, settings: dict[str, Any]) -> Iterator[tuple[str, T
         elif kind == "gain":
             yield kind, library.Gain(low, high, p=p)
         else:
-            snr = {"min_snr_db": low, "max_snr_db": high, "noise_transform": _audible}
-            yield kind, library.AddBackgroundNoise(files("noise"), p=p, **snr)
+            yield kind, library.AddBackgroundNoise(files("noise"), low, high, p=p)
     for number, spec in enumerate(settings["transforms"]):
         yield f"transforms[{number}]", _named_transform(library, spec)
-
-
-def _audible(samples: Wave, sample_rate: int) -> Wave:
-    if not samples.any():
-        raise ValueError("it is silent")
-    return samples
 
 
 def _aligned(wet: Wave, dry: Wave, response: Wave) -> Wave:
     """A convolution as loud as what went in, its direct sound not delayed."""
     direct = int(np.argmax(np.abs(response)))
     wet = wet[direct : direct + len(dry)]
-    return (wet * (_rms(dry) / max(_rms(wet), 1e-12))).astype(np.float32)
-
-
-def _rms(waveform: Wave) -> float:
-    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+    before, now = (float(np.mean(np.square(wave, dtype=np.float64))) for wave in (dry, wet))
+    return (wet * np.sqrt(before / max(now, 1e-24))).astype(np.float32)
 
 
 def _telephone(library: Any, p: float) -> Any:
@@ -217,34 +207,25 @@ def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
             raise TypeError("it changes no waveforms")
         return transform
     except Exception as error:  # each class checks its arguments in its own way
-        raise ConfigError(
-            f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r}); write "
-            "[{name: PitchShift, p: 0.1}]"
-        ) from error
+        what = f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r})"
+        raise ConfigError(what + "; write [{name: PitchShift, p: 0.1}]") from error
 
 
 def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
-    """The recordings of a folder, at any depth, or of a manifest."""
+    """The recordings of a folder, at any depth, or those that a manifest names, in its order."""
     if not path:
         raise ConfigError(f"{key} needs recordings: set {key}.path=DIR")
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise DataError(f"There is no folder or manifest {path}: set {key}.path.")
-    find = library.core.utils.find_audio_files_in_paths
-    files: list[Path] = sorted(find(place)) if place.is_dir() else find(_listed(place, key))
+    place, find = Path(path).expanduser(), library.core.utils.find_audio_files_in_paths
+    try:
+        lines = [] if place.is_dir() else place.read_bytes().splitlines()
+        named = [json.loads(line)["audio_filepath"] for line in lines if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{path} is no folder, and no manifest with audio_filepath ({error!r})"
+        raise DataError(f"{what}: set {key}.path.") from error
+    files: list[Path] = find([place.parent / name for name in named]) or sorted(find(place))
     if not files:
         raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
     return files
-
-
-def _listed(manifest: Path, key: str) -> list[Path]:
-    """The recordings that a manifest names, in its order."""
-    try:
-        rows = [json.loads(line) for line in manifest.read_bytes().splitlines() if line.strip()]
-        return [manifest.parent / row["audio_filepath"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        needed = f"{key}.path needs JSON lines with audio_filepath, or a folder"
-        raise DataError(f"{manifest} is no manifest ({error!r}): {needed}.") from error
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -257,9 +238,8 @@ def _check(settings: Mapping[str, Any]) -> None:
         path, values = settings[kind]["path"], settings[kind]["range"]
         if path is not None and kind not in _RECORDED:
             raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-        if limits is None:
-            if values:
-                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-        elif not (len(values) == 2 and limits[0] <= values[0] <= values[1] <= limits[1]):
+        if limits is None and values:
+            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+        if limits and not (len(values) == 2 and limits[0] <= values[0] <= values[1] <= limits[1]):
             wanted = f"write [lowest,highest] within {limits[0]:g} and {limits[1]:g}"
             raise ConfigError(f"{_KEY}.{kind}.range={values}: {wanted}")

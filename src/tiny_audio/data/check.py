@@ -41,7 +41,7 @@ from tiny_audio.data.prepare import (
     sample_labels,
     settle_case,
 )
-from tiny_audio.data.records import EXAMPLES, RejectCounts, Source, Utterance, bytes_hash
+from tiny_audio.data.records import EXAMPLES, RejectCounts, Source, Utterance, stable_hash
 from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
 from tiny_audio.model.build import Lengths, lengths_of
@@ -274,7 +274,7 @@ def audio_print(waveform: npt.NDArray[np.float32]) -> int | None:
     sounding = np.flatnonzero(samples)
     if not len(sounding):
         return None
-    return bytes_hash(samples[sounding[0] : sounding[-1] + 1].tobytes())
+    return stable_hash(samples[sounding[0] : sounding[-1] + 1].tobytes())
 
 
 class Fingerprints:

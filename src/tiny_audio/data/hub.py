@@ -11,6 +11,7 @@ from typing import Any
 
 from tiny_audio import hub, logs
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError
+from tiny_audio.data.records import Spec
 from tiny_audio.errors import DataError, first_line
 
 logger = logging.getLogger(__name__)
@@ -19,9 +20,17 @@ logger = logging.getLogger(__name__)
 class HubShards:
     """The shards of a streaming dataset of `datasets`; each is read for itself."""
 
-    def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
-        self._dataset, self.policy, count = dataset, policy, dataset.num_shards
-        self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
+    def __init__(
+        self, dataset: Any, spec: Spec, columns: dict[str, str | None], policy: RetryPolicy
+    ) -> None:
+        self._dataset, self.columns, self.policy = dataset, columns, policy
+        self._split, count = spec["split"] or "train", dataset.num_shards
+        self.names = [f"{spec['path']}, {number} of {count}" for number in range(1, count + 1)]
+
+    def size(self) -> int | None:
+        """Rows altogether, where the dataset says it."""
+        split = (self._dataset.info.splits or {}).get(self._split)
+        return split.num_examples if split else None
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
         view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
@@ -39,7 +48,7 @@ class HubShards:
         return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
 
 
-def open_dataset(spec: Mapping[str, Any], key: str, options: dict[str, Any]) -> Any:
+def open_dataset(spec: Spec, key: str, options: dict[str, Any]) -> Any:
     """The streaming dataset, from the cache where the hub is out of reach, or a DataError.
 
     `options`: further ones of ``load_dataset``.

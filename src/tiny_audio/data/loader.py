@@ -19,7 +19,7 @@ import numpy as np
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.mixture import Mixture, Position, Usage
 from tiny_audio.data.prepare import Preparer, TokenLimits, decode
-from tiny_audio.data.records import Reject, RejectCounts, RejectLog, Source, Utterance, id_hash
+from tiny_audio.data.records import Reject, RejectCounts, RejectLog, Source, Utterance, stable_hash
 from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
 
@@ -254,7 +254,7 @@ def eval_utterances(
             what = f"The data source {source.name!r} is endless"
             raise DataError(f"{what}: set max_samples to evaluate on it.")
     records = enumerate(chain.from_iterable(source.records() for source in sources))
-    mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
+    mine = ((r, n) for n, r in records if stable_hash(f"rank of {r.id}") % world_size == rank)
     usable: dict[int, Utterance] = {}
     for result, number in decode(mine, preparer, num_workers):
         rejects.seen += 1

@@ -96,7 +96,7 @@ class Source(ABC):
 
     def rng(self, seed: int, *tags: int) -> np.random.Generator:
         """Random numbers that no source of another name draws with the same seed."""
-        return np.random.default_rng([seed, id_hash(self.name) % 2**32, *tags])
+        return np.random.default_rng([seed, stable_hash(self.name) % 2**32, *tags])
 
     @property
     @abstractmethod
@@ -208,7 +208,7 @@ class IndexedSource(Source):
             raise DataError(f"{what}: set max_samples, or give evaluation data.")
         count = min(count, max(1, length // 10)) if length > 1 else 0
         items = enumerate(self.records())
-        ranked = sorted((id_hash(item.id), p) for p, item in items if isinstance(item, Record))
+        ranked = sorted((stable_hash(item.id), p) for p, item in items if isinstance(item, Record))
         held = np.array(sorted(position for _, position in ranked[:count]), dtype=np.int64)
         return self._only(np.setdiff1d(np.arange(length), held)), self._only(held)
 
@@ -218,14 +218,10 @@ class IndexedSource(Source):
         return part
 
 
-def bytes_hash(data: bytes) -> int:
+def stable_hash(data: bytes | str) -> int:
     """A number in [0, 2**64), the same on every machine."""
+    data = data.encode() if isinstance(data, str) else data
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def id_hash(record_id: str) -> int:
-    """`bytes_hash` of an id."""
-    return bytes_hash(record_id.encode())
 
 
 def text_of(value: object) -> str | None:

@@ -22,17 +22,7 @@ from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, Unreadabl
 from tiny_audio.data.files import KEY, PROBLEM, FileShards, find_shards
 from tiny_audio.data.hub import HubShards, open_dataset, undecoded
 from tiny_audio.data.local import check_columns
-from tiny_audio.data.records import (
-    Cursor,
-    Draw,
-    Item,
-    Record,
-    Reject,
-    Source,
-    Spec,
-    id_hash,
-    text_of,
-)
+from tiny_audio.data.records import Draw, Item, Record, Reject, Source, Spec, stable_hash, text_of
 from tiny_audio.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -57,26 +47,13 @@ class Position:
 
 
 class ShardSource(Source):
-    """Records out of shards.
+    """Records out of shards."""
 
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-        size: rows altogether, where that is known.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        spec: Spec,
-        shards: FileShards | HubShards,
-        columns: Mapping[str, str | None],
-        size: int | None,
-    ) -> None:
+    def __init__(self, name: str, spec: Spec, shards: FileShards | HubShards) -> None:
         super().__init__(name, spec["weight"])
-        self._shards, self._names, self._columns = shards, shards.names, columns
-        self._limit = spec["max_samples"]
+        self._shards, self._names, self._limit = shards, shards.names, spec["max_samples"]
         self._stop_at_loss = spec["options"].get("on_failure") == "stop"
-        self._size = min((n for n in (size, self._limit) if n), default=None)
+        self._size = min((n for n in (shards.size(), self._limit) if n), default=None)
         self._held_out: bool | None = None  # None: all; else only the held-out part, or all but it
         self._count: int | None = None  # of the held-out part
         self.restore(None)
@@ -96,7 +73,7 @@ class ShardSource(Source):
         apart = copy.copy(self)  # what is lost now is not left out in training
         return [] if self._held_out else list(islice(apart.records(), count))
 
-    def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
+    def draws(self, seed: int, rank: int, world_size: int, cursor: Any) -> Iterator[Draw]:
         at = Position(**cursor) if cursor else Position()
         while True:
             drawn = lost = 0
@@ -127,7 +104,7 @@ class ShardSource(Source):
         }
         self._barren = 0  # shards lost since the last row
 
-    def passes(self, cursor: Cursor, world_size: int) -> float:
+    def passes(self, cursor: Any, world_size: int) -> float:
         at = Position(**cursor) if cursor else Position()
         ranks = world_size if self._apart(world_size) else 1
         if self._size:
@@ -147,7 +124,7 @@ class ShardSource(Source):
         return left, held
 
     def _belongs(self, item: Item) -> bool:
-        held = isinstance(item, Record) and id_hash(item.id) % _HELD_OUT_SHARE == 0
+        held = isinstance(item, Record) and stable_hash(item.id) % _HELD_OUT_SHARE == 0
         return self._held_out in (None, held)
 
     def _apart(self, world_size: int) -> bool:
@@ -206,7 +183,7 @@ class ShardSource(Source):
                     return
                 item = None
                 if row % world_size == rank:
-                    item = row_item(values, self._columns, self.name, self._names[shard])
+                    item = row_item(values, self._shards.columns, self.name, self._names[shard])
                 row, seen = row + 1, seen + 1
                 yield item, Position(at.epoch, position, row, seen)
 
@@ -230,7 +207,7 @@ class ShardSource(Source):
                     message = f"{error}; left out from row {row} on"
                     lost = self._lost[epoch, shard] = (row, f"shard_{error.reason}", message)
                     self._barren += row == first
-                    self._report(shard, error, row)
+                    self._report(self._names[shard], f"{error}", row)
                     break
                 if failures == 1:
                     logger.warning("%s: %s; trying again", self._names[shard], error)
@@ -238,18 +215,16 @@ class ShardSource(Source):
         if lost is not None:
             yield Reject(self._names[shard], self.name, *lost[1:])
 
-    def _report(self, shard: int, error: UnreadableError, row: int) -> None:
+    def _report(self, shard: str, why: str, row: int) -> None:
         """Warn of a lost shard; raise DataError where one is too many, or all are lost."""
-        name, every = self._names[shard], len(self._names)
-        where = f"The shard {name} of the data source {self.name!r}"
+        of, every = f"of the data source {self.name!r}", len(self._names)
         if self._stop_at_loss:
-            raise DataError(f"{where} cannot be read: {error} (on_failure=stop).")
+            raise DataError(f"The shard {shard} {of} cannot be read: {why} (on_failure=stop).")
         if self._barren >= min(every, _LOST_IN_A_ROW):
             which = f"All {every}" if every <= _LOST_IN_A_ROW else f"{_LOST_IN_A_ROW} in a row"
-            what = f"{which} of the shards of the data source {self.name!r} cannot be read"
-            remedy = "Look at its path and at the network, then resume."
-            raise DataError(f"{what}, such as {name}: {error}. {remedy}")
-        logger.warning("%s: %s; left out from row %d on", where, error, row)
+            what = f"{which} of the shards {of} cannot be read, such as {shard}: {why}"
+            raise DataError(f"{what}. Look at its path and at the network, then resume.")
+        logger.warning("The shard %s %s: %s; left out from row %d on", shard, of, why, row)
 
 
 def row_item(
@@ -284,7 +259,7 @@ def audio_of(value: dict[str, Any] | None) -> tuple[bytes | str | Path | None, s
     return (path if is_remote(path) else Path(path) if path else None), path
 
 
-def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
+def open_shards(name: str, spec: Spec, key: str) -> ShardSource:
     """Open a dataset of the hub or a folder of its files, or files of parquet or WebDataset.
 
     Raises DataError if there is none, or if it lacks a column.
@@ -299,16 +274,14 @@ def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
         found, where = list(dataset.column_names or []), f"The dataset {path}"
     else:
         shards = FileShards(kind, find_shards(path, kind, key), columns, policy)
-        found, where, size = shards.found_columns(key), shards.names[0], shards.size()
+        found, where = shards.found_columns(key), shards.names[0]
     check_columns({f"{role}_column": columns[role] for role in _ROLES[:3]}, found, where=where)
     if columns["speaker"] not in found and kind != "webdataset":  # it need not be there
         columns["speaker"] = None
     if kind == "hub":
         dataset = undecoded(dataset, columns, f"{key}.audio_column")
-        split = (dataset.info.splits or {}).get(spec["split"] or "train")
-        size = split.num_examples if split else None
-        shards = HubShards(dataset, path, policy)
-    return ShardSource(name, spec, shards, columns, size)
+        shards = HubShards(dataset, spec, columns, policy)
+    return ShardSource(name, spec, shards)
 
 
 def _retry_policy(options: Mapping[str, Any], where: str) -> RetryPolicy:

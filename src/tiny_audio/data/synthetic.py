@@ -153,8 +153,8 @@ class Synthesiser:
         """Start the library with a voice and its first random numbers; the samples a second."""
         rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0))
         if rate <= 0:
-            remedy = "reinstall it with pip install --force-reinstall espeakng-loader"
-            raise DataError(f"espeak-ng did not start with its data in {self._data}: {remedy}")
+            what = f"espeak-ng did not start with its data in {self._data}"
+            raise DataError(f"{what}: pip install --force-reinstall espeakng-loader")
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(1)
         self._c.srand(1)
