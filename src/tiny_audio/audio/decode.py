@@ -43,7 +43,6 @@ _CHUNKS = {b"RIFF": ("<4sI", 12, _PIPED_LENGTH), b"caff": (">4sQ", 8, 1 << 63)}
 # Containers that count their audio. Elsewhere FFmpeg guesses the duration from the bit rate.
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
 _BEFORE, _AFTER = 1.0, 0.25  # seconds decoded around a stretch, so that codec and resampler settle
@@ -208,7 +207,8 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         if not container.streams.audio:
             raise UndecodableError("not_audio", "has no audio track")
         stream = container.streams.audio[0]
-        if stream.codec_context is None or stream.codec_context.name in _NO_ARRAY:
+        # PyAV gives NumPy no frames of 64-bit integers.
+        if stream.codec_context is None or stream.codec_context.name.startswith("pcm_s64"):
             raise UndecodableError("unreadable", "is in a codec that FFmpeg cannot decode")
         decoding = Decoding(stream.rate or 0, None, _EXACT)
         if counts_frames or container.format.name in _COUNTED_FORMATS | _EXACT_FORMATS:

@@ -55,8 +55,7 @@ class LogMel(nn.Module):
         """Follow the model to another device but not to bfloat16, which would round the bands."""
         window, filters = self.window, self.filters
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.window = window.to(self.window.device)
-        self.filters = filters.to(self.filters.device)
+        self.window, self.filters = (own.to(self.window.device) for own in (window, filters))
         return self
 
     def out_len(self, samples: Length) -> Length:

@@ -37,18 +37,14 @@ def load_audio(
     [-1, 1]; floating-point ones are taken as they are.
 
     Args:
-        source: path, encoded bytes, binary file object (read from its start if it can go back),
-            address, or samples as array or tensor: [S], [C, S] or [S, C], where the smaller axis
-            is the channels.
+        source: path, address, encoded bytes, binary file object, or samples as array or tensor:
+            [S], [C, S] or [S, C], where the smaller axis is the channels.
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
         max_seconds: refuse what is longer; without meaning beside an `offset`.
         offset, duration: read only this stretch, in seconds, or what the recording holds of it.
-            Without a duration it goes to the end.
         max_bytes: refuse an address or a pipe of more, see ``opened``.
 
-    Raises:
-        AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
-            ``unreadable``.
+    Raises AudioError with one of its reasons.
     """
     limits: dict[str, Any] = {"sample_rate": sample_rate, "max_bytes": max_bytes}
     if offset is None:
@@ -115,11 +111,11 @@ def _resampled(
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
         message = f"{name} has a sample rate of {rate} Hz, not {_MIN_RATE} to {_MAX_RATE}"
-        raise AudioError(message, reason="unreadable")
+        raise AudioError(message, "unreadable")
     limit = np.inf if max_seconds is None else max_seconds
     if (decoding.declared or 0.0) > limit:
         message = f"{name} is {decoding.declared:.2f} s long, over the {limit:g} s allowed"
-        raise AudioError(message, reason="too_long")
+        raise AudioError(message, "too_long")
     resampler = None
     if rate != SAMPLE_RATE:
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -127,7 +123,7 @@ def _resampled(
     for block in decoding.blocks:
         found += len(block)
         if found > limit * rate:
-            raise AudioError(f"{name} is longer than the {limit:g} s allowed", reason="too_long")
+            raise AudioError(f"{name} is longer than the {limit:g} s allowed", "too_long")
         yield _finite(resampler.resample_chunk(block) if resampler else block, name)
     if resampler:
         yield _finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True), name)
@@ -136,14 +132,14 @@ def _resampled(
     if max(decoding.damage, declared - seconds) > decoding.slack:
         expected = f" of {declared:.2f} s" if declared > seconds else ""
         read = f"{seconds:.2f} s{expected} could be read; copy or download it again"
-        raise AudioError(f"{name} is damaged or breaks off: {read}", reason="truncated")
+        raise AudioError(f"{name} is damaged or breaks off: {read}", "truncated")
     if not found:
-        raise AudioError(f"{name} holds no samples", reason="empty")
+        raise AudioError(f"{name} holds no samples", "empty")
 
 
 def _finite(block: decode.Mono, name: str) -> decode.Mono:
     if not np.isfinite(block).all():
-        raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
+        raise AudioError(f"{name} holds samples that are NaN or infinite", "not_finite")
     return block
 
 
@@ -156,11 +152,11 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
     kind = source.dtype.kind
     if kind not in "fiu" or (kind != "f" and source.dtype.itemsize > 4):
         wanted = "floats in [-1, 1] or integers of up to 32 bits"
-        raise AudioError(f"{name} holds {source.dtype}: give {wanted}", reason="not_audio")
+        raise AudioError(f"{name} holds {source.dtype}: give {wanted}", "not_audio")
     if source.ndim not in (1, 2):
-        raise AudioError(f"{name} is neither [S] nor [C, S]: reshape it", reason="not_audio")
+        raise AudioError(f"{name} is neither [S] nor [C, S]: reshape it", "not_audio")
     if not source.size:
-        raise AudioError(f"{name} holds no samples", reason="empty")
+        raise AudioError(f"{name} holds no samples", "empty")
     if source.ndim == 1:
         return source[None], name
     return (source if source.shape[0] <= source.shape[1] else source.T), name

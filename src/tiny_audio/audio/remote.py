@@ -129,8 +129,7 @@ class RemoteFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = self._position if whence == io.SEEK_CUR else 0
         if whence == io.SEEK_END:
-            size = self.length()
-            if size is None:
+            if (size := self.length()) is None:
                 raise UnreadableError("the server does not tell the length", UNREACHABLE)
             base = size
         self._position = max(0, base + offset)
@@ -284,7 +283,7 @@ def opened(
                 file = copy
         file.seek(0)
         if not file.read(1):
-            raise AudioError(f"{name} is empty", reason="empty")
+            raise AudioError(f"{name} is empty", "empty")
         file.seek(0)
         yield file, name
 
@@ -302,20 +301,19 @@ def _find(source: Source, stack: ExitStack) -> tuple[Any, str]:
         return source, f"the file object {getattr(source, 'name', type(source).__name__)}"
     kinds = "a path, an address, bytes, a file object, an array or a tensor"
     message = f"cannot read audio from a {type(source).__name__}: give {kinds}"
-    raise AudioError(message, reason="unreadable")
+    raise AudioError(message, "unreadable")
 
 
 def _open_path(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-            what = f"{path} is a folder or a device: name a recording"
-            raise AudioError(what, reason="unreadable")
+            raise AudioError(f"{path} is a folder or a device: name a recording", "unreadable")
         return open(path, "rb")
     except FileNotFoundError as error:
-        raise AudioError(f"{path}: no such file", reason="unreadable") from error
+        raise AudioError(f"{path}: no such file", "unreadable") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise AudioError(f"{path!r} cannot be opened: {error}", reason="unreadable") from error
+        raise AudioError(f"{path!r} cannot be opened: {error}", "unreadable") from error
 
 
 class PipeCopy:
@@ -338,18 +336,12 @@ class PipeCopy:
                 self._pipe.seek(0)
             data = getattr(self._pipe, "read1", self._pipe.read)(size)
         except UnreadableError as error:
-            if (size_there := self._pipe.size) is None:
-                message = f"{self._name} cannot be downloaded: {error}"
-                raise AudioError(message, reason="unreadable") from error
-            ended = f"the download ended after {self.tell()} of {size_there} bytes"
-            message = f"{self._name}: {ended}: {error}; try again"
-            raise AudioError(message, reason="truncated") from error
+            reason = "unreadable" if self._pipe.size is None else "truncated"
+            raise AudioError(f"{self._name} cannot be downloaded: {error}", reason) from error
         except (OSError, ValueError, AttributeError) as error:
-            message = f"{self._name} cannot be read: {error}"
-            raise AudioError(message, reason="unreadable") from error
+            raise AudioError(f"{self._name} cannot be read: {error}", "unreadable") from error
         if not isinstance(data, bytes):
-            message = f"{self._name} is opened as text: open it as 'rb'"
-            raise AudioError(message, reason="unreadable")
+            raise AudioError(f"{self._name} is opened as text: open it as 'rb'", "unreadable")
         self._check_size(self.tell() + len(data))
         self.copy.write(data)
         return data
@@ -358,5 +350,4 @@ class PipeCopy:
         if size > self._max_bytes:
             allowed = f"the {self._max_bytes / (1 << 30):.3g} GiB allowed"
             remedy = "allow more with --max-download, or save and split it first"
-            message = f"{self._name} is larger than {allowed}: {remedy}"
-            raise AudioError(message, reason="too_long")
+            raise AudioError(f"{self._name} is larger than {allowed}: {remedy}", "too_long")

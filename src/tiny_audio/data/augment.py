@@ -1,11 +1,8 @@
-"""Training samples changed at random by audiomentations: what is drawn for one depends on itself
-alone.
+"""Training samples changed at random by audiomentations. S samples.
 
 Each kind of change is a transform of the library, which draws from Python's and NumPy's global
 generators. They are seeded before it with the run's seed, the kind, the pass and the sample, and
 put back after it: neither the worker, nor the order, nor a resume, nor what else is on matters.
-
-S samples.
 """
 
 from __future__ import annotations
@@ -88,9 +85,7 @@ class Augmenter:
     def __call__(self, waveform: Wave, *, source: str, id: str, epoch: int) -> tuple[Wave, bool]:
         """Change the waveform [S] of sample `id` of `source` on pass `epoch` over the source.
 
-        Returns:
-            The waveform, of another length where its speed changed, and whether all that is left
-            of it is noise, which has no words.
+        Returns a waveform, perhaps of another length, and whether only noise is left of it.
         """
         epoch = epoch % self.repeats if self.repeats else epoch
         changed, only_noise = waveform, False
@@ -179,7 +174,8 @@ def _aligned(wet: Wave, dry: Wave, response: Wave) -> Wave:
     direct = int(np.argmax(np.abs(response)))
     wet = wet[direct : direct + len(dry)]
     before, now = (float(np.mean(np.square(wave, dtype=np.float64))) for wave in (dry, wet))
-    return (wet * np.sqrt(before / max(now, 1e-24))).astype(np.float32)
+    level: float = (before / max(now, 1e-24)) ** 0.5
+    return (wet * level).astype(np.float32)
 
 
 def _telephone(library: Any, p: float) -> Any:
@@ -192,8 +188,9 @@ def _telephone(library: Any, p: float) -> Any:
         peak, mu = np.abs(narrow).max(initial=1e-12), 255
         coded = np.round(127 * np.log1p(mu * np.abs(narrow) / peak) / np.log1p(mu))
         decoded = np.copysign(peak / mu * np.expm1(coded / 127 * np.log1p(mu)), narrow)
-        wide: Wave = soxr.resample(decoded.astype(np.float32), 8_000, sample_rate)
-        return np.pad(wide, (0, max(0, len(waveform) - len(wide))))[: len(waveform)]
+        wide = soxr.resample(decoded.astype(np.float32), 8_000, sample_rate)
+        padded: Wave = np.pad(wide, (0, max(0, len(waveform) - len(wide))))
+        return padded[: len(waveform)]
 
     return library.Lambda(line, p=p)
 

@@ -2,11 +2,6 @@
 
 records ─► the same decoding, cleaning and limits as in training ─► statistics and fingerprints
         ─► check.json, a report on the terminal
-
-The fingerprint of audio is the same for another container or lossless codec, channels that hold
-the same, digital silence at either end, and differences below 16 bits. It is another one after a
-lossy codec, at another volume or rate, cut elsewhere or with other noise; then only text that
-agrees is left as a hint.
 """
 
 from __future__ import annotations
@@ -31,16 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tiny_audio.config import Config
-from tiny_audio.data.prepare import (
-    Preparer,
-    Result,
-    TokenLimits,
-    decode,
-    label_rules,
-    quality_limits,
-    sample_labels,
-    settle_case,
-)
+from tiny_audio.data import prepare
 from tiny_audio.data.records import EXAMPLES, RejectCounts, Source, Utterance, stable_hash
 from tiny_audio.data.sources import open_set, open_sources, training_settings
 from tiny_audio.errors import DataError
@@ -51,12 +37,6 @@ from tiny_audio.text.scoring import basic
 
 LONG_TEXT = 5  # words; shorter sentences are said independently of each other
 _LISTED, _SHOWN = 1_000, 8  # of the most frequent words and so on: in check.json, on the terminal
-_REMEDIES = {
-    "overlap": "take them out",
-    "repeat": "take them out",
-    "marker": "the model would learn to write it",
-    "context": "set data.max_seconds lower",
-}
 _QUANTILES = {"min": 0.0, "p01": 0.01, "median": 0.5, "p99": 0.99, "max": 1.0}
 _BRACKETS = r"<[^<>]{0,60}>|\[[^\[\]]{0,60}\]|\([^()]{0,60}\)|\{[^{}]{0,60}\}"
 # Searched for in labels, after cleaning: what is found here would be learned.
@@ -127,20 +107,16 @@ def check_set(
     can be used.
     """
     data, workers = config.data, config.data.num_workers
-    anything = Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
+    anything = prepare.Preparer(LabelRules(allow_empty=True), min_seconds=0.0, max_seconds=math.inf)
     tested = {
-        name: Fingerprints(
-            one for one in _read(test, None, anything, workers) if isinstance(one, Utterance)
-        )
-        for name, test in tests.items()
+        name: Fingerprints(_read(test, None, anything, workers)) for name, test in tests.items()
     }
-    settle_case(data.labels, sample_labels(sources, data.labels))
-    limits = TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
+    prepare.settle_case(data.labels, prepare.sample_labels(sources, data.labels))
+    limits = prepare.TokenLimits(lengths.prompt, lengths.audio_tokens, data.max_label_tokens)
     budget = config.training.batch_seconds
     budget = math.inf if budget == "auto" else budget  # chosen in training
-    preparer = Preparer(
-        label_rules(data.labels), data.min_seconds, data.max_seconds, quality_limits(data)
-    )
+    rules, quality = prepare.label_rules(data.labels), prepare.quality_limits(data)
+    preparer = prepare.Preparer(rules, data.min_seconds, data.max_seconds, quality)
     statistics, prints, rejects = Statistics(lengths), Fingerprints(), RejectCounts()
     for result in _read(sources, limit, preparer, workers):
         rejects.seen += 1
@@ -170,7 +146,7 @@ def check_set(
         "case_of": data.labels.case_of,
     }
     listed = [
-        {"kind": kind, "count": len(ids), "message": f"{len(ids):,} {message}: {_REMEDIES[kind]}"}
+        {"kind": kind, "count": len(ids), "message": f"{len(ids):,} {message}"}
         | {"examples": ids[:EXAMPLES]}
         for kind, ids, message in findings
         if ids
@@ -179,14 +155,14 @@ def check_set(
 
 
 def _read(
-    sources: Sequence[Source], limit: int | None, preparer: Preparer, num_workers: int
-) -> Iterator[Result]:
+    sources: Sequence[Source], limit: int | None, preparer: prepare.Preparer, num_workers: int
+) -> Iterator[prepare.Result]:
     """What becomes of the records; progress is shown on standard error."""
     for source in sources:
         if source.endless and limit is None:
             raise DataError(f"The data source {source.name!r} is endless: set --limit.")
     records = chain.from_iterable(islice(source.records(), limit) for source in sources)
-    decoded = decode(zip(records, repeat(None)), preparer, num_workers)
+    decoded = prepare.decode(zip(records, repeat(None)), preparer, num_workers)
     for result, _ in track(decoded, "reading", console=Console(stderr=True), transient=True):
         yield result
 
@@ -278,9 +254,13 @@ def audio_print(waveform: npt.NDArray[np.float32]) -> int | None:
 
 
 class Fingerprints:
-    """The audio and the long texts of a set, to find repeats in it and test sets that leak in."""
+    """The audio and the long texts of a set, to find repeats in it and test sets that leak in.
 
-    def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
+    Audio is the same in another container or lossless codec, padded with silence, and on equal
+    channels; not after a lossy codec, at another volume or rate, or cut elsewhere.
+    """
+
+    def __init__(self, results: Iterable[prepare.Result] = ()) -> None:
         self._audio: dict[int, tuple[str, str]] = {}  # print -> id and text of the first
         self._texts: dict[str, str] = {}  # LONG_TEXT words or more -> id of the first
         # Audio that came before, as "id = id of the first", by kind
@@ -288,8 +268,9 @@ class Fingerprints:
             "same audio and text": [],
             "same audio with another text": [],
         }
-        for utterance in utterances:
-            self.add(utterance)
+        for result in results:
+            if isinstance(result, Utterance):
+                self.add(result)
 
     def add(self, utterance: Utterance) -> None:
         """Add one utterance; case and punctuation of its text do not count."""

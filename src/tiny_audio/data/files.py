@@ -12,10 +12,9 @@ import json
 import os
 import re
 import tarfile
-import urllib.parse
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Event
@@ -35,16 +34,13 @@ _ROWS = 64  # of a parquet file that are decoded together
 
 
 class FileShards:
-    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets.
-
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-    """
+    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets."""
 
     def __init__(
         self, kind: str, paths: list[str], columns: dict[str, str | None], policy: RetryPolicy
     ) -> None:
-        self.kind, self.paths, self.columns, self.policy = kind, paths, columns, policy
+        self.kind, self.paths, self.policy = kind, paths, policy
+        self.columns = columns  # role (audio, text, id, speaker) -> name, None where there is none
         self.names = [remote.plain_url(path) if is_remote(path) else path for path in paths]
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
@@ -53,11 +49,8 @@ class FileShards:
             if self.kind == "webdataset":
                 yield from _tar_rows(file, self.names[shard], self.columns, start)
                 return
-            audio = str(self.columns["audio"])
-            for row in _parquet_rows(
-                file, [*dict.fromkeys(filter(None, self.columns.values()))], start
-            ):
-                yield {**row, audio: self._audio(row[audio], shard)}
+            used = [*dict.fromkeys(filter(None, self.columns.values()))]
+            yield from _parquet_rows(file, used, start)
 
     def retries(self, shard: int, reason: str) -> int:
         """RemoteFile has retried already, but damage may be a proxy's answer."""
@@ -88,47 +81,27 @@ class FileShards:
         """Rows altogether, where that is cheap to know: parquet on this machine."""
         if self.kind != "parquet" or any(map(is_remote, self.paths)):
             return None
-        import pyarrow.parquet as pq
-
-        try:
-            return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except _damage_errors():
-            return None
+        count = 0
+        with suppress(UnreadableError):
+            for shard in range(len(self.paths)):
+                with self._opened(shard, Event()) as file:
+                    count += _parquet(file).metadata.num_rows
+            return count
+        return None
 
     @contextmanager
     def _opened(self, shard: int, stopped: Event) -> Iterator[BinaryIO]:
+        import pyarrow as pa
+
+        broken = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
         path = self.paths[shard]
-        there = is_remote(path)
         try:
-            with (
-                remote.open_remote(path, self.policy, stopped)
-                if there
-                else open(path, "rb") as file
-            ):
+            here = None if is_remote(path) else open(path, "rb")  # noqa: SIM115
+            with here or remote.open_remote(path, self.policy, stopped) as file:
                 yield file
-        except _damage_errors() as error:
+        except (*broken, pa.ArrowException) as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
-
-    def _audio(self, value: Any, shard: int) -> dict[str, Any]:
-        """The audio's bytes, or its path, which may be relative to the shard."""
-        found: dict[str, Any] = value if isinstance(value, dict) else {"path": value}
-        if isinstance(value, bytes):
-            found = {"bytes": value}
-        path, here = found.get("path"), self.paths[shard]
-        if not path or found.get("bytes") is not None or is_remote(path):
-            return found
-        if remote.is_http(here):
-            return {"path": urllib.parse.urljoin(here, path)}
-        return {"path": os.path.join(os.path.dirname(here), path)}
-
-
-def _damage_errors() -> tuple[type[Exception], ...]:
-    """What opening or reading a file raises that is damaged, or away."""
-    import pyarrow as pa
-
-    own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
-    return (*own, pa.ArrowException)
 
 
 def _parquet(file: BinaryIO) -> Any:
@@ -222,11 +195,9 @@ def _values(key: str, parts: dict[str, bytes], columns: dict[str, str | None]) -
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
-    """The files that a path stands for, in a fixed order; raises DataError where there are none.
+    """The files of a path, folder, pattern or address, in a fixed order; DataError for none.
 
-    Args:
-        path: a file, a folder, a pattern with ``*``, or an address; ``{0000..0123}`` and
-            ``{a,b}`` are written out.
+    ``{0000..0123}`` and ``{a,b}`` are written out.
     """
     found: list[str] = []
     for item in _braces(path):

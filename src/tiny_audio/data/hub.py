@@ -26,6 +26,7 @@ class HubShards:
         self._dataset, self.columns, self.policy = dataset, columns, policy
         self._split, count = spec["split"] or "train", dataset.num_shards
         self.names = [f"{spec['path']}, {number} of {count}" for number in range(1, count + 1)]
+        self.paths = [""] * count
 
     def size(self) -> int | None:
         """Rows altogether, where the dataset says it."""
@@ -49,10 +50,7 @@ class HubShards:
 
 
 def open_dataset(spec: Spec, key: str, options: dict[str, Any]) -> Any:
-    """The streaming dataset, from the cache where the hub is out of reach, or a DataError.
-
-    `options`: further ones of ``load_dataset``.
-    """
+    """The streaming dataset, from the cache where the hub is out of reach, or a DataError."""
     import datasets
 
     # Its own waits have a fixed length and last minutes; ours come on top of them.
@@ -60,9 +58,6 @@ def open_dataset(spec: Spec, key: str, options: dict[str, Any]) -> Any:
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 1
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 1
     logs.route_libraries()
-    if Path(spec["path"]).is_file():
-        what = f"{spec['path']} is a file: set {key}.kind to parquet or webdataset"
-        raise DataError(f"{what}, or {key}.path to its folder.")
     path, split, revision = spec["path"], spec["split"] or "train", spec["revision"]
 
     def load(path: str, revision: str | None) -> Any:

@@ -56,60 +56,44 @@ class _State:
     epoch: float = 0.0
 
 
+@dataclass(eq=False)
 class TrainingStream:
     """Batches for one rank, without end unless sources are not to repeat.
 
     Iterating goes on after the last batch that was yielded, also in another process that has
     loaded the `state_dict`. The order is a function of `seed` and the sources, not of
     `num_workers`. Each rank has its own share of the records and its own `state_dict`.
-
-    Args:
-        weights: shares of the sources in the mixture.
-        limits: checked in this process.
-        batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
-        pool: utterances that are shuffled and sorted by length together.
-        repeat: sources begin again when they end; else batches end with the last source.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        weights: Sequence[float],
-        *,
-        preparer: Preparer,
-        limits: TokenLimits,
-        batch_seconds: float,
-        max_utterances: int,
-        pool: int,
-        num_workers: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        log: RejectLog | None = None,
-        repeat: bool = True,
-    ) -> None:
-        self._mixture = Mixture(
-            sources, weights, seed=seed, rank=rank, world_size=world_size, repeat=repeat
-        )
-        self._preparer, self._limits = preparer, limits
-        self._log = log or RejectLog()
-        self._num_workers = num_workers
+    sources: Sequence[Source]
+    weights: Sequence[float]  # shares of the sources in the mixture
+    preparer: Preparer
+    limits: TokenLimits  # checked in this process
+    batch_seconds: float  # longest x count in a batch; what is longer alone is rejected
+    max_utterances: int
+    pool: int  # utterances that are shuffled and sorted by length together
+    num_workers: int
+    seed: int
+    rank: int
+    world_size: int
+    log: RejectLog = field(default_factory=RejectLog)
+    repeat: bool = True  # sources begin again when they end
+
+    def __post_init__(self) -> None:
+        share = (self.seed, self.rank, self.world_size)
+        self._mixture = Mixture(self.sources, self.weights, *share, self.repeat)
         self._data: dict[str, Any] = {
-            "sources": [[source.name, source.length] for source in sources],
-            "weights": list(weights),
-            "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
-            **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
+            "sources": [[source.name, source.length] for source in self.sources],
+            "weights": list(self.weights),
+            **{name: getattr(self, name) for name in ("seed", "rank", "world_size")},
+            **({} if self.repeat else {"repeat": False}),  # as in checkpoints before the setting
         }
-        quality, augment = preparer.quality, preparer.augment
+        quality, augment = self.preparer.quality, self.preparer.augment
         self._batching: dict[str, Any] = {
-            "pool": pool,
-            "batch_seconds": batch_seconds,
-            "max_utterances": max_utterances,
-            "min_seconds": preparer.min_seconds,
-            "max_seconds": preparer.max_seconds,
-            "max_label_tokens": limits.max_label_tokens,
+            **{name: getattr(self, name) for name in ("pool", "batch_seconds", "max_utterances")},
+            "min_seconds": self.preparer.min_seconds,
+            "max_seconds": self.preparer.max_seconds,
+            "max_label_tokens": self.limits.max_label_tokens,
             "quality": None if quality is None else asdict(quality),
             "augment": None if augment is None else augment.settings,
         }
@@ -142,14 +126,10 @@ class TrainingStream:
         Raises DataError if that one read other data. If it cut batches otherwise, the pool that
         it was in is cut anew from its beginning, with a warning.
         """
-        if state["data"] != self._data:
-            before, now = state["data"], self._data
-            changed = ", ".join(
-                f"{name} was {before.get(name)}, is {now.get(name)}"
-                for name in before | now
-                if before.get(name) != now.get(name)
-            )
-            what = f"The run cannot go on where it stopped in its data: {changed}"
+        before, now = state["data"], self._data
+        if changed := [n for n in before | now if before.get(n) != now.get(n)]:
+            how = ", ".join(f"{n} was {before.get(n)}, is {now.get(n)}" for n in changed)
+            what = f"The run cannot go on where it stopped in its data: {how}"
             raise DataError(f"{what}. Restore these, or start anew with model.init_from.")
         served = state["served"]
         if state["batching"] != self._batching:
@@ -165,8 +145,8 @@ class TrainingStream:
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
         self.rejects = deepcopy(state.rejects)
-        self._log.keep(state.rejects.total)
-        prompt, pools = self._limits.prompt, self._pools()
+        self.log.keep(state.rejects.total)
+        prompt, pools = self.limits.prompt, self._pools()
         pool = next(filter(None, pools))
         for number in count(state.pool):
             if not pool.utterances:  # all sources have ended
@@ -174,12 +154,11 @@ class TrainingStream:
                     raise self._useless()
                 return
             first, last = map(self._mixture.passes, (pool.start, pool.end))
-            tags = [self._data["seed"], _TAG, self._data["rank"], number]
             batches = length_batches(
                 pool.utterances,
-                batch_seconds=self._batching["batch_seconds"],
-                max_utterances=self._batching["max_utterances"],
-                rng=np.random.default_rng(tags),
+                batch_seconds=self.batch_seconds,
+                max_utterances=self.max_utterances,
+                rng=np.random.default_rng([self.seed, _TAG, self.rank, number]),
             )
             following: _Pool | None = None
             for served, batch in enumerate(batches, start=1):
@@ -187,7 +166,7 @@ class TrainingStream:
                     epoch = first + (last - first) * served / len(batches)
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
                     self.usage.add(batch)
-                    yield collate(batch, prompt, self._limits.audio_tokens, with_labels=True)
+                    yield collate(batch, prompt, self.limits.audio_tokens, with_labels=True)
                 for _ in batch:  # while the model works
                     following = following or next(pools)
             pool = following or next(filter(None, pools))
@@ -198,26 +177,26 @@ class TrainingStream:
         Records are counted in `rejects` on their source's first pass only, but a shard that is
         lost on every pass: it may be another one each time.
         """
-        start, budget = self._state.start, self._batching["batch_seconds"]
+        start, longest = self._state.start, self.batch_seconds
         pool = _Pool(start, deepcopy(self.rejects), end=start)
         fruitful, barren = start, 0  # position after the last usable record, and records since
         drawn = ((draw.item, draw) for draw in self._mixture.draws(start))
-        for result, draw in decode(drawn, self._preparer, self._num_workers):
+        for result, draw in decode(drawn, self.preparer, self.num_workers):
             name = draw.item.source
             if pool.epochs.setdefault(name, draw.epoch) != draw.epoch:
                 yield pool
                 pool = _Pool(pool.end, deepcopy(self.rejects), pool.end, {name: draw.epoch})
             pool.end = draw.cursor
-            reject = result if isinstance(result, Reject) else self._limits.check(result, budget)
+            reject = result if isinstance(result, Reject) else self.limits.check(result, longest)
             if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
                 self.rejects.seen += 1
                 if reject is not None:
                     self.rejects.add(reject)
-                    self._log.add(reject)
+                    self.log.add(reject)
             if isinstance(result, Utterance) and reject is None:
                 fruitful, barren = draw.cursor, 0
                 pool.utterances.append(result)
-                full = len(pool.utterances) == self._batching["pool"]
+                full = len(pool.utterances) == self.pool
                 yield pool if full else None
                 if full:
                     pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)

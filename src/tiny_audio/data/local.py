@@ -56,17 +56,15 @@ class ManifestSource(_LocalSource):
             raise SourceError(
                 f"{where} cannot be read ({error.strerror})", setting="path"
             ) from error
-        if not self._starts:
+        self.size = len(self._starts)
+        if not self.size:
             raise SourceError(f"{where} is empty", setting="path")
         wanted = {"audio_column": self._audio, "text_column": self._text, "id_column": self._id}
-        for index in range(min(self.size(), 100)):
+        for index in range(min(self.size, 100)):
             with suppress(*_BAD_LINE):
                 check_columns(wanted, [*self._row(index)], where=where)
                 return
         raise SourceError(f"{where} is not of one JSON object a line", setting="path")
-
-    def size(self) -> int:
-        return len(self._starts)
 
     def read(self, index: int) -> Record | Reject:
         try:
@@ -141,11 +139,9 @@ class FolderSource(_LocalSource):
         found = {file.relative_to(path) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
         # A file that is described but missing is part of the set: reading it says that it's gone.
         self._files = sorted(found | self._rows.keys(), key=lambda file: file.as_posix())
+        self.size = len(self._files)
         if not self._files:
             raise SourceError(f"The folder {path} has no audio files", setting="path")
-
-    def size(self) -> int:
-        return len(self._files)
 
     def read(self, index: int) -> Record | Reject:
         file = self._files[index]

@@ -45,11 +45,10 @@ class Mixture:
     repeat: bool = True
 
     def __post_init__(self) -> None:
-        weights = self.weights
-        if min(weights) < 0 or not sum(weights) > 0:
-            found = ", ".join(map(str, weights))
-            raise DataError(f"data.train has weights {found}: none below 0, and one above it.")
-        self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.min() < 0 or not weights.sum() > 0:
+            raise DataError(f"data.train has weights {[*self.weights]}: use 0 or more, not all 0.")
+        self._shares = weights / sum(self.weights)
         self.start = Position(0, (None,) * len(self.sources))
 
     def draws(self, start: Position) -> Iterator[Draw]:
@@ -118,28 +117,22 @@ def mean_seconds(source: Source, declared: float | None) -> float:
 
     Raises DataError where neither it, nor manifests, nor local recordings tell.
     """
-    setting = f"data.train.{source.name}.mean_seconds"
-    if declared is not None:
-        if declared <= 0:
-            raise DataError(f"{setting}={declared}: must be above 0.")
+    if declared:
         return declared
     found: list[float] = []
     if isinstance(source, IndexedSource) and source.length is not None:
         places = np.linspace(0, source.length - 1, min(source.length, _PROBED)).astype(int)
-        items = (next(source.records(place)) for place in places.tolist())
-        probed = (_seconds(item) for item in items if isinstance(item, Record))
-        found = [seconds for seconds in probed if seconds is not None]
+        for record in (next(source.records(place)) for place in places.tolist()):
+            if isinstance(record, Record) and record.seconds is not None:
+                found.append(record.seconds)
+            elif isinstance(record, Record) and isinstance(record.audio, Path):
+                with suppress(AudioError):
+                    found.append(len(load_audio(record.audio, offset=record.offset)) / SAMPLE_RATE)
     if not found:
         unknown = f"how long the utterances of {source.name!r} are is not known"
+        setting = f"data.train.{source.name}.mean_seconds"
         raise DataError(f"data.weights=hours: {unknown}, set {setting}.")
     return max(sum(found) / len(found), 0.01)
-
-
-def _seconds(record: Record) -> float | None:
-    if record.seconds is None and isinstance(record.audio, Path) and record.offset is None:
-        with suppress(AudioError):
-            return len(load_audio(record.audio)) / SAMPLE_RATE
-    return record.seconds
 
 
 @dataclass

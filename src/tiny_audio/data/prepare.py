@@ -60,11 +60,11 @@ class QualityLimits:
         """Raise AudioError or LabelRejected for a waveform [S] and its label that break a limit."""
         if label and (loudest := loudness(waveform)) < self.silence_db:
             heard = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
-            raise AudioError(heard, reason="silent")
+            raise AudioError(heard, "silent")
         clipped = np.count_nonzero(np.abs(waveform) >= FULL_SCALE) / max(len(waveform), 1)
         if clipped > self.max_clipped:
             share = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
-            raise AudioError(share, reason="clipped")
+            raise AudioError(share, "clipped")
         rate, (low, high) = len(label) * SAMPLE_RATE / max(len(waveform), 1), self.chars_per_second
         if label and not low <= rate <= high:
             speed = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
@@ -113,10 +113,8 @@ def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
         labels.case_of[name] = case
         if case != "keep":
             which = "all" if case == "lower" else "those"
-            lines.append(
-                f"Labels of {name}: {share:.0%} are in capitals; {which} are learned in lower case "
-                "(data.labels.case=auto; data.labels.case=keep leaves them)"
-            )
+            what = f"Labels of {name}: {share:.0%} are in capitals; {which} are learned in lower"
+            lines.append(f"{what} case (data.labels.case=keep leaves them)")
     return lines
 
 
@@ -178,9 +176,9 @@ class Preparer:
 
     def _check_seconds(self, seconds: float | None) -> None:
         if seconds is not None and seconds < self.min_seconds:
-            raise AudioError(f"{seconds:.2f} s, under {self.min_seconds:g} s", reason="too_short")
+            raise AudioError(f"{seconds:.2f} s, under {self.min_seconds:g} s", "too_short")
         if seconds is not None and seconds > self.max_seconds:
-            raise AudioError(f"{seconds:.2f} s, over {self.max_seconds:g} s", reason="too_long")
+            raise AudioError(f"{seconds:.2f} s, over {self.max_seconds:g} s", "too_long")
 
 
 @dataclass(frozen=True)

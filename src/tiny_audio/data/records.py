@@ -118,10 +118,7 @@ class Source(ABC):
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's own share of an endless stream, each pass in another order.
-
-        A draw is a function of the seed, the rank and the cursor alone.
-        """
+        """This rank's share of an endless stream, each pass in another order, from a cursor on."""
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -140,19 +137,14 @@ class Source(ABC):
 
 
 class IndexedSource(Source):
-    """A source whose records can be read one by one: subclasses give `size` and `read`.
+    """A source whose records can be read one by one, the first `max_samples` of them."""
 
-    Of them only the first `max_samples` are used.
-    """
+    size: int | None = None  # records there are; None is endless
 
     def __init__(self, name: str, weight: float, max_samples: int | None) -> None:
         super().__init__(name, weight)
         self._max_samples = max_samples
         self._positions: npt.NDArray[np.int64] | None = None  # those that a hold-out left here
-
-    @abstractmethod
-    def size(self) -> int | None:
-        """Records there are; None is endless."""
 
     @abstractmethod
     def read(self, index: int) -> Item:
@@ -162,7 +154,7 @@ class IndexedSource(Source):
     def length(self) -> int | None:
         if self._positions is not None:
             return len(self._positions)
-        sizes = [n for n in (self.size(), self._max_samples) if n is not None]
+        sizes = [n for n in (self.size, self._max_samples) if n is not None]
         return min(sizes, default=None)
 
     @property

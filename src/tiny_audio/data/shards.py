@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
 
+from tiny_audio.audio import remote
 from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
 from tiny_audio.data.files import KEY, PROBLEM, FileShards, find_shards
 from tiny_audio.data.hub import HubShards, open_dataset, undecoded
@@ -183,7 +186,7 @@ class ShardSource(Source):
                     return
                 item = None
                 if row % world_size == rank:
-                    item = row_item(values, self._shards.columns, self.name, self._names[shard])
+                    item = self._item(values, shard)
                 row, seen = row + 1, seen + 1
                 yield item, Position(at.epoch, position, row, seen)
 
@@ -226,36 +229,40 @@ class ShardSource(Source):
             raise DataError(f"{what}. Look at its path and at the network, then resume.")
         logger.warning("The shard %s %s: %s; left out from row %d on", shard, of, why, row)
 
+    def _item(self, row: Mapping[str, Any], shard: int) -> Item:
+        """The record of a row, its audio undecoded, or the reject that says what it lacks."""
+        columns = self._shards.columns
+        audio, path = audio_of(row[str(columns["audio"])], self._shards.paths[shard])
+        record_id: str | None = path
+        if columns["id"]:
+            record_id = text_of(row[columns["id"]])
+        elif KEY in row:
+            record_id = f"{PurePosixPath(self._names[shard]).name}/{row[KEY]}"
+        elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
+            record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
+        if PROBLEM in row:
+            return Reject(record_id or row[KEY], self.name, "bad_record", row[PROBLEM])
+        text = text_of(row[str(columns["text"])])
+        if record_id is None or audio is None:
+            message = "no audio" if audio is None else f"no id in {columns['id']!r}"
+            return Reject(record_id or path or "?", self.name, "bad_record", message)
+        if text is None:
+            message = f"no text in {columns['text']!r}"
+            return Reject(record_id, self.name, "no_transcript", message)
+        speaker = text_of(row[str(columns["speaker"])]) if columns["speaker"] else None
+        return Record(record_id, self.name, audio, text, speaker)
 
-def row_item(
-    row: Mapping[str, Any], columns: Mapping[str, str | None], source: str, shard: str
-) -> Item:
-    """The record of a row, its audio undecoded, or the reject that says what it lacks."""
-    audio, path = audio_of(row[str(columns["audio"])])
-    record_id: str | None = path
-    if columns["id"]:
-        record_id = text_of(row[columns["id"]])
-    elif KEY in row:
-        record_id = f"{PurePosixPath(shard).name}/{row[KEY]}"
-    elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
-        record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
-    if PROBLEM in row:
-        return Reject(record_id or row[KEY], source, "bad_record", row[PROBLEM])
-    text = text_of(row[str(columns["text"])])
-    if record_id is None or audio is None:
-        message = "no audio" if audio is None else f"no id in {columns['id']!r}"
-        return Reject(record_id or path or "?", source, "bad_record", message)
-    if text is None:
-        return Reject(record_id, source, "no_transcript", f"no text in {columns['text']!r}")
-    speaker = text_of(row[str(columns["speaker"])]) if columns["speaker"] else None
-    return Record(record_id, source, audio, text, speaker)
 
-
-def audio_of(value: dict[str, Any] | None) -> tuple[bytes | str | Path | None, str]:
-    """The audio of an undecoded `Audio` value, and the path it names ("" where there is none)."""
-    path = str((value or {}).get("path") or "")
-    if value and value.get("bytes") is not None:
-        return bytes(value["bytes"]), path
+def audio_of(cell: Any, here: str = "") -> tuple[bytes | str | Path | None, str]:
+    """The audio of a table's cell and the path it names, relative to the table, or ""."""
+    if not isinstance(cell, dict):
+        cell = {"bytes" if isinstance(cell, bytes) else "path": cell}
+    path, data = str(cell.get("path") or ""), cell.get("bytes")
+    if data is not None:
+        return bytes(data), path
+    if path and not is_remote(path):
+        beside = os.path.join(os.path.dirname(here), path)
+        path = urllib.parse.urljoin(here, path) if remote.is_http(here) else beside
     return (path if is_remote(path) else Path(path) if path else None), path
 
 

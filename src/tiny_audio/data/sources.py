@@ -21,9 +21,7 @@ from tiny_audio.hints import BENCHMARKS
 def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
     """Open every source; raises DataError, with the setting to change, for what cannot be opened.
 
-    Args:
-        key: where these settings stand, for messages: ``data.train``.
-        typed: the option of the command line that named their path: ``--data``.
+    For messages: `key` is where these settings stand, `typed` the option that named their path.
     """
     found = []
     for name, spec in specs.items():
@@ -79,13 +77,11 @@ def _open(name: str, spec: Spec, key: str) -> Source:
     if kind not in KINDS:
         raise DataError(f"{key}.kind={kind} is no kind of source: use {' | '.join(KINDS)}.")
     opener, meaningless, options = KINDS[kind]
-    for field in meaningless:
-        if spec[field] is not None:
-            raise DataError(f"{key}.{field} has no meaning for kind={kind}: remove it.")
-    unknown = set(spec["options"]) - set(options) if options is not None else set()
-    if unknown:
-        given, known = ", ".join(sorted(unknown)), ", ".join(options or ()) or "none"
-        raise DataError(f"{key}.options has {given}, but {kind} knows {known}.")
+    if given := [field for field in meaningless if spec[field] is not None]:
+        raise DataError(f"{key}.{given[0]} has no meaning for kind={kind}: remove it.")
+    if options is not None and (unknown := ", ".join(sorted({*spec["options"]} - {*options}))):
+        known = ", ".join(options) or "none"
+        raise DataError(f"{key}.options has {unknown}, but {kind} knows {known}.")
     if spec["max_samples"] is not None and spec["max_samples"] < 1:
         raise DataError(f"{key}.max_samples={spec['max_samples']}: use 1 or more, or null for all.")
     if "path" not in meaningless and not spec["path"]:

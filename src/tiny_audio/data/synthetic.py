@@ -231,9 +231,6 @@ class SyntheticSource(IndexedSource):
         self._split, self._seed = spec["split"] or "train", spec["options"].get("seed", 0)
         voice_names(self._split)  # says now, not in a worker, what is missing
 
-    def size(self) -> None:
-        return None
-
     def read(self, index: int) -> Record:
         chunk, position = divmod(index, CHUNK)
         text, voice = _sentences(self._split, self._seed, chunk)[position]
