@@ -98,10 +98,7 @@ class Generated(IndexedSource):
 
     def __init__(self, count: int) -> None:
         super().__init__("generated", 1.0, None)
-        self._count = count
-
-    def size(self) -> int:
-        return self._count
+        self.size = count
 
     def read(self, index: int) -> Record:
         return Record(f"g{index}", self.name, partial(hiss, index), f"n {index % 10}")

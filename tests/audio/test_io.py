@@ -20,7 +20,7 @@ from tests.audio.encoding import encoded, sine
 from tests.data.faulty import Fault, Server, serving
 
 from tiny_audio.audio.decode import read_stretch
-from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio, probe_duration
+from tiny_audio.audio.io import SAMPLE_RATE, audio_blocks, load_audio
 from tiny_audio.errors import AudioError
 
 LOSSLESS = [
@@ -221,7 +221,6 @@ def test_places_agree(container: str, codec: str, tmp_path: Path) -> None:
         with opener() as file:
             np.testing.assert_array_equal(load_audio(file), expected)
             assert not file.closed
-    assert probe_duration(path) == pytest.approx(0.5, abs=0.1)
     if hasattr(os, "mkfifo"):
         os.mkfifo(pipe := tmp_path / "pipe")
         writer = threading.Thread(target=pipe.write_bytes, args=(data,))
@@ -274,7 +273,6 @@ def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         expected = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE, quality="HQ")
         np.testing.assert_allclose(load_audio(path), expected, atol=1e-5)
-        assert probe_duration(path) == pytest.approx(len(samples) / rate)
 
 
 # Stretches

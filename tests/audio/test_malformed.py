@@ -15,8 +15,7 @@ from tests.audio.encoding import encoded
 
 from tiny_audio.compose import compose
 from tiny_audio.data.prepare import Preparer, quality_limits
-from tiny_audio.data.records import Record, Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Record, Reject, Utterance
 from tiny_audio.text.labels import LabelRules
 
 RATE = 16_000

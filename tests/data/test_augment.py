@@ -197,7 +197,7 @@ def test_a_telephone_is_narrow_and_coarse():
     assert band_db(line, 4_200, 8_000) < band_db(wide, 4_200, 8_000) - 40
     assert band_db(line, 20, 150) < band_db(wide, 20, 150) - 20
     assert band_db(line, 500, 3_000) == pytest.approx(band_db(wide, 500, 3_000), abs=1)
-    clean = tone(1_000)
+    clean = tone(1_030)  # whose samples take many values
     error = (apply(change, clean) - clean)[800:-800]
     assert 30 < 20 * np.log10(rms(clean) / rms(error)) < 45  # of 8 bits
 
@@ -285,23 +285,19 @@ def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
     where = tmp_path / "gone"
     settings = ["model=tiny", "output_dir=x", "data.augment.noise.p=0.5"]
     opened = [*settings, f"data.augment.noise.path={where}"]
-    with pytest.raises(DataError, match=r"no folder or manifest .*gone: set data\.augment\.noise"):
+    with pytest.raises(DataError, match=r"gone is no folder, .*: set data\.augment\.noise"):
         find_augmentation(compose(opened))
     with pytest.raises(ConfigError, match=r"set data\.augment\.noise\.path=DIR"):
         find_augmentation(compose(settings))
     where.mkdir()
-    with pytest.raises(DataError, match="no recording that can be heard"):
-        find_augmentation(compose(opened))
-    (where / "a.wav").write_bytes(b"no audio")
-    soundfile.write(where / "b.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(DataError, match="no recording that can be heard"):
+    with pytest.raises(DataError, match="gone has no recordings"):
         find_augmentation(compose(opened))
     assert find_augmentation(compose(["model=tiny", "output_dir=x"])) is None
 
 
 def test_a_bad_noise_leaves_clips_as_they_are_with_a_warning(tmp_path: Path, caplog):
     soundfile.write(tmp_path / "c.wav", noise(1.0, 0), 16_000)
-    soundfile.write(tmp_path / "b.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "b.wav", np.zeros(16_000), 16_000)  # the library warns of silence
     soundfile.write(tmp_path / "d.wav", np.zeros(0), 16_000)
     (tmp_path / "e.wav").write_bytes(b"no audio")
     change = augmenter(noise={"p": 1.0, "path": str(tmp_path)}, noise_only=0.5)
@@ -309,8 +305,8 @@ def test_a_bad_noise_leaves_clips_as_they_are_with_a_warning(tmp_path: Path, cap
     found = [change(clip, source="s", id=str(n), epoch=0) for n in range(60)]
     assert 20 < sum(wave is clip for wave, _ in found) < 55
     warned = [text for text in caplog.messages if "cannot be used" in text]
-    assert {text.split("/")[-1][:5] for text in warned} == {"b.wav", "d.wav", "e.wav"}
-    assert len(warned) <= 4  # b.wav also when the folder was opened
+    assert {text.split("/")[-1][:5] for text in warned} == {"d.wav", "e.wav"}
+    assert len(warned) == 2
 
 
 def test_manifests_name_recordings(tmp_path: Path):
@@ -319,7 +315,7 @@ def test_manifests_name_recordings(tmp_path: Path):
     change = augmenter(noise={"p": 1.0, "path": str(manifest)})
     assert not np.array_equal(apply(change, noise(0.5, 1)), noise(0.5, 1))
     manifest.write_text('{"path": "y.wav"}\n')
-    with pytest.raises(DataError, match=r"is no manifest .*audio_filepath"):
+    with pytest.raises(DataError, match=r"no manifest with audio_filepath"):
         augmenter(noise={"p": 1.0, "path": str(manifest)})
 
 

@@ -18,8 +18,7 @@ import tiny_audio.data.shards as shards
 from tests.data.faulty import Fault, Server, serving
 from tests.data.helpers import clip, make_stream, open_one, write_tar
 from tiny_audio.audio.remote import RetryPolicy, UnreadableError, open_remote
-from tiny_audio.data.records import Record, Source
-from tiny_audio.data.rejects import Reject, RejectCounts
+from tiny_audio.data.records import Record, Reject, RejectCounts, Source
 from tiny_audio.errors import DataError
 
 SHARDS, ROWS = 8, 6

@@ -27,8 +27,7 @@ from tests.data.helpers import (
 )
 from tests.data.test_files import write_files
 from tiny_audio.data.loader import TrainingStream, eval_utterances
-from tiny_audio.data.records import Source
-from tiny_audio.data.rejects import RejectCounts, RejectLog
+from tiny_audio.data.records import RejectCounts, RejectLog, Source
 from tiny_audio.data.sources import open_sources
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import Batch

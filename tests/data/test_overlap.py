@@ -9,7 +9,7 @@ import soundfile
 
 from tests.data.helpers import noise
 from tiny_audio.audio.io import load_audio
-from tiny_audio.data.overlap import NONE, Fingerprints, audio_print, text_print
+from tiny_audio.data.check import Fingerprints, audio_print
 from tiny_audio.data.records import Utterance
 
 
@@ -45,14 +45,6 @@ def test_what_is_heard_differently_is_other_audio(tmp_path: Path) -> None:
     assert len(prints) == 5
 
 
-def test_silence_has_no_print_and_text_counts_without_case_and_punctuation() -> None:
-    assert audio_print(np.full(1600, 1e-6, np.float32)) == NONE
-    assert text_print("Well, HELLO there!") == text_print("well hello there")
-    assert text_print("hello there")[0] != text_print("there hello")[0]
-    assert text_print("one two three")[1] == 3
-    assert text_print("...") == (NONE, 0)
-
-
 def test_repeats_are_those_that_a_search_through_all_pairs_finds() -> None:
     rng = np.random.default_rng(0)
     drawn = [(int(a), f"w{t}") for a, t in rng.integers(0, 12, (60, 2))]
@@ -65,7 +57,7 @@ def test_repeats_are_those_that_a_search_through_all_pairs_finds() -> None:
             same = drawn[earlier[0]][1] == text
             kind = "same audio and text" if same else "same audio with another text"
             expected[kind].append(f"{n} = {earlier[0]}")
-    assert prints.repeats() == expected
+    assert prints.repeats == expected
 
 
 def test_an_evaluation_set_is_found_by_audio_and_by_long_text() -> None:

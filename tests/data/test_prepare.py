@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from tests.data.helpers import audio_tokens, noise, open_one
 from tiny_audio.compose import compose
 from tiny_audio.data.prepare import Preparer, TokenLimits, loudness, quality_limits
-from tiny_audio.data.records import Record, Utterance
-from tiny_audio.data.rejects import Reject, RejectCounts
+from tiny_audio.data.records import Record, Reject, RejectCounts, Utterance
 from tiny_audio.errors import ConfigError, DataError, SampleRejected
 from tiny_audio.text.labels import LabelRules
 

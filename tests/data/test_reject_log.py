@@ -6,7 +6,7 @@ import json
 
 from tests.data.helpers import reject_lines
 from tests.train.helpers import run, write_set
-from tiny_audio.data.rejects import Reject, RejectLog
+from tiny_audio.data.records import Reject, RejectLog
 
 
 def test_lines_are_whole_json_whatever_the_id(tmp_path):

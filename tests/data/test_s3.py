@@ -14,8 +14,7 @@ import soundfile
 from tests.data.helpers import noise, open_one
 from tests.data.test_files import FILES, ROWS, write_files
 from tiny_audio.audio.io import load_audio
-from tiny_audio.data.records import Record
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Record, Reject
 from tiny_audio.errors import AudioError, DataError
 
 _MISSING = [name for name in ("moto", "s3fs", "flask_cors") if not importlib.util.find_spec(name)]

@@ -13,8 +13,7 @@ from tests.infer.helpers import tones, write_wav
 from tiny_audio.compose import compose
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data import sources
-from tiny_audio.data.records import Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Reject, Utterance
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate.models import Options
 from tiny_audio.evaluate.results import Evaluation, read_records

@@ -23,7 +23,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.audio.fetch import PipeCopy
+from tiny_audio.audio.remote import PipeCopy
 
 Mono = NDArray[np.float32]
 
@@ -43,7 +43,6 @@ _CHUNKS = {b"RIFF": ("<4sI", 12, _PIPED_LENGTH), b"caff": (">4sQ", 8, 1 << 63)}
 # Containers that count their audio. Elsewhere FFmpeg guesses the duration from the bit rate.
 _EXACT_FORMATS = {"flac", "wav", "aiff", "caf"}
 _COUNTED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_NO_ARRAY = ("pcm_s64le", "pcm_s64be")  # NumPy gets no frames of 64-bit integers from PyAV
 _EXACT = 0.01  # seconds
 _PADDING_SAMPLES = 4096  # that AAC and MP3 encoders add at both ends; not all containers say so
 _BEFORE, _AFTER = 1.0, 0.25  # seconds decoded around a stretch, so that codec and resampler settle
@@ -93,7 +92,7 @@ class _Seekable:
     def __init__(self, file: BinaryIO) -> None:
         self._seek = file.seek
         self.read, self.tell = file.read, file.tell
-        self.seekable = lambda: not isinstance(file, PipeCopy) or file.must_seek()
+        self.seekable = lambda: not isinstance(file, PipeCopy)  # or FFmpeg looks at its end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -188,7 +187,8 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
     known = _looks_like_audio(file.read(12))
     damaged = UndecodableError("truncated", "breaks off before any audio, or is damaged")
     foreign = UndecodableError("not_audio", "is not in an audio or video format known here")
-    counts_frames = _has_mp3_count(file)
+    live = isinstance(file, PipeCopy)
+    counts_frames = not live and _has_mp3_count(file)
     file.seek(0)
     try:
         container = av.open(
@@ -197,7 +197,7 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
             # A playlist must not make FFmpeg open other files or addresses.
             options={"protocol_whitelist": "none"},
             metadata_errors="replace",
-            buffer_size=_LIVE_BYTES if isinstance(file, PipeCopy) else 1 << 15,
+            buffer_size=_LIVE_BYTES if live else 1 << 15,
         )
     except (av.FFmpegError, ValueError) as error:
         raise (damaged if known else foreign) from error
@@ -207,7 +207,8 @@ def ffmpeg(file: BinaryIO) -> Iterator[Decoding]:
         if not container.streams.audio:
             raise UndecodableError("not_audio", "has no audio track")
         stream = container.streams.audio[0]
-        if stream.codec_context is None or stream.codec_context.name in _NO_ARRAY:
+        # PyAV gives NumPy no frames of 64-bit integers.
+        if stream.codec_context is None or stream.codec_context.name.startswith("pcm_s64"):
             raise UndecodableError("unreadable", "is in a codec that FFmpeg cannot decode")
         decoding = Decoding(stream.rate or 0, None, _EXACT)
         if counts_frames or container.format.name in _COUNTED_FORMATS | _EXACT_FORMATS:
@@ -271,7 +272,7 @@ def _ffmpeg_frames(
         decoding.damage = math.inf
         return
     # FFmpeg takes what is there for all.
-    if (not isinstance(file, PipeCopy) or file.ended) and _breaks_off(file):
+    if _breaks_off(file.copy if isinstance(file, PipeCopy) else file):
         decoding.damage = math.inf
 
 

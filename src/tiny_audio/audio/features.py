@@ -55,8 +55,7 @@ class LogMel(nn.Module):
         """Follow the model to another device but not to bfloat16, which would round the bands."""
         window, filters = self.window, self.filters
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.window = window.to(self.window.device)
-        self.filters = filters.to(self.filters.device)
+        self.window, self.filters = (own.to(self.window.device) for own in (window, filters))
         return self
 
     def out_len(self, samples: Length) -> Length:
@@ -134,9 +133,7 @@ class SpecAugment(nn.Module):
         if min(freq_masks, freq_width, time_masks, time_width) < 0:
             raise ConfigError("spec_augment: the number and width of masks cannot be negative")
         if not 0.0 <= max_time_fraction <= 1.0:
-            raise ConfigError(
-                f"spec_augment.max_time_fraction must lie in [0, 1], got {max_time_fraction}"
-            )
+            raise ConfigError(f"spec_augment.max_time_fraction={max_time_fraction}: use 0 to 1")
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
         self.max_time_fraction = max_time_fraction

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tiny_audio.audio import SAMPLE_RATE as SAMPLE_RATE
 from tiny_audio.audio import decode
-from tiny_audio.audio.fetch import opened
+from tiny_audio.audio.remote import opened
 from tiny_audio.errors import AudioError
 
 AudioInput = str | Path | bytes | BinaryIO | NDArray[Any] | torch.Tensor
@@ -37,40 +37,30 @@ def load_audio(
     [-1, 1]; floating-point ones are taken as they are.
 
     Args:
-        source: path, encoded bytes, binary file object (read from its start if it can go back),
-            address, or samples as array or tensor: [S], [C, S] or [S, C], where the smaller axis
-            is the channels.
+        source: path, address, encoded bytes, binary file object, or samples as array or tensor:
+            [S], [C, S] or [S, C], where the smaller axis is the channels.
         sample_rate: of an array, 16 kHz unless given; encoded audio carries its own.
         max_seconds: refuse what is longer; without meaning beside an `offset`.
         offset, duration: read only this stretch, in seconds, or what the recording holds of it.
-            Without a duration it goes to the end.
         max_bytes: refuse an address or a pipe of more, see ``opened``.
 
-    Raises:
-        AudioError: ``empty``, ``not_audio``, ``truncated``, ``not_finite``, ``too_long`` or
-            ``unreadable``.
+    Raises AudioError with one of its reasons.
     """
-    if offset is not None:
-        max_seconds = None
-    blocks = audio_blocks(
-        source, sample_rate=sample_rate, max_seconds=max_seconds, max_bytes=max_bytes
-    )
+    limits: dict[str, Any] = {"sample_rate": sample_rate, "max_bytes": max_bytes}
     if offset is None:
-        return np.concatenate(list(blocks))
-    start = round(offset * SAMPLE_RATE)
-    stop = None if duration is None else start + round(duration * SAMPLE_RATE)
-    if stop is not None and not isinstance(source, (np.ndarray, torch.Tensor)):
-        with opened(source, max_bytes=max_bytes) as (file, _):
-            found = decode.read_stretch(file, start, stop)
-            if found is not None:
-                return found
-    pieces = [np.zeros(0, np.float32)]
-    position = 0
-    for block in blocks:
-        end = None if stop is None else max(0, stop - position)
-        pieces.append(block[max(0, start - position) : end])
+        return np.concatenate(list(audio_blocks(source, max_seconds=max_seconds, **limits)))
+    start, stop = round(offset * SAMPLE_RATE), sys.maxsize
+    if duration is not None:
+        stop = start + round(duration * SAMPLE_RATE)
+        if not isinstance(source, (np.ndarray, torch.Tensor)):
+            with opened(source, max_bytes=max_bytes) as (file, _):
+                if (found := decode.read_stretch(file, start, stop)) is not None:
+                    return found
+    pieces, position = [np.zeros(0, np.float32)], 0
+    for block in audio_blocks(source, **limits):
+        pieces.append(block[max(0, start - position) : max(0, stop - position)])
         position += len(block)
-        if stop is not None and position >= stop:
+        if position >= stop:
             break
     return np.concatenate(pieces)
 
@@ -114,36 +104,18 @@ def audio_blocks(
         raise AudioError(f"{name} {failure.finding}", reason=failure.reason) from failure
 
 
-def probe_duration(path: str | Path) -> float | None:
-    """Tell a file's length in seconds from its header, None where it does not count.
-
-    Raises:
-        AudioError: for a file that cannot be opened.
-    """
-    with opened(path) as (file, _):
-        for decoder in (decode.libsndfile, decode.ffmpeg):
-            file.seek(0)
-            with suppress(decode.UndecodableError), decoder(file) as decoding:
-                return decoding.declared
-    return None
-
-
 def _resampled(
     decoding: decode.Decoding, name: str, max_seconds: float | None
 ) -> Iterator[decode.Mono]:
     """Decode, resample and check a recording, block by block, up to `max_seconds` of it."""
     rate = decoding.rate
     if not _MIN_RATE <= rate <= _MAX_RATE:
-        raise AudioError(
-            f"{name} has a sample rate of {rate} Hz; {_MIN_RATE} to {_MAX_RATE} can be read",
-            reason="unreadable",
-        )
+        message = f"{name} has a sample rate of {rate} Hz, not {_MIN_RATE} to {_MAX_RATE}"
+        raise AudioError(message, "unreadable")
     limit = np.inf if max_seconds is None else max_seconds
     if (decoding.declared or 0.0) > limit:
-        raise AudioError(
-            f"{name} is {decoding.declared:.2f} s long, more than the {limit:g} s allowed",
-            reason="too_long",
-        )
+        message = f"{name} is {decoding.declared:.2f} s long, over the {limit:g} s allowed"
+        raise AudioError(message, "too_long")
     resampler = None
     if rate != SAMPLE_RATE:
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -151,7 +123,7 @@ def _resampled(
     for block in decoding.blocks:
         found += len(block)
         if found > limit * rate:
-            raise AudioError(f"{name} is longer than the {limit:g} s allowed", reason="too_long")
+            raise AudioError(f"{name} is longer than the {limit:g} s allowed", "too_long")
         yield _finite(resampler.resample_chunk(block) if resampler else block, name)
     if resampler:
         yield _finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True), name)
@@ -159,18 +131,15 @@ def _resampled(
     seconds, declared = found / rate, decoding.declared or 0.0
     if max(decoding.damage, declared - seconds) > decoding.slack:
         expected = f" of {declared:.2f} s" if declared > seconds else ""
-        raise AudioError(
-            f"{name} is damaged or breaks off: {seconds:.2f} s{expected} could be read; "
-            "copy or download it again",
-            reason="truncated",
-        )
+        read = f"{seconds:.2f} s{expected} could be read; copy or download it again"
+        raise AudioError(f"{name} is damaged or breaks off: {read}", "truncated")
     if not found:
-        raise AudioError(f"{name} holds no samples", reason="empty")
+        raise AudioError(f"{name} holds no samples", "empty")
 
 
 def _finite(block: decode.Mono, name: str) -> decode.Mono:
     if not np.isfinite(block).all():
-        raise AudioError(f"{name} holds samples that are NaN or infinite", reason="not_finite")
+        raise AudioError(f"{name} holds samples that are NaN or infinite", "not_finite")
     return block
 
 
@@ -180,17 +149,14 @@ def _as_samples(source: NDArray[Any] | torch.Tensor) -> tuple[NDArray[Any], str]
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-    wrong = ""
-    if source.dtype.kind not in "fiu" or source.dtype.itemsize * (source.dtype.kind != "f") > 4:
-        wrong = (
-            f"its values are {source.dtype}, give floats in [-1, 1] or integers of up to 32 bits"
-        )
-    elif source.ndim not in (1, 2):
-        wrong = f"it has {source.ndim} axes, give samples, or channels by samples"
-    if wrong:
-        raise AudioError(f"{name} is no audio: {wrong}", reason="not_audio")
+    kind = source.dtype.kind
+    if kind not in "fiu" or (kind != "f" and source.dtype.itemsize > 4):
+        wanted = "floats in [-1, 1] or integers of up to 32 bits"
+        raise AudioError(f"{name} holds {source.dtype}: give {wanted}", "not_audio")
+    if source.ndim not in (1, 2):
+        raise AudioError(f"{name} is neither [S] nor [C, S]: reshape it", "not_audio")
     if not source.size:
-        raise AudioError(f"{name} holds no samples", reason="empty")
+        raise AudioError(f"{name} holds no samples", "empty")
     if source.ndim == 1:
         return source[None], name
     return (source if source.shape[0] <= source.shape[1] else source.T), name

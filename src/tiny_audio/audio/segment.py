@@ -28,10 +28,8 @@ def split_long(
     """
     longest, shortest = int(max_seconds * SAMPLE_RATE), math.ceil(min_seconds * SAMPLE_RATE)
     if not 0 <= 2 * shortest <= longest or longest < 1:
-        raise ConfigError(
-            f"cannot cut audio into pieces of {min_seconds:g} to {max_seconds:g} s: the shortest "
-            "may be half of the longest at most"
-        )
+        what = f"cannot cut audio into pieces of {min_seconds:g} to {max_seconds:g} s"
+        raise ConfigError(f"{what}: the shortest may be half of the longest at most")
     total, loudness, edges = len(waveform), _loudness(waveform), [0]
     while total - edges[-1] > longest:
         # No later than so that the rest is not too short, no earlier than the second half.

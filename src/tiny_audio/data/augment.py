@@ -1,11 +1,8 @@
-"""Training samples changed at random by audiomentations: what is drawn for one depends on itself
-alone.
+"""Training samples changed at random by audiomentations. S samples.
 
 Each kind of change is a transform of the library, which draws from Python's and NumPy's global
 generators. They are seeded before it with the run's seed, the kind, the pass and the sample, and
 put back after it: neither the worker, nor the order, nor a resume, nor what else is on matters.
-
-S samples.
 """
 
 from __future__ import annotations
@@ -27,8 +24,7 @@ import numpy.typing as npt
 import soxr
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.data.folder import AUDIO_SUFFIXES
-from tiny_audio.data.records import bytes_hash
+from tiny_audio.data.records import stable_hash
 from tiny_audio.errors import ConfigError, DataError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -43,9 +39,6 @@ _RANGES: dict[str, tuple[float, float] | None] = {  # in the order in which chan
     "telephone": None, "gain": (-60, 60),
 }  # fmt: skip
 _RECORDED = ("noise_only", "room", "noise")
-_TRIES = 20  # recordings of which one must be good
-_TELEPHONE_RATE, _TELEPHONE_BAND = 8_000, (300.0, 3_400.0)  # ITU-T G.712
-_MU = 255.0  # ITU-T G.711
 _ROLLOFF = 120  # of the band limits, dB an octave
 
 
@@ -92,9 +85,7 @@ class Augmenter:
     def __call__(self, waveform: Wave, *, source: str, id: str, epoch: int) -> tuple[Wave, bool]:
         """Change the waveform [S] of sample `id` of `source` on pass `epoch` over the source.
 
-        Returns:
-            The waveform, of another length where its speed changed, and whether all that is left
-            of it is noise, which has no words.
+        Returns a waveform, perhaps of another length, and whether only noise is left of it.
         """
         epoch = epoch % self.repeats if self.repeats else epoch
         changed, only_noise = waveform, False
@@ -135,7 +126,7 @@ class Augmenter:
 @contextmanager
 def _seeded(*parts: object) -> Iterator[None]:
     """Python's and NumPy's global generators at a seed, and afterwards where they were."""
-    seed = bytes_hash("\n".join(map(str, parts)).encode())
+    seed = stable_hash("\n".join(map(str, parts)))
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -173,48 +164,33 @@ def _transforms(library: Any, settings: dict[str, Any]) -> Iterator[tuple[str, T
         elif kind == "gain":
             yield kind, library.Gain(low, high, p=p)
         else:
-            snr = {"min_snr_db": low, "max_snr_db": high, "noise_transform": _audible}
-            yield kind, library.AddBackgroundNoise(files("noise"), p=p, **snr)
+            yield kind, library.AddBackgroundNoise(files("noise"), low, high, p=p)
     for number, spec in enumerate(settings["transforms"]):
         yield f"transforms[{number}]", _named_transform(library, spec)
-
-
-def _audible(samples: Wave, sample_rate: int) -> Wave:
-    if not samples.any():
-        raise ValueError("it is silent")
-    return samples
 
 
 def _aligned(wet: Wave, dry: Wave, response: Wave) -> Wave:
     """A convolution as loud as what went in, its direct sound not delayed."""
     direct = int(np.argmax(np.abs(response)))
     wet = wet[direct : direct + len(dry)]
-    return (wet * (_rms(dry) / max(_rms(wet), 1e-12))).astype(np.float32)
-
-
-def _rms(waveform: Wave) -> float:
-    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+    before, now = (float(np.mean(np.square(wave, dtype=np.float64))) for wave in (dry, wet))
+    level: float = (before / max(now, 1e-24)) ** 0.5
+    return (wet * level).astype(np.float32)
 
 
 def _telephone(library: Any, p: float) -> Any:
-    """300 to 3400 Hz, 8 kHz, 8 bits of mu-law."""
-    low, high = _TELEPHONE_BAND
-    always = {"zero_phase": True, "p": 1.0}
-    highpass = library.HighPassFilter(low, low, _ROLLOFF, _ROLLOFF, **always)
-    lowpass = library.LowPassFilter(high, high, _ROLLOFF, _ROLLOFF, **always)
-    filters = library.Compose([highpass, lowpass])
+    """300 to 3400 Hz (ITU-T G.712), sampled at 8 kHz, 8 bits of mu-law (G.711)."""
+    steep = {"min_rolloff": _ROLLOFF, "max_rolloff": _ROLLOFF, "zero_phase": True, "p": 1.0}
+    band = library.BandPassFilter(1_850, 1_850, 3_100 / 1_850, 3_100 / 1_850, **steep)
 
     def line(waveform: Wave, sample_rate: int) -> Wave:
-        banded = filters(waveform, sample_rate=sample_rate)
-        narrow = soxr.resample(banded, sample_rate, _TELEPHONE_RATE, quality="HQ")
-        peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-12)
-        scaled = narrow / peak
-        folded = np.sign(scaled) * np.log1p(_MU * np.abs(scaled)) / np.log1p(_MU)
-        coded = np.round(folded * 127) / 127
-        decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU * peak
-        wide = soxr.resample(decoded, _TELEPHONE_RATE, sample_rate, quality="HQ")
-        wide = np.pad(wide, (0, max(0, len(waveform) - len(wide))))
-        return wide[: len(waveform)].astype(np.float32)
+        narrow = soxr.resample(band(waveform, sample_rate=sample_rate), sample_rate, 8_000)
+        peak, mu = np.abs(narrow).max(initial=1e-12), 255
+        coded = np.round(127 * np.log1p(mu * np.abs(narrow) / peak) / np.log1p(mu))
+        decoded = np.copysign(peak / mu * np.expm1(coded / 127 * np.log1p(mu)), narrow)
+        wide = soxr.resample(decoded.astype(np.float32), 8_000, sample_rate)
+        padded: Wave = np.pad(wide, (0, max(0, len(waveform) - len(wide))))
+        return padded[: len(waveform)]
 
     return library.Lambda(line, p=p)
 
@@ -228,39 +204,25 @@ def _named_transform(library: Any, spec: Mapping[str, Any]) -> Any:
             raise TypeError("it changes no waveforms")
         return transform
     except Exception as error:  # each class checks its arguments in its own way
-        raise ConfigError(
-            f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r}); write "
-            "[{name: PitchShift, p: 0.1}]"
-        ) from error
+        what = f"{_KEY}.transforms: audiomentations has no {dict(spec)} ({error!r})"
+        raise ConfigError(what + "; write [{name: PitchShift, p: 0.1}]") from error
 
 
 def _recordings(library: Any, path: str | None, key: str) -> list[Path]:
-    """The recordings of a folder, at any depth, or of a manifest; one of the first must be good."""
+    """The recordings of a folder, at any depth, or those that a manifest names, in its order."""
     if not path:
         raise ConfigError(f"{key} needs recordings: set {key}.path=DIR")
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise DataError(f"There is no folder or manifest {path}: set {key}.path.")
-    found = sorted(place.rglob("*")) if place.is_dir() else _listed(place, key)
-    known = AUDIO_SUFFIXES.intersection(library.core.utils.SUPPORTED_EXTENSIONS)
-    files = [file for file in found if file.suffix.lower() in known]
-    for file in files[:_TRIES]:
-        try:
-            _audible(*library.core.audio_loading_utils.load_sound_file(file, SAMPLE_RATE))
-            return files
-        except Exception as error:  # libsndfile's, audioread's
-            logger.warning("%s: %s cannot be used (%s)", key, file, error or type(error).__name__)
-    raise DataError(f"{path} has no recording that can be heard: set {key}.path to another folder.")
-
-
-def _listed(manifest: Path, key: str) -> list[Path]:
-    """The recordings that a manifest names, in its order."""
+    place, find = Path(path).expanduser(), library.core.utils.find_audio_files_in_paths
     try:
-        rows = [json.loads(line) for line in manifest.read_bytes().splitlines() if line.strip()]
-        return [manifest.parent / row["audio_filepath"] for row in rows]
+        lines = [] if place.is_dir() else place.read_bytes().splitlines()
+        named = [json.loads(line)["audio_filepath"] for line in lines if line.strip()]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        needed = f"{key}.path needs JSON lines with audio_filepath, or a folder"
-        raise DataError(f"{manifest} is no manifest ({error!r}): {needed}.") from error
+        what = f"{path} is no folder, and no manifest with audio_filepath ({error!r})"
+        raise DataError(f"{what}: set {key}.path.") from error
+    files: list[Path] = find([place.parent / name for name in named]) or sorted(find(place))
+    if not files:
+        raise DataError(f"{path} has no recordings: set {key}.path to another folder.")
+    return files
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -273,9 +235,8 @@ def _check(settings: Mapping[str, Any]) -> None:
         path, values = settings[kind]["path"], settings[kind]["range"]
         if path is not None and kind not in _RECORDED:
             raise ConfigError(f"{_KEY}.{kind}.path has no meaning: remove it")
-        if limits is None:
-            if values:
-                raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
-        elif not (len(values) == 2 and limits[0] <= values[0] <= values[1] <= limits[1]):
+        if limits is None and values:
+            raise ConfigError(f"{_KEY}.{kind}.range has no meaning: remove it")
+        if limits and not (len(values) == 2 and limits[0] <= values[0] <= values[1] <= limits[1]):
             wanted = f"write [lowest,highest] within {limits[0]:g} and {limits[1]:g}"
             raise ConfigError(f"{_KEY}.{kind}.range={values}: {wanted}")

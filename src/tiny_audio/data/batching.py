@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import IGNORE, Batch, label_positions
@@ -69,28 +71,19 @@ def collate(
         rows = [prompt.training(n_audio, utterance.text) for n_audio, utterance in pairs]
     else:
         rows = [(prompt.build(n_audio), 0) for n_audio in counts]
-    width = max(len(ids) for ids, _ in rows)
-    shape = (len(rows), width)
-    waveform = torch.zeros(len(rows), max(lengths))
-    input_ids = torch.full(shape, prompt.end_id)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    audio_mask = torch.zeros(shape, dtype=torch.bool)
-    labels = torch.full(shape, IGNORE) if with_labels else None
-    for row, (ids, n_prompt) in enumerate(rows):
-        left = 0 if with_labels else width - len(ids)
-        first, last = prompt.audio_span(counts[row])
-        waveform[row, : lengths[row]] = torch.from_numpy(utterances[row].waveform)
-        input_ids[row, left : left + len(ids)] = torch.tensor(ids)
-        attention_mask[row, left : left + len(ids)] = 1
-        audio_mask[row, left + first : left + last] = True
-        if labels is not None:
-            labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
+    pad = partial(pad_sequence, batch_first=True, padding_side="right" if with_labels else "left")
+    ids = [torch.tensor(row) for row, _ in rows]
+    audio = [torch.zeros(len(row), dtype=torch.bool) for row in ids]
+    for mask, n_audio in zip(audio, counts, strict=True):
+        mask[slice(*prompt.audio_span(n_audio))] = True
+    learned = [torch.tensor([IGNORE] * n_prompt + row[n_prompt:]) for row, n_prompt in rows]
+    labels = pad(learned, padding_value=IGNORE) if with_labels else None
     return Batch(
-        waveform=waveform,
+        waveform=pad_sequence([torch.from_numpy(u.waveform) for u in utterances], batch_first=True),
         waveform_lengths=torch.tensor(lengths),
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        audio_mask=audio_mask,
+        input_ids=pad(ids, padding_value=prompt.end_id),
+        attention_mask=pad([torch.ones_like(row) for row in ids]),
+        audio_mask=pad(audio),
         labels=labels,
         label_positions=None if labels is None else label_positions(labels),
         ids=[utterance.id for utterance in utterances],

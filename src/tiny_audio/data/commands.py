@@ -7,15 +7,7 @@ from typing import Annotated
 
 import typer
 
-data = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-_What = Annotated[
-    str, typer.Argument(metavar="DATA", help="a manifest, a folder or the name of a preset")
-]
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings as for train")
 ]
@@ -32,7 +24,7 @@ def root() -> None:
 
 @data.command("check")
 def check(
-    what: _What,
+    what: Annotated[str, typer.Argument(metavar="DATA", help="a manifest, folder or preset")],
     settings: _Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many of each source")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the report [runs/...]")] = None,

@@ -1,64 +1,56 @@
-"""Shards: files of parquet or WebDataset, here or at an address, or a dataset of the hub."""
+"""Shards that are files of parquet or WebDataset, here or at an address.
+
+A WebDataset sample is what neighbours in a tar archive hold whose names agree up to the dot. The
+reader of `datasets` would lose a whole shard for one broken .json, and take an archive that breaks
+off for whole; hence the one here.
+"""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import tarfile
-import urllib.parse
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, suppress
+from itertools import groupby, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO
 
-from tiny_audio import hub
-from tiny_audio.audio.remote import (
-    CORRUPT,
-    UNREACHABLE,
-    RetryPolicy,
-    UnreadableError,
-    file_system,
-    is_http,
-    is_remote,
-    open_remote,
-    plain_url,
-)
-from tiny_audio.data.webdataset import PROBLEM, tar_rows
+from tiny_audio.audio import remote
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
+from tiny_audio.data.local import AUDIO_SUFFIXES
 from tiny_audio.errors import DataError, first_line
 
 SUFFIXES = {"parquet": (".parquet",), "webdataset": (".tar", ".tar.gz", ".tgz")}
+KEY, PROBLEM = "__key__", "__problem__"  # of a tar row: the sample's name; why it cannot be used
+_TEXTS = ("txt", "transcript", "cls")  # where a transcript may be when text_column is `text`
 _LOOKED_AT = 10  # samples of a tar file that are looked at for their columns
 _TRIED = 8  # shards that are tried before a source is said to be unreadable
 _ROWS = 64  # of a parquet file that are decoded together
 
 
 class FileShards:
-    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets.
-
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-    """
+    """Files of one kind, each a shard; `names` are their paths or addresses, without secrets."""
 
     def __init__(
         self, kind: str, paths: list[str], columns: dict[str, str | None], policy: RetryPolicy
     ) -> None:
-        self.kind, self.paths, self.columns = kind, paths, columns
-        self.names = [plain_url(path) if is_remote(path) else path for path in paths]
-        self.policy = policy
+        self.kind, self.paths, self.policy = kind, paths, policy
+        self.columns = columns  # role (audio, text, id, speaker) -> name, None where there is none
+        self.names = [remote.plain_url(path) if is_remote(path) else path for path in paths]
 
     def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
         """Rows from `start` on, by column; raises UnreadableError where it cannot be read."""
         with self._opened(shard, stopped) as file:
             if self.kind == "webdataset":
-                yield from tar_rows(file, self.names[shard], self.columns, start)
+                yield from _tar_rows(file, self.names[shard], self.columns, start)
                 return
-            used, audio = list(filter(None, self.columns.values())), str(self.columns["audio"])
-            for row in _parquet_rows(file, list(dict.fromkeys(used)), start):
-                yield {**row, audio: self._audio(row[audio], shard)}
+            used = [*dict.fromkeys(filter(None, self.columns.values()))]
+            yield from _parquet_rows(file, used, start)
 
     def retries(self, shard: int, reason: str) -> int:
         """RemoteFile has retried already, but damage may be a proxy's answer."""
@@ -75,8 +67,8 @@ class FileShards:
             try:
                 with self._opened(shard, Event()) as file:
                     if self.kind == "parquet":
-                        return _parquet(file)[1]
-                    rows = tar_rows(file, self.names[shard], self.columns, 0)
+                        return list(_parquet(file).schema_arrow.names)
+                    rows = _tar_rows(file, self.names[shard], self.columns, 0)
                     for row in islice((row for row in rows if PROBLEM not in row), _LOOKED_AT):
                         found |= {name: None for name, value in row.items() if value is not None}
             except UnreadableError as error:
@@ -89,55 +81,39 @@ class FileShards:
         """Rows altogether, where that is cheap to know: parquet on this machine."""
         if self.kind != "parquet" or any(map(is_remote, self.paths)):
             return None
-        import pyarrow.parquet as pq
-
-        try:
-            return sum(int(pq.read_metadata(path).num_rows) for path in self.paths)
-        except _damage_errors():
-            return None
+        count = 0
+        with suppress(UnreadableError):
+            for shard in range(len(self.paths)):
+                with self._opened(shard, Event()) as file:
+                    count += _parquet(file).metadata.num_rows
+            return count
+        return None
 
     @contextmanager
     def _opened(self, shard: int, stopped: Event) -> Iterator[BinaryIO]:
+        import pyarrow as pa
+
+        broken = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
         path = self.paths[shard]
         try:
-            remote = is_remote(path)
-            with open_remote(path, self.policy, stopped) if remote else open(path, "rb") as file:
+            here = None if is_remote(path) else open(path, "rb")  # noqa: SIM115
+            with here or remote.open_remote(path, self.policy, stopped) as file:
                 yield file
-        except _damage_errors() as error:
+        except (*broken, pa.ArrowException) as error:
             away = isinstance(error, OSError) and error.errno is not None  # pyarrow's have none
             raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
 
-    def _audio(self, value: Any, shard: int) -> dict[str, Any]:
-        """The audio's bytes, or its path, which may be relative to the shard."""
-        found: dict[str, Any] = value if isinstance(value, dict) else {"path": value}
-        if isinstance(value, bytes):
-            found = {"bytes": value}
-        path = found.get("path")
-        if not path or found.get("bytes") is not None or is_remote(path):
-            return found
-        if is_http(here := self.paths[shard]):
-            return {"path": urllib.parse.urljoin(here, path)}
-        return {"path": os.path.join(os.path.dirname(here), path)}
 
-
-def _damage_errors() -> tuple[type[Exception], ...]:
-    """What opening or reading a file raises that is damaged, or away."""
-    import pyarrow as pa
-
-    own = (OSError, ValueError, EOFError, OverflowError, tarfile.TarError, zlib.error)
-    return (*own, pa.ArrowException)
-
-
-def _parquet(file: BinaryIO) -> tuple[Any, list[str]]:
+def _parquet(file: BinaryIO) -> Any:
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(file, pre_buffer=False)
-    return table, list(table.schema_arrow.names)
+    return pq.ParquetFile(file, pre_buffer=False)
 
 
 def _parquet_rows(file: BinaryIO, columns: list[str], start: int) -> Iterator[dict[str, Any]]:
     """Rows from `start` on; nothing is read before the row group that holds it."""
-    table, found = _parquet(file)
+    table = _parquet(file)
+    found = table.schema_arrow.names
     if missing := [name for name in columns if name not in found]:
         raise UnreadableError(f"no column {missing[0]!r}, but {', '.join(found)}", CORRUPT)
     first, count = 0, table.num_row_groups
@@ -149,47 +125,86 @@ def _parquet_rows(file: BinaryIO, columns: list[str], start: int) -> Iterator[di
         start = max(0, start - len(batch))
 
 
-class HubShards:
-    """The shards of a streaming dataset of `datasets`; each is read for itself."""
+def _tar_rows(
+    file: BinaryIO, name: str, columns: dict[str, str | None], start: int
+) -> Iterator[dict[str, Any]]:
+    """Samples from number `start` on, as rows of the wanted columns, KEY and maybe PROBLEM.
 
-    def __init__(self, dataset: Any, path: str, policy: RetryPolicy) -> None:
-        self._dataset, self.policy = dataset, policy
-        count = dataset.num_shards
-        self.names = [f"{path}, {number} of {count}" for number in range(1, count + 1)]
+    Columns (role -> name) are an extension or a field of the .json; audio has any extension of it.
+    Raises UnreadableError for an archive that breaks off, and what tarfile raises for none.
+    """
+    packed = name.endswith((".gz", ".tgz"))
+    with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:") as archive:
+        samples = groupby(_members(archive), key=lambda member: _split(member.name)[0])
+        for key, members in islice(samples, start, None):  # bodies are leapt over
+            row: dict[str, Any] = dict.fromkeys(filter(None, columns.values()))
+            row[KEY] = key
+            parts: dict[str, bytes] = {}
+            for member in members:
+                extension = _split(member.name)[1]
+                if extension in parts:
+                    row[PROBLEM] = f"two .{extension}"
+                body = archive.extractfile(member)
+                parts[extension] = body.read() if body else b""
+            try:
+                row |= _values(key, parts, columns)
+            except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
+                row[PROBLEM] = first_line(error)
+            yield row
 
-    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
-        view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
-        try:
-            yield from islice(iter(view), start, None)
-        except Exception as error:  # hub, network, parser and builder share no base class
-            raise UnreadableError(first_line(error), _reason_of(error)) from error
 
-    def retries(self, shard: int, reason: str) -> int:
-        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Plain files in their order. A damaged head, which tarfile takes for the end, is an error."""
+    while (member := archive.next()) is not None:
+        archive.members = []  # type: ignore[attr-defined] # or every head is kept
+        if member.isreg() and not _split(member.name)[0].rpartition("/")[2].startswith("."):
+            yield member
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise UnreadableError(f"the archive breaks off at byte {archive.offset:,}", CORRUPT)
 
 
-def _reason_of(error: Exception) -> str:
-    """Why a shard of `datasets` cannot be read."""
-    away = hub.is_unreachable(error) or any(
-        isinstance(cause, FileNotFoundError | PermissionError)
-        or (isinstance(cause, OSError) and cause.errno is not None)
-        for cause in hub.causes(error)
-    )
-    return UNREACHABLE if away else CORRUPT
+def _split(path: str) -> tuple[str, str]:
+    """Name up to the first dot of its last part, and the extension, lower case."""
+    folder, slash, name = path.removeprefix("./").rpartition("/")
+    stem, _, extension = (name, "", "") if name.startswith(".") else name.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _values(key: str, parts: dict[str, bytes], columns: dict[str, str | None]) -> dict[str, Any]:
+    """The wanted columns that a sample's files hold; raises ValueError for unreadable ones."""
+    fields = json.loads(parts.pop("json", b"{}"))
+    if not isinstance(fields, dict):
+        raise ValueError("its .json holds no object")
+    audio, text = str(columns["audio"]), str(columns["text"])
+    sounds = (part for part in parts if "." + part.rpartition(".")[2] in AUDIO_SUFFIXES)
+    sound = audio if audio in parts else next(sounds, None)
+    texts = {name: data for name, data in parts.items() if name != sound}
+    row = {
+        name: texts[name].decode("utf-8-sig") if name in texts else fields[name]
+        for name in filter(None, columns.values())
+        if name in texts or name in fields
+    }
+    if text == "text" and row.get(text) is None:
+        found = next((name for name in _TEXTS if name in parts), None)
+        row[text] = parts[found].decode("utf-8-sig") if found else None
+    if sound is not None:
+        row[audio] = {"bytes": parts[sound], "path": f"{key}.{sound}"}
+    return row
 
 
 def find_shards(path: str, kind: str, key: str) -> list[str]:
-    """The files that a path stands for, in a fixed order; raises DataError where there are none.
+    """The files of a path, folder, pattern or address, in a fixed order; DataError for none.
 
-    Args:
-        path: a file, a folder, a pattern with ``*``, or an address; ``{0000..0123}`` and
-            ``{a,b}`` are written out.
+    ``{0000..0123}`` and ``{a,b}`` are written out.
     """
     found: list[str] = []
     for item in _braces(path):
-        if is_http(item) and "*" in item:
+        http = remote.is_http(item)
+        if http and "*" in item:
             raise DataError(f"{item}: an address takes no *; write {{0000..0123}} in {key}.path.")
-        files = [item] if is_http(item) else _matches(item, SUFFIXES[kind], key)
+        files = [item] if http else _matches(item, SUFFIXES[kind], key)
         if not files:
             raise DataError(f"{item} has no {' or '.join(SUFFIXES[kind])} file: set {key}.path.")
         found += files
@@ -200,7 +215,7 @@ def _matches(path: str, endings: tuple[str, ...], key: str) -> list[str]:
     """The file, the files in the folder, or those of the pattern, sorted."""
     if is_remote(path):
         try:
-            fs, inner = file_system(path)
+            fs, inner = remote.file_system(path)
             if glob.has_magic(path):
                 names = fs.glob(inner)
             elif path.endswith(endings):

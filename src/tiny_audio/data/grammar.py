@@ -38,11 +38,8 @@ def ordinal_words(n: int) -> str:
         "nine": "ninth", "twelve": "twelfth",
     }  # fmt: skip
     head, _, last = number_words(n).rpartition(" ")
-    if last in irregular:
-        last = irregular[last]
-    else:
-        last = last[:-1] + "ieth" if last.endswith("y") else last + "th"
-    return f"{head} {last}".strip()
+    regular = last[:-1] + "ieth" if last.endswith("y") else last + "th"
+    return f"{head} {irregular.get(last, regular)}".strip()
 
 
 def plural(noun: str) -> str:
@@ -90,12 +87,10 @@ def _slot(name: str, rng: random.Random) -> str:
     if name == "digits":
         return " ".join(rng.choice(ONES[:10]) for _ in range(rng.randint(1, 7)))
     if name == "year":
-        century = number_words(rng.randint(15, 20))
-        return f"{century} {number_words(rng.randint(10, 99))}"
+        return f"{number_words(rng.randint(15, 20))} {number_words(rng.randint(10, 99))}"
     if name == "clock":
-        hour = number_words(rng.randint(1, 12))
-        minute = rng.choice(["o'clock", "fifteen", "thirty", "forty five", "oh five", ""])
-        return f"{hour} {minute}".strip()
+        minutes = ["o'clock", "fifteen", "thirty", "forty five", "oh five", ""]
+        return f"{number_words(rng.randint(1, 12))} {rng.choice(minutes)}".strip()
     return rng.choice([word for one in name.split("|") for word in _grammar()[0][one]])
 
 

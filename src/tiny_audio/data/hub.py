@@ -1,74 +1,55 @@
-"""Sources in shards, opened: Hugging Face datasets, and files of parquet and WebDataset."""
+"""Datasets of the Hugging Face Hub, or of folders in its form, streamed by `datasets`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from tiny_audio import hub, logs
-from tiny_audio.audio.remote import RetryPolicy
-from tiny_audio.data.files import FileShards, HubShards, find_shards
-from tiny_audio.data.manifest import check_columns
-from tiny_audio.data.shards import ShardSource
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError
+from tiny_audio.data.records import Spec
 from tiny_audio.errors import DataError, first_line
 
 logger = logging.getLogger(__name__)
 
-RETRY_OPTIONS = ("on_failure", "retries", "backoff", "timeout")  # of a source in shards
-_ROLES = ("audio", "text", "id", "speaker")
+
+class HubShards:
+    """The shards of a streaming dataset of `datasets`; each is read for itself."""
+
+    def __init__(
+        self, dataset: Any, spec: Spec, columns: dict[str, str | None], policy: RetryPolicy
+    ) -> None:
+        self._dataset, self.columns, self.policy = dataset, columns, policy
+        self._split, count = spec["split"] or "train", dataset.num_shards
+        self.names = [f"{spec['path']}, {number} of {count}" for number in range(1, count + 1)]
+        self.paths = [""] * count
+
+    def size(self) -> int | None:
+        """Rows altogether, where the dataset says it."""
+        split = (self._dataset.info.splits or {}).get(self._split)
+        return split.num_examples if split else None
+
+    def rows(self, shard: int, start: int, stopped: Event) -> Iterator[dict[str, Any]]:
+        view = self._dataset.shard(num_shards=len(self.names), index=shard, contiguous=True)
+        try:
+            yield from islice(iter(view), start, None)
+        except Exception as error:  # hub, network, parser and builder share no base class
+            away = hub.is_unreachable(error) or any(
+                isinstance(cause, FileNotFoundError | PermissionError)
+                or (isinstance(cause, OSError) and cause.errno is not None)
+                for cause in hub.causes(error)
+            )
+            raise UnreadableError(first_line(error), UNREACHABLE if away else CORRUPT) from error
+
+    def retries(self, shard: int, reason: str) -> int:
+        return self.policy.retries if reason == UNREACHABLE else min(1, self.policy.retries)
 
 
-def open_shards(name: str, spec: Mapping[str, Any], key: str) -> ShardSource:
-    """Open a dataset of the hub or a folder of its files, or files of parquet or WebDataset.
-
-    Raises DataError if there is none, or if it lacks a column.
-    """
-    kind, path = spec["kind"], spec["path"]
-    policy, stop_at_loss = _retry_options(spec["options"], f"{key}.options")
-    columns: dict[str, str | None] = {role: spec[f"{role}_column"] for role in _ROLES}
-    shards: HubShards | FileShards
-    if kind == "hub":
-        dataset = _open_dataset(spec, key)
-        found, where = list(dataset.column_names or []), f"The dataset {path}"
-    else:
-        shards = FileShards(kind, find_shards(path, kind, key), columns, policy)
-        found, where, size = shards.found_columns(key), shards.names[0], shards.size()
-    check_columns({f"{role}_column": columns[role] for role in _ROLES[:3]}, found, where=where)
-    if columns["speaker"] not in found and kind != "webdataset":  # it need not be there
-        columns["speaker"] = None
-    if kind == "hub":
-        dataset = _undecoded(dataset, columns, f"{key}.audio_column")
-        split = (dataset.info.splits or {}).get(spec["split"] or "train")
-        size = split.num_examples if split else None
-        shards = HubShards(dataset, path, policy)
-    return ShardSource(
-        name,
-        spec["weight"],
-        shards,
-        columns=columns,
-        max_samples=spec["max_samples"],
-        size=size,
-        stop_at_loss=stop_at_loss,
-    )
-
-
-def _retry_options(options: Mapping[str, Any], where: str) -> tuple[RetryPolicy, bool]:
-    """How long a shard is waited for, and whether a lost one ends the run; or a DataError."""
-    on_failure = options.get("on_failure", "skip")
-    if on_failure not in ("skip", "stop"):
-        raise DataError(f"{where}.on_failure={on_failure}: use skip or stop.")
-    chosen = {name: options[name] for name in RETRY_OPTIONS[1:] if name in options}
-    for name, value in chosen.items():
-        least = 0.001 if name == "timeout" else 0
-        whole = name == "retries"
-        if type(value) not in (int, float) or value < least or (whole and value != int(value)):
-            raise DataError(f"{where}.{name}={value}: use a number from {least} on.")
-    return RetryPolicy(**chosen), on_failure == "stop"
-
-
-def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
+def open_dataset(spec: Spec, key: str, options: dict[str, Any]) -> Any:
     """The streaming dataset, from the cache where the hub is out of reach, or a DataError."""
     import datasets
 
@@ -77,11 +58,7 @@ def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 1
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 1
     logs.route_libraries()
-    if Path(spec["path"]).is_file():
-        what = f"{spec['path']} is a file: set {key}.kind to parquet or webdataset"
-        raise DataError(f"{what}, or {key}.path to its folder.")
     path, split, revision = spec["path"], spec["split"] or "train", spec["revision"]
-    options = {name: value for name, value in spec["options"].items() if name not in RETRY_OPTIONS}
 
     def load(path: str, revision: str | None) -> Any:
         kwargs = {"name": spec["subset"], "revision": revision, **options}
@@ -101,24 +78,19 @@ def _open_dataset(spec: Mapping[str, Any], key: str) -> Any:
             logger.warning("%s is read from the cache: the hub is out of reach", path)
             return load(str(there), None)
     except Exception as error:
-        raise DataError(_cannot_open(error, spec, key)) from error
+        subset, why = spec["subset"], first_line(error)
+        what = f"The dataset {path} (subset {subset}, split {split}) cannot be opened: {why}"
+        if hub.is_unreachable(error):
+            part = f" --include README.md --include '*{subset}*'" if subset else ""
+            fetch = f"hf download {path} --repo-type dataset{part}"
+            remedy = f"To read it without a network, fetch it where there is one: {fetch}"
+            raise DataError(f"{what.rstrip('.')}. {remedy}") from error
+        if known := hub.explain(error, path, revision, "dataset"):
+            raise DataError(f"{known} ({key}.path)") from error
+        raise DataError(f"{what} Check {key}.path, {key}.subset and {key}.split.") from error
 
 
-def _cannot_open(error: Exception, spec: Mapping[str, Any], key: str) -> str:
-    path, subset, split = spec["path"], spec["subset"], spec["split"] or "train"
-    what = f"The dataset {path} (subset {subset}, split {split}) cannot be opened"
-    if hub.is_unreachable(error):
-        part = f" --include README.md --include '*{subset}*'" if subset else ""
-        return (
-            f"{what}: {first_line(error).rstrip('.')}. To read it without a network, fetch it "
-            f"where there is one: hf download {path} --repo-type dataset{part}"
-        )
-    if known := hub.explain(error, path, spec["revision"], "dataset"):
-        return f"{known} ({key}.path)"
-    return f"{what}: {first_line(error)} Check {key}.path, {key}.subset and {key}.split."
-
-
-def _undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) -> Any:
+def undecoded(dataset: Any, columns: Mapping[str, str | None], setting: str) -> Any:
     """Only the used columns, the audio as the bytes or path that are stored."""
     import datasets
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiny_audio.data.batching import collate, length_batches
-from tiny_audio.data.mixture import Mixture, MixtureDraw, Position, Usage
-from tiny_audio.data.prepare import Preparer, TokenLimits, decode, over_budget
-from tiny_audio.data.records import Item, Record, Source, Utterance, id_hash
-from tiny_audio.data.rejects import Reject, RejectCounts, RejectLog
+from tiny_audio.data.mixture import Mixture, Position, Usage
+from tiny_audio.data.prepare import Preparer, TokenLimits, decode
+from tiny_audio.data.records import Reject, RejectCounts, RejectLog, Source, Utterance, stable_hash
 from tiny_audio.data.shards import LOST_REASONS
 from tiny_audio.errors import DataError
 
@@ -36,14 +36,13 @@ _BARREN_PASSES, _BARREN_RECORDS = 3, 100_000
 
 @dataclass
 class _Pool:
-    """The next usable utterances: a full pool, or those until a source begins anew."""
+    """Usable utterances: as many as are sorted together, or those until a source begins anew."""
 
     start: Position  # where it can be read again from
     rejects: RejectCounts  # those before it
     end: Position  # after the last record that was read for it
-    epochs: dict[int, int] = field(default_factory=dict)  # source -> the pass it is on
+    epochs: dict[str, int] = field(default_factory=dict)  # source -> the pass it is on
     utterances: list[Utterance] = field(default_factory=list)
-    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,60 +56,44 @@ class _State:
     epoch: float = 0.0
 
 
+@dataclass(eq=False)
 class TrainingStream:
     """Batches for one rank, without end unless sources are not to repeat.
 
     Iterating goes on after the last batch that was yielded, also in another process that has
     loaded the `state_dict`. The order is a function of `seed` and the sources, not of
     `num_workers`. Each rank has its own share of the records and its own `state_dict`.
-
-    Args:
-        weights: shares of the sources in the mixture.
-        limits: checked in this process.
-        batch_seconds: longest x count in a batch; a longer utterance is rejected (over_budget).
-        pool: utterances that are shuffled and sorted by length together.
-        repeat: sources begin again when they end; else batches end with the last source.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        weights: Sequence[float],
-        *,
-        preparer: Preparer,
-        limits: TokenLimits,
-        batch_seconds: float,
-        max_utterances: int,
-        pool: int,
-        num_workers: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        log: RejectLog | None = None,
-        repeat: bool = True,
-    ) -> None:
-        self._mixture = Mixture(
-            sources, weights, seed=seed, rank=rank, world_size=world_size, repeat=repeat
-        )
-        self._preparer, self._limits = preparer, limits
-        self._log = log or RejectLog()
-        self._num_workers = num_workers
+    sources: Sequence[Source]
+    weights: Sequence[float]  # shares of the sources in the mixture
+    preparer: Preparer
+    limits: TokenLimits  # checked in this process
+    batch_seconds: float  # longest x count in a batch; what is longer alone is rejected
+    max_utterances: int
+    pool: int  # utterances that are shuffled and sorted by length together
+    num_workers: int
+    seed: int
+    rank: int
+    world_size: int
+    log: RejectLog = field(default_factory=RejectLog)
+    repeat: bool = True  # sources begin again when they end
+
+    def __post_init__(self) -> None:
+        share = (self.seed, self.rank, self.world_size)
+        self._mixture = Mixture(self.sources, self.weights, *share, self.repeat)
         self._data: dict[str, Any] = {
-            "sources": [[source.name, source.length] for source in sources],
-            "weights": list(weights),
-            "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
-            **({} if repeat else {"repeat": False}),  # as in checkpoints from before the setting
+            "sources": [[source.name, source.length] for source in self.sources],
+            "weights": list(self.weights),
+            **{name: getattr(self, name) for name in ("seed", "rank", "world_size")},
+            **({} if self.repeat else {"repeat": False}),  # as in checkpoints before the setting
         }
-        quality, augment = preparer.quality, preparer.augment
+        quality, augment = self.preparer.quality, self.preparer.augment
         self._batching: dict[str, Any] = {
-            "pool": pool,
-            "batch_seconds": batch_seconds,
-            "max_utterances": max_utterances,
-            "min_seconds": preparer.min_seconds,
-            "max_seconds": preparer.max_seconds,
-            "max_label_tokens": limits.max_label_tokens,
+            **{name: getattr(self, name) for name in ("pool", "batch_seconds", "max_utterances")},
+            "min_seconds": self.preparer.min_seconds,
+            "max_seconds": self.preparer.max_seconds,
+            "max_label_tokens": self.limits.max_label_tokens,
             "quality": None if quality is None else asdict(quality),
             "augment": None if augment is None else augment.settings,
         }
@@ -143,17 +126,11 @@ class TrainingStream:
         Raises DataError if that one read other data. If it cut batches otherwise, the pool that
         it was in is cut anew from its beginning, with a warning.
         """
-        if state["data"] != self._data:
-            before, now = state["data"], self._data
-            changed = ", ".join(
-                f"{name} was {before.get(name)}, is {now.get(name)}"
-                for name in before | now
-                if before.get(name) != now.get(name)
-            )
-            raise DataError(
-                f"The run cannot go on where it stopped in its data: {changed}. Restore these, or "
-                "start a new run from its weights with model.init_from."
-            )
+        before, now = state["data"], self._data
+        if changed := [n for n in before | now if before.get(n) != now.get(n)]:
+            how = ", ".join(f"{n} was {before.get(n)}, is {now.get(n)}" for n in changed)
+            what = f"The run cannot go on where it stopped in its data: {how}"
+            raise DataError(f"{what}. Restore these, or start anew with model.init_from.")
         served = state["served"]
         if state["batching"] != self._batching:
             logger.warning("Batches are cut otherwise now: a part of the last pool comes again.")
@@ -161,29 +138,27 @@ class TrainingStream:
         rejects = RejectCounts.from_dict(state["rejects"])
         start = Position(**state["start"])
         self._state = _State(start, rejects, state["pool"], served, state["epoch"])
-        self.rejects = rejects.copy()
+        self.rejects = deepcopy(rejects)
         self._mixture.restore(state.get("lost_shards", state.get("losses")))  # former names
         self.usage = Usage.from_dict(state.get("usage", state.get("heard", {})))
 
     def __iter__(self) -> Iterator[Batch]:
         state = self._state
-        self.rejects = state.rejects.copy()
-        self._log.keep(state.rejects.total)
-        size, prompt = self._batching["pool"], self._limits.prompt
-        pools = self._pools()
-        pool = _grown(pools, None, size)
+        self.rejects = deepcopy(state.rejects)
+        self.log.keep(state.rejects.total)
+        prompt, pools = self.limits.prompt, self._pools()
+        pool = next(filter(None, pools))
         for number in count(state.pool):
             if not pool.utterances:  # all sources have ended
                 if self.rejects.total == self.rejects.seen:
                     raise self._useless()
                 return
             first, last = map(self._mixture.passes, (pool.start, pool.end))
-            tags = [self._data["seed"], _TAG, self._data["rank"], number]
             batches = length_batches(
                 pool.utterances,
-                batch_seconds=self._batching["batch_seconds"],
-                max_utterances=self._batching["max_utterances"],
-                rng=np.random.default_rng(tags),
+                batch_seconds=self.batch_seconds,
+                max_utterances=self.max_utterances,
+                rng=np.random.default_rng([self.seed, _TAG, self.rank, number]),
             )
             following: _Pool | None = None
             for served, batch in enumerate(batches, start=1):
@@ -191,68 +166,51 @@ class TrainingStream:
                     epoch = first + (last - first) * served / len(batches)
                     self._state = _State(pool.start, pool.rejects, number, served, epoch)
                     self.usage.add(batch)
-                    yield collate(batch, prompt, self._limits.audio_tokens, with_labels=True)
-                following = _grown(pools, following, len(batch))  # while the model works
-            pool = _grown(pools, following, size)
+                    yield collate(batch, prompt, self.limits.audio_tokens, with_labels=True)
+                for _ in batch:  # while the model works
+                    following = following or next(pools)
+            pool = following or next(filter(None, pools))
 
-    def _pools(self) -> Iterator[_Pool]:
-        """Pools from where the stream stands; each is yielded as it grows, at last complete.
+    def _pools(self) -> Iterator[_Pool | None]:
+        """Pools from where the stream stands, and None for each utterance while one fills.
 
         Records are counted in `rejects` on their source's first pass only, but a shard that is
         lost on every pass: it may be another one each time.
         """
-        start = self._state.start
-        pool = _Pool(start, self.rejects.copy(), end=start)
+        start, longest = self._state.start, self.batch_seconds
+        pool = _Pool(start, deepcopy(self.rejects), end=start)
         fruitful, barren = start, 0  # position after the last usable record, and records since
-        drawn = ((_with_epoch(draw), draw) for draw in self._mixture.draws(start))
-        for result, draw in decode(drawn, self._preparer, self._num_workers):
-            if pool.epochs.setdefault(draw.source, draw.epoch) != draw.epoch:
-                pool.complete = True
+        drawn = ((draw.item, draw) for draw in self._mixture.draws(start))
+        for result, draw in decode(drawn, self.preparer, self.num_workers):
+            name = draw.item.source
+            if pool.epochs.setdefault(name, draw.epoch) != draw.epoch:
                 yield pool
-                epochs = {draw.source: draw.epoch}
-                pool = _Pool(pool.end, self.rejects.copy(), pool.end, epochs)
-            pool.end = draw.after
-            reject = result if isinstance(result, Reject) else self._check(result)
+                pool = _Pool(pool.end, deepcopy(self.rejects), pool.end, {name: draw.epoch})
+            pool.end = draw.cursor
+            reject = result if isinstance(result, Reject) else self.limits.check(result, longest)
             if draw.epoch == 0 or (reject is not None and reject.reason in LOST_REASONS):
                 self.rejects.seen += 1
                 if reject is not None:
                     self.rejects.add(reject)
-                    self._log.add(reject)
+                    self.log.add(reject)
             if isinstance(result, Utterance) and reject is None:
-                fruitful, barren = draw.after, 0
+                fruitful, barren = draw.cursor, 0
                 pool.utterances.append(result)
-                pool.complete = len(pool.utterances) == self._batching["pool"]
-                yield pool
-                if pool.complete:
-                    pool = _Pool(pool.end, self.rejects.copy(), pool.end)
+                full = len(pool.utterances) == self.pool
+                yield pool if full else None
+                if full:
+                    pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
                 continue
             barren += 1
-            passed = self._mixture.passes(draw.after) - self._mixture.passes(fruitful)
+            passed = self._mixture.passes(draw.cursor) - self._mixture.passes(fruitful)
             if passed >= _BARREN_PASSES or barren >= _BARREN_RECORDS:
                 raise self._useless()
         while True:  # what follows the last pool is an empty one
-            pool.complete = True
             yield pool
-            pool = _Pool(pool.end, self.rejects.copy(), pool.end)
-
-    def _check(self, utterance: Utterance) -> Reject | None:
-        budget = self._batching["batch_seconds"]
-        return over_budget(utterance, budget) or self._limits.check(utterance)
+            pool = _Pool(pool.end, deepcopy(self.rejects), pool.end)
 
     def _useless(self) -> DataError:
         return DataError(f"No sample of the training data can be used: {self.rejects.why()}.")
-
-
-def _with_epoch(draw: MixtureDraw) -> Item:
-    return replace(draw.item, epoch=draw.epoch) if isinstance(draw.item, Record) else draw.item
-
-
-def _grown(pools: Iterator[_Pool], pool: _Pool | None, count: int) -> _Pool:
-    """The pool, or the next, after up to `count` more utterances."""
-    while pool is None or (count > 0 and not pool.complete):
-        pool = next(pools)
-        count -= 1
-    return pool
 
 
 def eval_utterances(
@@ -272,11 +230,10 @@ def eval_utterances(
     """
     for source in sources:
         if source.endless:
-            raise DataError(
-                f"The data source {source.name!r} is endless: set max_samples to evaluate on it."
-            )
+            what = f"The data source {source.name!r} is endless"
+            raise DataError(f"{what}: set max_samples to evaluate on it.")
     records = enumerate(chain.from_iterable(source.records() for source in sources))
-    mine = ((r, n) for n, r in records if id_hash(f"rank of {r.id}") % world_size == rank)
+    mine = ((r, n) for n, r in records if stable_hash(f"rank of {r.id}") % world_size == rank)
     usable: dict[int, Utterance] = {}
     for result, number in decode(mine, preparer, num_workers):
         rejects.seen += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tiny_audio.audio.io import probe_duration
-from tiny_audio.data.records import Cursor, IndexedSource, Item, Record, Source, Utterance
+from tiny_audio.audio.io import SAMPLE_RATE, load_audio
+from tiny_audio.data.records import Cursor, Draw, IndexedSource, Record, Source, Utterance
 from tiny_audio.errors import AudioError, DataError
 
 _BLOCK = 4096  # choices from one seed, so that choice n is found without making those before it
@@ -29,16 +29,7 @@ class Position:
     ended: Sequence[int] = ()  # indices of sources that take no more part
 
 
-@dataclass(frozen=True)
-class MixtureDraw:
-    """One record, the index and pass of its source, and the position after it."""
-
-    item: Item
-    source: int
-    epoch: int
-    after: Position
-
-
+@dataclass(eq=False)
 class Mixture:
     """Draws from each source with a probability proportional to its weight.
 
@@ -46,32 +37,28 @@ class Mixture:
     `repeat` a source that ends begins again in another order; else its share goes to the others.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        weights: Sequence[float],
-        *,
-        seed: int,
-        rank: int,
-        world_size: int,
-        repeat: bool = True,
-    ) -> None:
-        if min(weights) < 0 or not sum(weights) > 0:
-            raise DataError(
-                f"The weights of the data sources are {', '.join(map(str, weights))}: none may be "
-                "negative, and one must be more than 0."
-            )
-        self._sources = list(sources)
-        self._shares = np.asarray(weights, dtype=np.float64) / sum(weights)
-        self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._repeat = repeat
-        self.start = Position(0, (None,) * len(self._sources))
+    sources: Sequence[Source]
+    weights: Sequence[float]
+    seed: int
+    rank: int
+    world_size: int
+    repeat: bool = True
 
-    def draws(self, start: Position) -> Iterator[MixtureDraw]:
-        """The stream from a position on; without end, unless sources are not to repeat."""
+    def __post_init__(self) -> None:
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.min() < 0 or not weights.sum() > 0:
+            raise DataError(f"data.train has weights {[*self.weights]}: use 0 or more, not all 0.")
+        self._shares = weights / sum(self.weights)
+        self.start = Position(0, (None,) * len(self.sources))
+
+    def draws(self, start: Position) -> Iterator[Draw]:
+        """The stream from a position on; without end, unless sources are not to repeat.
+
+        Records know the pass on which they were drawn; cursors are positions.
+        """
         streams = [
-            source.draws(self._seed, self._rank, self._world_size, cursor)
-            for source, cursor in zip(self._sources, start.cursors, strict=True)
+            source.draws(self.seed, self.rank, self.world_size, cursor)
+            for source, cursor in zip(self.sources, start.cursors, strict=True)
         ]
         position = start
         for number in self._numbers(start.drawn):
@@ -80,29 +67,32 @@ class Mixture:
                 if chosen is None:
                     return
                 draw = next(streams[chosen])
-                if self._repeat or draw.epoch == 0:
+                if self.repeat or draw.epoch == 0:
                     break
                 position = replace(position, ended=(*position.ended, chosen))
             cursors = list(position.cursors)
             cursors[chosen] = draw.cursor
             position = Position(position.drawn + 1, tuple(cursors), position.ended)
-            yield MixtureDraw(draw.item, chosen, draw.epoch, position)
+            item = draw.item
+            if isinstance(item, Record):
+                item = replace(item, epoch=draw.epoch)
+            yield Draw(item, draw.epoch, position)
 
     def lost_shards(self) -> list[Any]:
         """What each source had to leave out, for `restore`; JSON values."""
-        return [source.lost_shards() for source in self._sources]
+        return [source.lost_shards() for source in self.sources]
 
     def restore(self, lost_shards: Sequence[Any] | None) -> None:
         """Leave out what another mixture of the same sources left out; None: nothing."""
-        nothing = [None] * len(self._sources)
-        for source, lost in zip(self._sources, lost_shards or nothing, strict=True):
+        nothing = [None] * len(self.sources)
+        for source, lost in zip(self.sources, lost_shards or nothing, strict=True):
             source.restore(lost)
 
     def passes(self, position: Position) -> float:
         """How often every source has been gone through, at the least; endless ones do not count."""
-        members = zip(self._sources, position.cursors, self._shares, strict=True)
+        members = zip(self.sources, position.cursors, self._shares, strict=True)
         finite = ((s, cursor) for s, cursor, share in members if not s.endless and share > 0)
-        return min((s.passes(cursor, self._world_size) for s, cursor in finite), default=0.0)
+        return min((s.passes(cursor, self.world_size) for s, cursor in finite), default=0.0)
 
     def _choice(self, number: float, ended: Sequence[int]) -> int | None:
         """The source that a random number in [0, 1) falls to, None when all have ended."""
@@ -117,7 +107,7 @@ class Mixture:
         """Random numbers, one for each draw."""
         block, offset = divmod(start, _BLOCK)
         while True:
-            numbers = np.random.default_rng([self._seed, _TAG, block]).random(_BLOCK)
+            numbers = np.random.default_rng([self.seed, _TAG, block]).random(_BLOCK)
             yield from numbers[offset:].tolist()
             block, offset = block + 1, 0
 
@@ -125,32 +115,24 @@ class Mixture:
 def mean_seconds(source: Source, declared: float | None) -> float:
     """Mean duration of a source's utterances, in seconds; `declared` is taken as it is.
 
-    Raises DataError where neither it, nor manifests, nor the heads of local files tell.
+    Raises DataError where neither it, nor manifests, nor local recordings tell.
     """
-    setting = f"data.train.{source.name}.mean_seconds"
-    if declared is not None:
-        if declared <= 0:
-            raise DataError(f"{setting}={declared}: must be above 0.")
+    if declared:
         return declared
     found: list[float] = []
     if isinstance(source, IndexedSource) and source.length is not None:
         places = np.linspace(0, source.length - 1, min(source.length, _PROBED)).astype(int)
-        items = (next(source.records(place)) for place in places.tolist())
-        probed = (_seconds(item) for item in items if isinstance(item, Record))
-        found = [seconds for seconds in probed if seconds is not None]
+        for record in (next(source.records(place)) for place in places.tolist()):
+            if isinstance(record, Record) and record.seconds is not None:
+                found.append(record.seconds)
+            elif isinstance(record, Record) and isinstance(record.audio, Path):
+                with suppress(AudioError):
+                    found.append(len(load_audio(record.audio, offset=record.offset)) / SAMPLE_RATE)
     if not found:
-        raise DataError(
-            f"data.weights=hours needs to know how long the utterances of {source.name!r} are: "
-            f"set {setting}."
-        )
+        unknown = f"how long the utterances of {source.name!r} are is not known"
+        setting = f"data.train.{source.name}.mean_seconds"
+        raise DataError(f"data.weights=hours: {unknown}, set {setting}.")
     return max(sum(found) / len(found), 0.01)
-
-
-def _seconds(record: Record) -> float | None:
-    if record.seconds is None and isinstance(record.audio, Path) and record.offset is None:
-        with suppress(AudioError):
-            return probe_duration(record.audio)
-    return record.seconds
 
 
 @dataclass
@@ -158,20 +140,19 @@ class Usage:
     """Utterances and seconds of audio that each source gave to batches so far."""
 
     utterances: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, batch: Iterable[Utterance]) -> None:
         """Count a batch."""
         for utterance in batch:
             self.utterances[utterance.source] += 1
-            before = self.seconds.get(utterance.source, 0.0)
-            self.seconds[utterance.source] = before + utterance.seconds
+            self.seconds[utterance.source] += utterance.seconds
 
     def merge(self, other: Usage) -> None:
         """Add what another process counted."""
         self.utterances.update(other.utterances)
         for name, seconds in other.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.seconds[name] += seconds
 
     def row(self) -> dict[str, float]:
         """Figures by the names of metrics.jsonl: utterances_<source> and hours_<source>."""
@@ -197,4 +178,5 @@ class Usage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
         """What `to_dict` wrote."""
-        return cls(Counter(values.get("utterances", {})), dict(values.get("seconds", {})))
+        seconds = defaultdict(float, values.get("seconds", {}))
+        return cls(Counter(values.get("utterances", {})), seconds)

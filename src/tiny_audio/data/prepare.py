@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,8 +21,7 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import load_audio
 from tiny_audio.config import DataConfig, LabelConfig
 from tiny_audio.data.augment import Augmenter
-from tiny_audio.data.records import Item, Record, Source, Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Item, Record, Reject, Source, Utterance
 from tiny_audio.errors import AudioError, ConfigError, LabelRejected, SampleRejected, TinyAudioError
 from tiny_audio.text.labels import LabelRules, case_for
 
@@ -51,26 +52,24 @@ class QualityLimits:
     def __post_init__(self) -> None:
         rates = self.chars_per_second
         if len(rates) != 2 or not 0 <= rates[0] < rates[1]:
-            problem = "write [lowest,highest], none below 0"
-            raise ConfigError(f"data.chars_per_second={[*rates]}: {problem}")
+            raise ConfigError(f"data.chars_per_second={[*rates]}: write [low,high], above 0")
         if not 0 <= self.max_clipped <= 1:
             raise ConfigError(f"data.max_clipped={self.max_clipped:g} is a share: use 0 to 1")
 
     def check(self, waveform: npt.NDArray[np.float32], label: str) -> None:
         """Raise AudioError or LabelRejected for a waveform [S] and its label that break a limit."""
         if label and (loudest := loudness(waveform)) < self.silence_db:
-            message = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
-            raise AudioError(message, reason="silent")
+            heard = f"nowhere louder than {loudest:.0f} dBFS, under {self.silence_db:g}"
+            raise AudioError(heard, "silent")
         clipped = np.count_nonzero(np.abs(waveform) >= FULL_SCALE) / max(len(waveform), 1)
         if clipped > self.max_clipped:
-            message = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
-            raise AudioError(message, reason="clipped")
-        if label:
-            rate, (low, high) = len(label) * SAMPLE_RATE / len(waveform), self.chars_per_second
-            if not low <= rate <= high:
-                reason = "few_chars_per_second" if rate < low else "many_chars_per_second"
-                message = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
-                raise LabelRejected(message, reason=reason)
+            share = f"{clipped:.1%} of the samples are clipped, over {self.max_clipped:.1%}"
+            raise AudioError(share, "clipped")
+        rate, (low, high) = len(label) * SAMPLE_RATE / max(len(waveform), 1), self.chars_per_second
+        if label and not low <= rate <= high:
+            speed = f"{rate:.3g} characters a second, not {low:g} to {high:g}"
+            which = "few" if rate < low else "many"
+            raise LabelRejected(speed, reason=f"{which}_chars_per_second")
 
 
 def quality_limits(data: DataConfig) -> QualityLimits:
@@ -114,10 +113,8 @@ def settle_case(labels: LabelConfig, found: Labels) -> list[str]:
         labels.case_of[name] = case
         if case != "keep":
             which = "all" if case == "lower" else "those"
-            lines.append(
-                f"Labels of {name}: {share:.0%} are in capitals; {which} are learned in lower case "
-                "(data.labels.case=auto; data.labels.case=keep leaves them)"
-            )
+            what = f"Labels of {name}: {share:.0%} are in capitals; {which} are learned in lower"
+            lines.append(f"{what} case (data.labels.case=keep leaves them)")
     return lines
 
 
@@ -156,8 +153,7 @@ class Preparer:
             return error
 
     def _utterance(self, record: Record) -> Utterance:
-        if record.seconds is not None:
-            self._check_seconds(record.seconds)
+        self._check_seconds(record.seconds)
         label = self.rules.clean(record.text, record.source)
         waveform = load_audio(
             record.audio() if callable(record.audio) else record.audio,
@@ -178,11 +174,11 @@ class Preparer:
                 label, extra[UNHEARD] = "", label
         return Utterance(record.id, waveform, label, record.source, record.speaker, extra)
 
-    def _check_seconds(self, seconds: float) -> None:
-        if seconds < self.min_seconds:
-            raise AudioError(f"{seconds:.2f} s, under {self.min_seconds:g} s", reason="too_short")
-        if seconds > self.max_seconds:
-            raise AudioError(f"{seconds:.2f} s, over {self.max_seconds:g} s", reason="too_long")
+    def _check_seconds(self, seconds: float | None) -> None:
+        if seconds is not None and seconds < self.min_seconds:
+            raise AudioError(f"{seconds:.2f} s, under {self.min_seconds:g} s", "too_short")
+        if seconds is not None and seconds > self.max_seconds:
+            raise AudioError(f"{seconds:.2f} s, over {self.max_seconds:g} s", "too_long")
 
 
 @dataclass(frozen=True)
@@ -193,27 +189,21 @@ class TokenLimits:
     audio_tokens: Callable[[int], int]  # of so many samples
     max_label_tokens: int  # the end token not counted
 
-    def check(self, utterance: Utterance) -> Reject | None:
-        """The reason why the model cannot take it, if there is one."""
-        n_audio = self.audio_tokens(len(utterance.waveform))
+    def check(self, utterance: Utterance, batch_seconds: float = math.inf) -> Reject | None:
+        """The reason why the model cannot take it, or a batch not hold it, if there is one."""
+        rejected = partial(Reject, utterance.id, utterance.source)
+        seconds, n_audio = utterance.seconds, self.audio_tokens(len(utterance.waveform))
+        if seconds > batch_seconds:
+            over = f"{seconds:.1f} s, over training.batch_seconds={batch_seconds:g}"
+            return rejected("over_budget", over)
         if n_audio < 1:
-            message = f"{utterance.seconds:.3f} s yield no audio token"
-            return Reject(utterance.id, utterance.source, "too_short", message)
+            return rejected("too_short", f"{seconds:.3f} s yield no audio token")
         label = utterance.extra.get(UNHEARD, utterance.text)  # on another pass it is heard
         ids, n_prompt = self.prompt.training(n_audio, label)
-        n_label = len(ids) - n_prompt - 1
-        if n_label > self.max_label_tokens:
-            message = f"{n_label} label tokens, over {self.max_label_tokens}"
-            return Reject(utterance.id, utterance.source, "label_too_long", message)
+        if (n_label := len(ids) - n_prompt - 1) > self.max_label_tokens:
+            over = f"{n_label} label tokens, over {self.max_label_tokens}"
+            return rejected("label_too_long", over)
         return None
-
-
-def over_budget(utterance: Utterance, budget: float) -> Reject | None:
-    """The reject of an utterance of more seconds than fit into a batch, if it is one."""
-    if utterance.seconds <= budget:
-        return None
-    message = f"{utterance.seconds:.1f} s, over training.batch_seconds={budget:g}"
-    return Reject(utterance.id, utterance.source, "over_budget", message)
 
 
 def decode(

@@ -1,13 +1,18 @@
-"""Records, utterances, and what every source of data is. S samples."""
+"""Records, utterances, rejects, and what every source of data is. S samples."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import shutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.data.rejects import Reject
 from tiny_audio.errors import DataError
 
 # What `load_audio` takes, or a function that fetches or makes it in the worker process.
@@ -23,6 +27,7 @@ Audio = str | Path | bytes | npt.NDArray[np.float32]
 LazyAudio = Callable[[], Audio]
 Spec = Mapping[str, Any]  # the fields of one source's ``SourceConfig``
 Cursor = Any  # a JSON value that only its source understands; None is the beginning
+EXAMPLES = 5  # ids kept for each reason for a reject, enough to go and look
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class Record:
     offset: float | None = None  # seconds into the audio where the sample begins; None: all of it
     epoch: int = 0  # the pass over its source on which training drew it
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One sample that cannot be used: `reason` is the key it is counted under."""
+
+    id: str
+    source: str
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +94,10 @@ class Source(ABC):
         self.name = name
         self.weight = weight
 
+    def rng(self, seed: int, *tags: int) -> np.random.Generator:
+        """Random numbers that no source of another name draws with the same seed."""
+        return np.random.default_rng([seed, stable_hash(self.name) % 2**32, *tags])
+
     @property
     @abstractmethod
     def length(self) -> int | None:
@@ -99,10 +118,7 @@ class Source(ABC):
 
     @abstractmethod
     def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
-        """This rank's own share of an endless stream, each pass in another order.
-
-        A draw is a function of the seed, the rank and the cursor alone.
-        """
+        """This rank's share of an endless stream, each pass in another order, from a cursor on."""
 
     @abstractmethod
     def passes(self, cursor: Cursor, world_size: int) -> float:
@@ -121,19 +137,14 @@ class Source(ABC):
 
 
 class IndexedSource(Source):
-    """A source whose records can be read one by one: subclasses give `size` and `read`.
+    """A source whose records can be read one by one, the first `max_samples` of them."""
 
-    Of them only the first `max_samples` are used.
-    """
+    size: int | None = None  # records there are; None is endless
 
     def __init__(self, name: str, weight: float, max_samples: int | None) -> None:
         super().__init__(name, weight)
         self._max_samples = max_samples
         self._positions: npt.NDArray[np.int64] | None = None  # those that a hold-out left here
-
-    @abstractmethod
-    def size(self) -> int | None:
-        """Records there are; None is endless."""
 
     @abstractmethod
     def read(self, index: int) -> Item:
@@ -143,7 +154,7 @@ class IndexedSource(Source):
     def length(self) -> int | None:
         if self._positions is not None:
             return len(self._positions)
-        sizes = [n for n in (self.size(), self._max_samples) if n is not None]
+        sizes = [n for n in (self.size, self._max_samples) if n is not None]
         return min(sizes, default=None)
 
     @property
@@ -174,8 +185,7 @@ class IndexedSource(Source):
             if length is not None:
                 epoch, position = divmod(position, length)
                 if order is None or position < world_size:  # a new pass
-                    rng = np.random.default_rng([seed, name_seed(self.name), epoch])
-                    order = rng.permutation(length)
+                    order = self.rng(seed, epoch).permutation(length)
                 position = int(order[position])
             yield Draw(self._item(position), epoch, number + 1)
 
@@ -189,11 +199,10 @@ class IndexedSource(Source):
             what = f"The data source {self.name!r} is endless, nothing can be held out of it"
             raise DataError(f"{what}: set max_samples, or give evaluation data.")
         count = min(count, max(1, length // 10)) if length > 1 else 0
-        items = ((position, self._item(position)) for position in range(length))
-        ranked = sorted((id_hash(item.id), p) for p, item in items if isinstance(item, Record))
+        items = enumerate(self.records())
+        ranked = sorted((stable_hash(item.id), p) for p, item in items if isinstance(item, Record))
         held = np.array(sorted(position for _, position in ranked[:count]), dtype=np.int64)
-        left = np.setdiff1d(np.arange(length, dtype=np.int64), held)
-        return self._only(left), self._only(held)
+        return self._only(np.setdiff1d(np.arange(length), held)), self._only(held)
 
     def _only(self, positions: npt.NDArray[np.int64]) -> Self:
         part = copy.copy(self)
@@ -201,19 +210,10 @@ class IndexedSource(Source):
         return part
 
 
-def bytes_hash(data: bytes) -> int:
+def stable_hash(data: bytes | str) -> int:
     """A number in [0, 2**64), the same on every machine."""
+    data = data.encode() if isinstance(data, str) else data
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def id_hash(record_id: str) -> int:
-    """`bytes_hash` of an id."""
-    return bytes_hash(record_id.encode())
-
-
-def name_seed(name: str) -> int:
-    """Keeps two sources with the same seed from shuffling alike."""
-    return id_hash(name) % 2**32
 
 
 def text_of(value: object) -> str | None:
@@ -221,3 +221,90 @@ def text_of(value: object) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
+
+
+@dataclass
+class RejectCounts:
+    """How many samples were read, and how many were rejected for which reason."""
+
+    seen: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> "source/id: message"
+
+    @property
+    def total(self) -> int:
+        """Samples rejected for whatever reason."""
+        return sum(self.reasons.values())
+
+    def add(self, reject: Reject) -> None:
+        """Count one rejected sample (`seen` is counted by whoever reads)."""
+        self.reasons[reject.reason] += 1
+        examples = self.examples.setdefault(reject.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{reject.source}/{reject.id}: {reject.message}")
+
+    def merge(self, other: RejectCounts) -> None:
+        """Add the counts of another reader."""
+        self.seen += other.seen
+        self.reasons.update(other.reasons)
+        for reason, found in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + found)[:EXAMPLES]
+
+    def summary(self) -> list[str]:
+        """Lines for people: one over all, then one for each reason, the most frequent first."""
+        if not self.total:
+            return []
+        return [f"rejected {self.total:,} of {self.seen:,} samples"] + [
+            f"  {count:,} {reason}, such as {self.examples[reason][0]}"
+            for reason, count in self.reasons.most_common()
+        ]
+
+    def why(self) -> str:
+        """All of `summary` in one line, for an error where nothing is left."""
+        return "; ".join(map(str.strip, self.summary())) or "it is empty"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"seen": self.seen, "reasons": dict(self.reasons), "examples": self.examples}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RejectCounts:
+        """An independent copy of the counts that `to_dict` gave."""
+        return cls(values["seen"], Counter(values["reasons"]), copy.deepcopy(values["examples"]))
+
+
+class RejectLog:
+    """One line for each rejected record; without a folder no file. The process that trains writes
+    it, never its workers, and each rank its own: rejects.jsonl, rejects-1.jsonl, rejects-2.jsonl, …
+    """
+
+    def __init__(self, folder: Path | None = None, rank: int = 0) -> None:
+        name = f"rejects-{rank}.jsonl" if rank else "rejects.jsonl"
+        self._path = None if folder is None else folder / name
+
+    def continue_from(self, folder: Path) -> None:
+        """Take over what another run's folder has, for a run that goes on from there."""
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError, shutil.SameFileError):
+                shutil.copyfile(folder / self._path.name, self._path)
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` rejects: a resumed run meets the others again."""
+        if self._path is not None and self._path.exists():
+            with self._path.open("r+b") as file:
+                whole = (line for line in islice(file, count) if line.endswith(b"\n"))
+                file.truncate(sum(map(len, whole)))
+
+    def add(self, reject: Reject) -> None:
+        """Append one, at once and whole, so that a kill loses none. Raises DataError."""
+        if self._path is None:
+            return
+        line = json.dumps(asdict(reject), ensure_ascii=False).encode("utf-8", "backslashreplace")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line + b"\n")
+        except OSError as error:
+            message = f"{self._path}: cannot be written ({error.strerror}); free some space"
+            raise DataError(message) from error

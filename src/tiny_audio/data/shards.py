@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -18,27 +20,18 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
 
-import numpy as np
-
-from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, UnreadableError, is_remote
-from tiny_audio.data.files import FileShards, HubShards
-from tiny_audio.data.records import (
-    Audio,
-    Cursor,
-    Draw,
-    Item,
-    Record,
-    Source,
-    id_hash,
-    name_seed,
-    text_of,
-)
-from tiny_audio.data.rejects import Reject
-from tiny_audio.data.webdataset import KEY, PROBLEM
+from tiny_audio.audio import remote
+from tiny_audio.audio.remote import CORRUPT, UNREACHABLE, RetryPolicy, UnreadableError, is_remote
+from tiny_audio.data.files import KEY, PROBLEM, FileShards, find_shards
+from tiny_audio.data.hub import HubShards, open_dataset, undecoded
+from tiny_audio.data.local import check_columns
+from tiny_audio.data.records import Draw, Item, Record, Reject, Source, Spec, stable_hash, text_of
 from tiny_audio.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+RETRY_OPTIONS = ("on_failure", "retries", "backoff", "timeout")  # of a source in shards
+_ROLES = ("audio", "text", "id", "speaker")
 BLOCK = 1024  # rows that are shuffled together: about 100 MB of FLAC
 _HELD_OUT_SHARE = 32  # one id in so many belongs to the held-out part
 LOST_REASONS = tuple(f"shard_{reason}" for reason in (UNREACHABLE, CORRUPT))  # of rejects
@@ -57,29 +50,13 @@ class Position:
 
 
 class ShardSource(Source):
-    """Records out of shards.
+    """Records out of shards."""
 
-    Args:
-        columns: role (audio, text, id, speaker) -> name of a column, None where there is none.
-        size: rows altogether, where that is known.
-        stop_at_loss: a lost shard ends the run.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        weight: float,
-        shards: FileShards | HubShards,
-        *,
-        columns: Mapping[str, str | None],
-        max_samples: int | None,
-        size: int | None,
-        stop_at_loss: bool,
-    ) -> None:
-        super().__init__(name, weight)
-        self._shards, self._names, self._columns = shards, shards.names, columns
-        self._limit, self._stop_at_loss = max_samples, stop_at_loss
-        self._size = min((n for n in (size, max_samples) if n), default=None)
+    def __init__(self, name: str, spec: Spec, shards: FileShards | HubShards) -> None:
+        super().__init__(name, spec["weight"])
+        self._shards, self._names, self._limit = shards, shards.names, spec["max_samples"]
+        self._stop_at_loss = spec["options"].get("on_failure") == "stop"
+        self._size = min((n for n in (shards.size(), self._limit) if n), default=None)
         self._held_out: bool | None = None  # None: all; else only the held-out part, or all but it
         self._count: int | None = None  # of the held-out part
         self.restore(None)
@@ -99,13 +76,13 @@ class ShardSource(Source):
         apart = copy.copy(self)  # what is lost now is not left out in training
         return [] if self._held_out else list(islice(apart.records(), count))
 
-    def draws(self, seed: int, rank: int, world_size: int, cursor: Cursor) -> Iterator[Draw]:
+    def draws(self, seed: int, rank: int, world_size: int, cursor: Any) -> Iterator[Draw]:
         at = Position(**cursor) if cursor else Position()
         while True:
             drawn = lost = 0
             for block, here, after in self._blocks(at, seed, rank, world_size):
-                tags = [seed, name_seed(self.name), here.epoch, here.shard, here.row]
-                order = np.random.default_rng(tags).permutation(len(block))
+                rng = self.rng(seed, here.epoch, here.shard, here.row)
+                order = rng.permutation(len(block))
                 for offset in range(here.offset, len(block)):
                     item = block[order[offset]]
                     lost += isinstance(item, Reject) and item.reason in LOST_REASONS
@@ -128,10 +105,9 @@ class ShardSource(Source):
             (epoch, shard): (row, reason, message)
             for epoch, shard, row, reason, message in lost_shards or ()
         }
-        self._barren = 0  # shards lost without a row before them
-        self._fruitful = False  # whether a row came since the last loss
+        self._barren = 0  # shards lost since the last row
 
-    def passes(self, cursor: Cursor, world_size: int) -> float:
+    def passes(self, cursor: Any, world_size: int) -> float:
         at = Position(**cursor) if cursor else Position()
         ranks = world_size if self._apart(world_size) else 1
         if self._size:
@@ -151,7 +127,7 @@ class ShardSource(Source):
         return left, held
 
     def _belongs(self, item: Item) -> bool:
-        held = isinstance(item, Record) and id_hash(item.id) % _HELD_OUT_SHARE == 0
+        held = isinstance(item, Record) and stable_hash(item.id) % _HELD_OUT_SHARE == 0
         return self._held_out in (None, held)
 
     def _apart(self, world_size: int) -> bool:
@@ -165,8 +141,7 @@ class ShardSource(Source):
         order: Sequence[int] = range(len(self._names))
         share = (rank, world_size)
         if self._limit is None:
-            rng = np.random.default_rng([seed, name_seed(self.name), at.epoch])
-            order = rng.permutation(len(self._names)).tolist()
+            order = self.rng(seed, at.epoch).permutation(len(self._names)).tolist()
         if self._apart(world_size):
             order, share = order[rank::world_size], (0, 1)
         stopped = Event()
@@ -211,7 +186,7 @@ class ShardSource(Source):
                     return
                 item = None
                 if row % world_size == rank:
-                    item = row_item(values, self._columns, self.name, self._names[shard])
+                    item = self._item(values, shard)
                 row, seen = row + 1, seen + 1
                 yield item, Position(at.epoch, position, row, seen)
 
@@ -219,14 +194,12 @@ class ShardSource(Source):
         self, shard: int, epoch: int, row: int, stopped: Event
     ) -> Iterator[dict[str, Any] | Reject]:
         """Rows of one shard from `row` on, and a reject for what is, or was before, left out."""
-        lost = self._lost.get((epoch, shard))
-        failures = 0
+        lost, first, failures = self._lost.get((epoch, shard)), row, 0
         while lost is None or row < lost[0]:
             stop = None if lost is None else lost[0] - row
             try:
                 for values in islice(self._shards.rows(shard, row, stopped), stop):
-                    row, failures = row + 1, 0
-                    self._fruitful = True
+                    row, failures, self._barren = row + 1, 0, 0
                     yield values
                 break
             except UnreadableError as error:
@@ -236,7 +209,8 @@ class ShardSource(Source):
                 if failures > self._shards.retries(shard, error.reason):
                     message = f"{error}; left out from row {row} on"
                     lost = self._lost[epoch, shard] = (row, f"shard_{error.reason}", message)
-                    self._report(shard, error, row)
+                    self._barren += row == first
+                    self._report(self._names[shard], f"{error}", row)
                     break
                 if failures == 1:
                     logger.warning("%s: %s; trying again", self._names[shard], error)
@@ -244,50 +218,87 @@ class ShardSource(Source):
         if lost is not None:
             yield Reject(self._names[shard], self.name, *lost[1:])
 
-    def _report(self, shard: int, error: UnreadableError, row: int) -> None:
+    def _report(self, shard: str, why: str, row: int) -> None:
         """Warn of a lost shard; raise DataError where one is too many, or all are lost."""
-        name, every = self._names[shard], len(self._names)
-        where = f"The shard {name} of the data source {self.name!r}"
+        of, every = f"of the data source {self.name!r}", len(self._names)
         if self._stop_at_loss:
-            raise DataError(f"{where} cannot be read: {error} (on_failure=stop).")
-        self._barren = 0 if self._fruitful else self._barren + 1
-        self._fruitful = False
+            raise DataError(f"The shard {shard} {of} cannot be read: {why} (on_failure=stop).")
         if self._barren >= min(every, _LOST_IN_A_ROW):
             which = f"All {every}" if every <= _LOST_IN_A_ROW else f"{_LOST_IN_A_ROW} in a row"
-            raise DataError(
-                f"{which} of the shards of the data source {self.name!r} cannot be read, such "
-                f"as {name}: {error}. Look at its path and at the network, then resume."
-            )
-        logger.warning("%s: %s; left out from row %d on", where, error, row)
+            what = f"{which} of the shards {of} cannot be read, such as {shard}: {why}"
+            raise DataError(f"{what}. Look at its path and at the network, then resume.")
+        logger.warning("The shard %s %s: %s; left out from row %d on", shard, of, why, row)
+
+    def _item(self, row: Mapping[str, Any], shard: int) -> Item:
+        """The record of a row, its audio undecoded, or the reject that says what it lacks."""
+        columns = self._shards.columns
+        audio, path = audio_of(row[str(columns["audio"])], self._shards.paths[shard])
+        record_id: str | None = path
+        if columns["id"]:
+            record_id = text_of(row[columns["id"]])
+        elif KEY in row:
+            record_id = f"{PurePosixPath(self._names[shard]).name}/{row[KEY]}"
+        elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
+            record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
+        if PROBLEM in row:
+            return Reject(record_id or row[KEY], self.name, "bad_record", row[PROBLEM])
+        text = text_of(row[str(columns["text"])])
+        if record_id is None or audio is None:
+            message = "no audio" if audio is None else f"no id in {columns['id']!r}"
+            return Reject(record_id or path or "?", self.name, "bad_record", message)
+        if text is None:
+            message = f"no text in {columns['text']!r}"
+            return Reject(record_id, self.name, "no_transcript", message)
+        speaker = text_of(row[str(columns["speaker"])]) if columns["speaker"] else None
+        return Record(record_id, self.name, audio, text, speaker)
 
 
-def row_item(
-    row: Mapping[str, Any], columns: Mapping[str, str | None], source: str, shard: str
-) -> Item:
-    """The record of a row, its audio undecoded, or the reject that says what it lacks."""
-    audio, path = audio_of(row[str(columns["audio"])])
-    record_id: str | None = path
-    if columns["id"]:
-        record_id = text_of(row[columns["id"]])
-    elif KEY in row:
-        record_id = f"{PurePosixPath(shard).name}/{row[KEY]}"
-    elif isinstance(audio, bytes):  # paths of embedded audio are often all alike
-        record_id = f"{path}#{hashlib.blake2b(audio, digest_size=6).hexdigest()}"
-    if PROBLEM in row:
-        return Reject(record_id or row[KEY], source, "bad_record", row[PROBLEM])
-    text = text_of(row[str(columns["text"])])
-    if record_id is None or audio is None:
-        message = "no audio" if audio is None else f"no id in {columns['id']!r}"
-        return Reject(record_id or path or "?", source, "bad_record", message)
-    if text is None:
-        return Reject(record_id, source, "no_transcript", f"no text in {columns['text']!r}")
-    speaker = text_of(row[str(columns["speaker"])]) if columns["speaker"] else None
-    return Record(record_id, source, audio, text, speaker)
-
-
-def audio_of(value: dict[str, Any] | None) -> tuple[Audio | None, str]:
-    """The audio of an undecoded `Audio` value, and the path it names ("" where there is none)."""
-    path = str((value or {}).get("path") or "")
-    if value and value.get("bytes") is not None:
-        return bytes(value["bytes"]), path
+def audio_of(cell: Any, here: str = "") -> tuple[bytes | str | Path | None, str]:
+    """The audio of a table's cell and the path it names, relative to the table, or ""."""
+    if not isinstance(cell, dict):
+        cell = {"bytes" if isinstance(cell, bytes) else "path": cell}
+    path, data = str(cell.get("path") or ""), cell.get("bytes")
+    if data is not None:
+        return bytes(data), path
+    if path and not is_remote(path):
+        beside = os.path.join(os.path.dirname(here), path)
+        path = urllib.parse.urljoin(here, path) if remote.is_http(here) else beside
     return (path if is_remote(path) else Path(path) if path else None), path
+
+
+def open_shards(name: str, spec: Spec, key: str) -> ShardSource:
+    """Open a dataset of the hub or a folder of its files, or files of parquet or WebDataset.
+
+    Raises DataError if there is none, or if it lacks a column.
+    """
+    kind, path = spec["kind"], spec["path"]
+    policy = _retry_policy(spec["options"], f"{key}.options")
+    columns: dict[str, str | None] = {role: spec[f"{role}_column"] for role in _ROLES}
+    shards: HubShards | FileShards
+    if kind == "hub":
+        further = {n: value for n, value in spec["options"].items() if n not in RETRY_OPTIONS}
+        dataset = open_dataset(spec, key, further)
+        found, where = list(dataset.column_names or []), f"The dataset {path}"
+    else:
+        shards = FileShards(kind, find_shards(path, kind, key), columns, policy)
+        found, where = shards.found_columns(key), shards.names[0]
+    check_columns({f"{role}_column": columns[role] for role in _ROLES[:3]}, found, where=where)
+    if columns["speaker"] not in found and kind != "webdataset":  # it need not be there
+        columns["speaker"] = None
+    if kind == "hub":
+        dataset = undecoded(dataset, columns, f"{key}.audio_column")
+        shards = HubShards(dataset, spec, columns, policy)
+    return ShardSource(name, spec, shards)
+
+
+def _retry_policy(options: Mapping[str, Any], where: str) -> RetryPolicy:
+    """How long a shard is waited for; or a DataError."""
+    if (on_failure := options.get("on_failure", "skip")) not in ("skip", "stop"):
+        raise DataError(f"{where}.on_failure={on_failure}: use skip or stop.")
+    chosen = {name: options[name] for name in RETRY_OPTIONS[1:] if name in options}
+    for name, value in chosen.items():
+        least = 0.001 if name == "timeout" else 0
+        kinds = (int,) if name == "retries" else (int, float)
+        if type(value) not in kinds or value < least:
+            raise DataError(f"{where}.{name}={value}: use a number from {least} on.")
+    return RetryPolicy(**chosen)

@@ -9,42 +9,30 @@ from pathlib import Path
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
-from tiny_audio.data.folder import FolderSource
-from tiny_audio.data.hub import RETRY_OPTIONS, open_shards
-from tiny_audio.data.manifest import ManifestSource
+from tiny_audio.data.local import FolderSource, ManifestSource
 from tiny_audio.data.mixture import mean_seconds
 from tiny_audio.data.records import Source, Spec
+from tiny_audio.data.shards import RETRY_OPTIONS, open_shards
 from tiny_audio.data.synthetic import SyntheticSource
-from tiny_audio.errors import ConfigError, DataError, SourceError
+from tiny_audio.errors import DataError, SourceError
 from tiny_audio.hints import BENCHMARKS
 
 
 def open_sources(specs: Mapping[str, Spec], *, key: str, typed: str | None = None) -> list[Source]:
     """Open every source; raises DataError, with the setting to change, for what cannot be opened.
 
-    Args:
-        key: where these settings stand, for messages: ``data.train``.
-        typed: the option of the command line that named their path: ``--data``.
+    For messages: `key` is where these settings stand, `typed` the option that named their path.
     """
     found = []
     for name, spec in specs.items():
         try:
             found.append(_open(name, spec, f"{key}.{name}"))
         except SourceError as error:
-            remedy = _remedy(error.setting, f"{key}.{name}", typed)
+            # No setting of evaluation data can be typed beside the option that names it.
+            look = typed and (error.setting == "path" or key != "data.train")
+            remedy = f"look at {typed}" if look else f"set {key}.{name}.{error.setting}"
             raise DataError(f"{error}: {remedy}.") from error
     return found
-
-
-def _remedy(setting: str, key: str, typed: str | None) -> str:
-    """What to do about a source that is not what one of its settings says."""
-    if typed is None:
-        return f"set {key}.{setting}" + (f", or {key}.kind" if setting == "path" else "")
-    if setting == "path":
-        return f"give another manifest or folder as {typed}"
-    if key.startswith("data.train"):  # settings can be typed beside it
-        return f"set {key}.{setting}=NAME"
-    return f"rename it in the file, {typed} goes by that name"
 
 
 def open_data(
@@ -89,13 +77,11 @@ def _open(name: str, spec: Spec, key: str) -> Source:
     if kind not in KINDS:
         raise DataError(f"{key}.kind={kind} is no kind of source: use {' | '.join(KINDS)}.")
     opener, meaningless, options = KINDS[kind]
-    for field in meaningless:
-        if spec[field] is not None:
-            raise DataError(f"{key}.{field} has no meaning for kind={kind}: remove it.")
-    unknown = set(spec["options"]) - set(options) if options is not None else set()
-    if unknown:
-        given, known = ", ".join(sorted(unknown)), ", ".join(options or ()) or "none"
-        raise DataError(f"{key}.options has {given}, but {kind} knows {known}.")
+    if given := [field for field in meaningless if spec[field] is not None]:
+        raise DataError(f"{key}.{given[0]} has no meaning for kind={kind}: remove it.")
+    if options is not None and (unknown := ", ".join(sorted({*spec["options"]} - {*options}))):
+        known = ", ".join(options) or "none"
+        raise DataError(f"{key}.options has {unknown}, but {kind} knows {known}.")
     if spec["max_samples"] is not None and spec["max_samples"] < 1:
         raise DataError(f"{key}.max_samples={spec['max_samples']}: use 1 or more, or null for all.")
     if "path" not in meaningless and not spec["path"]:
@@ -109,7 +95,7 @@ _NO_HUB = ("subset", "split", "revision")
 
 # kind -> its opener, fields that must be null, and the options it knows (None: passed on)
 KINDS: dict[str, tuple[_Opener, tuple[str, ...], tuple[str, ...] | None]] = {
-    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ("duration_column",)),
+    "manifest": (lambda name, spec, _: ManifestSource(name, spec), _NO_HUB, ()),
     "folder": (lambda name, spec, _: FolderSource(name, spec), _NO_HUB, ()),
     "hub": (open_shards, (), None),
     "synthetic": (SyntheticSource, ("path", "subset", "revision", "id_column"), ("seed",)),
@@ -166,11 +152,7 @@ def _options(group: str) -> list[str]:
 
 
 def _preset(name: str) -> Config:
-    try:
+    if name in (presets := _options("data")):
         return compose([f"data={name}", "output_dir=."])
-    except ConfigError:
-        if name in _options("data"):
-            raise
-        known = ", ".join(sorted({*_options("data"), *benchmarks()}))
-        message = f"{name}: there is no such file, folder or preset; presets: {known}."
-        raise DataError(message) from None
+    known = ", ".join(sorted({*presets, *benchmarks()}))
+    raise DataError(f"{name}: there is no such file, folder or preset; presets: {known}.")

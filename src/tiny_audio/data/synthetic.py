@@ -53,14 +53,9 @@ class _Event(ctypes.Structure):
     """espeak_EVENT of espeak-ng's speak_lib.h."""
 
     _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("type", "identifier", "text_position", "length")),
         ("audio_position", ctypes.c_int),  # milliseconds
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
+        *(("sample", ctypes.c_int), ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8)),
     )
 
 
@@ -158,8 +153,8 @@ class Synthesiser:
         """Start the library with a voice and its first random numbers; the samples a second."""
         rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0))
         if rate <= 0:
-            remedy = "reinstall it with pip install --force-reinstall espeakng-loader"
-            raise DataError(f"espeak-ng did not start with its data in {self._data}: {remedy}")
+            what = f"espeak-ng did not start with its data in {self._data}"
+            raise DataError(f"{what}: pip install --force-reinstall espeakng-loader")
         library.espeak_SetSynthCallback(callback)
         library.espeak_ng_SetRandSeed(1)
         self._c.srand(1)
@@ -177,8 +172,8 @@ def _espeak_paths() -> tuple[Path, Path]:
     try:
         import espeakng_loader
     except ImportError:
-        remedy = "pip install 'tiny-audio[synth]'"
-        raise MissingExtraError(f"synthetic speech needs espeak-ng: {remedy}") from None
+        what = "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
+        raise MissingExtraError(what) from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
@@ -235,9 +230,6 @@ class SyntheticSource(IndexedSource):
         super().__init__(name, spec["weight"], spec["max_samples"])
         self._split, self._seed = spec["split"] or "train", spec["options"].get("seed", 0)
         voice_names(self._split)  # says now, not in a worker, what is missing
-
-    def size(self) -> None:
-        return None
 
     def read(self, index: int) -> Record:
         chunk, position = divmod(index, CHUNK)

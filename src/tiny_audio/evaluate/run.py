@@ -27,8 +27,7 @@ from tiny_audio import logs
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.decode import Mono
 from tiny_audio.config import DataConfig, GenerationConfig
-from tiny_audio.data.records import Source, Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Reject, Source, Utterance
 from tiny_audio.data.sources import open_set
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate import results, tables

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from tiny_audio.data import records as data
 from tiny_audio.data.prepare import Preparer, decode
-from tiny_audio.data.records import Source, Utterance
-from tiny_audio.data.rejects import Reject
+from tiny_audio.data.records import Reject, Source, Utterance
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.results import Record, parse_record
 from tiny_audio.infer.prefetch import prefetch

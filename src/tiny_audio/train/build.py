@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tiny_audio import logs
 from tiny_audio.config import Config
 from tiny_audio.data.mixture import Usage
-from tiny_audio.data.rejects import RejectCounts
+from tiny_audio.data.records import RejectCounts
 from tiny_audio.model.checkpoint import find_checkpoint as find_weights
 from tiny_audio.model.checkpoint import read_config, save_checkpoint
 from tiny_audio.train.cached_features import open_cache

@@ -16,8 +16,7 @@ from tiny_audio.config import Config
 from tiny_audio.data.augment import Augmenter, open_augmenter
 from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.prepare import Preparer, TokenLimits, label_rules, quality_limits
-from tiny_audio.data.records import Source
-from tiny_audio.data.rejects import RejectLog
+from tiny_audio.data.records import RejectLog, Source
 from tiny_audio.data.sources import open_data
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model

@@ -12,8 +12,7 @@ from accelerate.utils import gather_object
 from tiny_audio.config import Config
 from tiny_audio.data.batching import collate, length_batches
 from tiny_audio.data.loader import eval_utterances
-from tiny_audio.data.records import Source, Utterance
-from tiny_audio.data.rejects import RejectCounts
+from tiny_audio.data.records import RejectCounts, Source, Utterance
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.run import evaluate
 from tiny_audio.evaluate.wer import Score
