@@ -29,9 +29,8 @@ from bench.plain import Plain
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch, label_positions
-from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.cached_features import CachedFeatures
+from tiny_audio.train.encoder_cache import CachedEncoder, FrameStore
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,16 @@ class Step:
                 frames, lengths = model.encoder(load.features, lengths)
             tokens = model.projector(frames, lengths)
         prefill = model.splice(tokens, batch)
+        lm: Any = model.causal_lm
+        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
+        if self.variant.padding_mask:
+            inputs["attention_mask"] = prefill.attention_mask
+            inputs["position_ids"] = prefill.position_ids
         if self.variant.full_logits:
-            lm: Any = model.causal_lm
-            out = lm(
-                inputs_embeds=prefill.inputs_embeds,
-                attention_mask=prefill.attention_mask,
-                position_ids=prefill.position_ids,
-                labels=batch.labels,
-                use_cache=False,
-            )
-            return out.loss  # type: ignore[no-any-return]
+            return lm(**inputs, labels=batch.labels).loss  # type: ignore[no-any-return]
         places = label_positions(batch.labels)
-        logits = model.label_logits(prefill, places, masked=self.variant.padding_mask)
+        states = lm.base_model(**inputs).last_hidden_state.flatten(0, 1)[places]
+        logits = lm.get_output_embeddings()(states)
         return cross_entropy(logits.float(), batch.labels.flatten()[places + 1])
 
 
@@ -321,7 +318,7 @@ def run_passes(bench: Bench) -> None:
     add("a pass without the cache", device)
     with tempfile.TemporaryDirectory() as folder:
         store = FrameStore(Path(folder), {"bench": bench.kind}, model.encoder.width)
-        cached = CachedFeatures(model, store, variants=1, autocast=nullcontext, say=print)
+        cached = CachedEncoder(model, store, variants=1, autocast=nullcontext, say=print)
         add("first pass with it: compute and write", cached)
         add("second pass: read", cached)
 

@@ -119,7 +119,7 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     init_from: str | None = None  # checkpoint whose weights a later stage starts from
     random_weights: bool = False  # build the architecture with random weights, download nothing
-    attn_implementation: str = "sdpa"  # sdpa | eager | flash_attention_2
+    attn_implementation: str = "sdpa"  # sdpa | flash_attention_2
     dtype: str = "auto"  # auto | float32 | bfloat16: of the frozen weights
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from tests.model.helpers import make_batch, model_config, noise, tiny_model, with_lora
 from tiny_audio.config import Config, GenerationConfig
 from tiny_audio.errors import CheckpointError, ConfigError, HubError, ModelError
-from tiny_audio.model.batch import IGNORE, label_positions
 from tiny_audio.model.build import pick_device
 from tiny_audio.model.checkpoint import (
     find_checkpoint,
@@ -195,8 +194,9 @@ def test_a_config_with_the_former_names_is_read_as_one_with_todays(tmp_path: Pat
     assert read_config(tmp_path) == today
 
 
-def test_a_config_with_an_attention_that_is_no_more_loads(saved: Path) -> None:
-    rewrite(saved, "config.yaml", "attn_implementation: sdpa", "attn_implementation: packed")
+@pytest.mark.parametrize("former", ["packed", "eager"])
+def test_a_config_with_an_attention_that_is_no_more_loads(saved: Path, former: str) -> None:
+    rewrite(saved, "config.yaml", "attn_implementation: sdpa", f"attn_implementation: {former}")
     assert read_config(saved).model.attn_implementation == "sdpa"
 
 
@@ -221,14 +221,11 @@ def test_a_failed_write_leaves_the_old_one_and_no_litter(saved: Path) -> None:
 def test_a_run_stands_for_its_best_checkpoint_and_a_checkpoint_for_itself(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    (folder / "index.json").write_text('{"checkpoints": []}')
-    with pytest.raises(CheckpointError, match="not saved a checkpoint yet"):
-        find_checkpoint(str(tmp_path))
     save(trained(), folder / "step-1")
     save(trained(), folder / "step-2")
-    index = {"best": "step-1", "last": "step-2", "checkpoints": []}
-    (folder / "index.json").write_text(json.dumps(index))
-    assert find_checkpoint(str(tmp_path)) == folder / "step-1"
+    for best, found in ((None, "step-2"), ("step-1", "step-1")):
+        (folder / "index.json").write_text(json.dumps({"best": best, "last": "step-2"}))
+        assert find_checkpoint(str(tmp_path)) == folder / found
     assert resolve_model(str(tmp_path), device="cpu").audio_tokens(16_000) == 12
     assert find_checkpoint(str(folder / "step-2")) == folder / "step-2"
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
@@ -250,9 +247,9 @@ def test_an_unknown_device_is_named() -> None:
 def logits(model: SpeechModel) -> torch.Tensor:
     batch = make_batch(model, noise([1.0, 0.6]), ["ab", "c"])
     with torch.no_grad():
-        prefill = model.prefill(batch)
-        places = label_positions(batch.input_ids.where(batch.attention_mask.bool(), IGNORE))
-        return model.label_logits(prefill, places)
+        embeds, mask, positions = model.prefill(batch)
+        out = model.causal_lm(inputs_embeds=embeds, attention_mask=mask, position_ids=positions)
+    return out.logits[mask.bool()]
 
 
 def test_merged_adapters_give_the_same_logits_and_are_gone(

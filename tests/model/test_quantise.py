@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from tests.model.helpers import make_batch, noise, tiny_model, with_lora
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError, ModelError
-from tiny_audio.model.quantise import Int8Embedding, Int8Linear, quantise, weight_bytes
+from tiny_audio.model.quantise import Int8Embedding, Int8Linear, quantise
 
 # Widened weights, and PyTorch's kernels where this CPU has them.
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -34,6 +34,12 @@ def test_weights_on_the_grid_are_kept(dtype: torch.dtype) -> None:
     integers = torch.randint(-127, 128, (32, 64), generator=generator).to(dtype)
     integers[:, 0] = 127
     assert torch.equal(Int8Linear(integers, None).weight, integers.to(torch.int8))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Memory of all weights, each counted once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
 def test_every_large_layer_is_smaller_and_adapters_are_left_alone() -> None:

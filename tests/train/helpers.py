@@ -23,7 +23,6 @@ from tiny_audio.model.build import build_model
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.build import RunSummary, train
-from tiny_audio.train.distributed import LossModule
 from tiny_audio.train.loop import Prefetcher, Trainer
 from tiny_audio.train.metrics import Bar, Reporter
 from tiny_audio.train.stages import apply_learns, parameter_groups
@@ -156,11 +155,9 @@ def trainer_of(
     }
     config, report = TrainingConfig(**values), reporter(folder)
     optimizer = torch.optim.SGD(parameter_groups(model, config))
-    module, optimizer = report.accelerator.prepare(LossModule(model), optimizer)
     return Trainer(
         config,
         accelerator=report.accelerator,
-        module=module,
         model=model,
         optimizer=optimizer,
         stream=Prefetcher(ListStream(batches)),  # type: ignore[arg-type]

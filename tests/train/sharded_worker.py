@@ -19,7 +19,7 @@ from tests.train.helpers import batch_of, tiny, trainer_of, utterances
 from tiny_audio.config import TrainingConfig
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import restore_optimizer
-from tiny_audio.train.distributed import LossModule, frozen_modules, whole_state, whole_weights
+from tiny_audio.train.distributed import frozen_modules, whole_state, whole_weights
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.stages import parameter_groups
 
@@ -33,12 +33,10 @@ def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> T
     once = {"max_steps": steps, "gradient_accumulation_steps": 1}
     made = trainer_of(model, LEARNS, [batch_of(model, mine)] * steps, folder, **once)
     if sharded:
-        module = LossModule(model)
-        ignored = {p for frozen in frozen_modules(module) for p in frozen.parameters()}
-        fully_shard(module, mesh=init_device_mesh("cpu", (2,)), ignored_params=ignored)
-        for name, parameter in module.named_parameters():
+        ignored = {p for frozen in frozen_modules(model) for p in frozen.parameters()}
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)), ignored_params=ignored)
+        for name, parameter in model.named_parameters():
             assert isinstance(parameter, DTensor) == parameter.requires_grad, name
-        made.module = module
     groups = parameter_groups(model, TrainingConfig(lora_learning_rate=1e-3))
     made.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     return made

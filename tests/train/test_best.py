@@ -34,18 +34,19 @@ def test_evaluations_are_compared_by_the_metric_that_was_chosen(
 ) -> None:
     report = reporter(tmp_path, metric, patience=2)
     never = reporter(tmp_path / "never", metric)
-    store = CheckpointStore(tmp_path / "checkpoints", keep=1, metric=metric)
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
     found = []
-    for step, (wer, loss) in enumerate(figures):
+    for step, (wer, loss) in enumerate(figures, 1):
         for one in (report, never):
             one.record(scored(step, wer, loss))
-        store.save(step, lambda folder: folder.mkdir(parents=True), wer=wer, loss=loss)
+        store.save(step, lambda folder: folder.mkdir(parents=True), best=report.is_best())
         found.append(report.stale)
     assert found == stale
     assert not never.stale
     order = [figure if metric == "wer" else figure[::-1] for figure in figures]
-    assert store.best is not None
-    assert store.best.name == f"step-{order.index(min(order)):08d}"
+    for one in (store, CheckpointStore(tmp_path / "checkpoints", keep=1)):
+        assert one.best is not None
+        assert one.best.name == f"step-{order.index(min(order)) + 1:08d}"
 
 
 def test_a_run_that_learns_nothing_ends_after_its_patience_also_if_resumed(

@@ -10,7 +10,7 @@ import torch
 
 from tests.train.helpers import RESUME, TEXTS, rows, run
 from tiny_audio.model.checkpoint import find_checkpoint, load_checkpoint, read_config
-from tiny_audio.train.first_labels import describe, nats_a_word
+from tiny_audio.train.evaluation import describe, nats_a_word
 
 
 def test_the_decoder_tells_which_way_of_writing_it_would_choose() -> None:

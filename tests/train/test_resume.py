@@ -120,8 +120,8 @@ def test_random_states_go_through_a_file_of_plain_values(tmp_path: Path) -> None
     generator = torch.Generator().manual_seed(7)
     set_seed(3)
     np.random.standard_normal()  # leaves half of a pair behind in the state
-    torch.save(rng_state({"own": generator}), tmp_path / "rng.pt")
+    torch.save(rng_state(generator), tmp_path / "rng.pt")
     expected = draw()
     state = torch.load(tmp_path / "rng.pt", weights_only=True)
-    restore_rng(state, {"own": generator})
+    restore_rng(state, generator)
     assert draw() == expected

@@ -75,9 +75,6 @@ class Batch:
         if self.labels is not None:
             rows.labels = self.labels[part, :width]
             rows.label_positions = label_positions(rows.labels)
-        if self.frames is not None and self.frame_lengths is not None:
-            rows.frame_lengths = self.frame_lengths[part]
-            rows.frames = self.frames[part, : int(rows.frame_lengths.max())]
         return rows
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

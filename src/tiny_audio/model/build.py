@@ -17,7 +17,7 @@ from tiny_audio.config import ModelConfig
 from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.hub import SMALL_FILES, commit_of, snapshot
 from tiny_audio.model.decoder import embedding_rms, embedding_table, load_decoder, random_decoder
-from tiny_audio.model.encoder import AudioEncoder, load_encoder, random_encoder
+from tiny_audio.model.encoder import ATTENTION, AudioEncoder, load_encoder, random_encoder
 from tiny_audio.model.projectors import PROJECTORS, build_projector
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.model.weights import random_module
@@ -26,7 +26,6 @@ from tiny_audio.text.prompt import Prompt
 ASSETS = Path(__file__).parent.parent / "assets"
 _BUNDLED = "bundled:"  # an id under assets/, wherever the package is installed
 _RANDOM_SEED = 0  # of random bases: they must be the same in the process that loads a checkpoint
-_ATTENTION = ("sdpa", "eager", "flash_attention_2")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,10 +39,10 @@ def build_model(
     """Load a frozen encoder and decoder and join them with a fresh projector, random by ``seed``.
     Revisions in ``cfg`` become the commits that were loaded, so that a checkpoint always finds the
     same ones. Raises HubError, ModelError (a part does not load or fit) or ConfigError."""
-    if cfg.attn_implementation not in _ATTENTION:
+    if cfg.attn_implementation not in ATTENTION:
+        known = " or ".join(ATTENTION)
         raise ConfigError(
-            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use "
-            + " or ".join(_ATTENTION)
+            f"model.attn_implementation: '{cfg.attn_implementation}' is unknown; use {known}"
         )
     if device.type == "cuda":  # it plans anew for every shape, and speech has new ones all the time
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -74,7 +73,18 @@ def build_model(
         spec_augment=spec_augment,
         window_seconds=cfg.encoder.window_seconds,
     )
-    model.identity = _identity(cfg, encoder, lm)
+    model.identity = {
+        "pair": cfg.name,
+        "encoder.id": cfg.encoder.id,
+        "encoder.padding": cfg.encoder.padding,
+        "encoder.fingerprint": _fingerprint(encoder),
+        "features": asdict(cfg.features),
+        "decoder.id": dec_cfg.id,
+        "decoder.instruction": dec_cfg.instruction,
+        "decoder.fingerprint": _fingerprint(lm),
+        "projector.type": kind,
+        "projector.sizes": options,
+    }
     return model.eval()
 
 
@@ -107,22 +117,6 @@ def _load_bases(
         )
         lm, tokenizer = load_decoder(_resolve(dec_cfg.id), revision=dec_cfg.revision, **common)
     return encoder, lm, tokenizer
-
-
-def _identity(cfg: ModelConfig, encoder: nn.Module, lm: PreTrainedModel) -> dict[str, Any]:
-    kind = cfg.projector.type
-    return {
-        "pair": cfg.name,
-        "encoder.id": cfg.encoder.id,
-        "encoder.padding": cfg.encoder.padding,
-        "encoder.fingerprint": _fingerprint(encoder),
-        "features": asdict(cfg.features),
-        "decoder.id": cfg.decoder.id,
-        "decoder.instruction": cfg.decoder.instruction,
-        "decoder.fingerprint": _fingerprint(lm),
-        "projector.type": kind,
-        "projector.sizes": asdict(getattr(cfg.projector, kind)),
-    }
 
 
 def _fingerprint(module: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -106,6 +107,5 @@ def embedding_rms(lm: PreTrainedModel) -> float:
     table = embedding_table(lm)
     if table.is_meta:
         return 1.0  # a model without numbers
-    rows = torch.split(table.detach(), 8192)  # a table of 151,936 rows never exists twice in fp32
-    total = sum(part.float().square().sum().item() for part in rows)
-    return float((total / table.numel()) ** 0.5)
+    norm = torch.linalg.vector_norm(table.detach(), dtype=torch.float32)
+    return float(norm) / math.sqrt(table.numel())

@@ -10,7 +10,8 @@ L mel frames, E encoder frames, D encoder width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from transformers import (
     WhisperConfig,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder, eager_attention_forward
+from transformers.models.glmasr.modeling_glmasr import GlmAsrEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tiny_audio.errors import ConfigError, ModelError
@@ -31,6 +32,7 @@ from tiny_audio.hub import SMALL_FILES, snapshot
 from tiny_audio.model.projectors.base import Length, length_mask
 from tiny_audio.model.weights import check_tensors, find_tensors, random_module, read_matching
 
+ATTENTION = ("sdpa", "flash_attention_2")  # of transformers' implementations
 _CACHED_FRAMES = 1_200  # mel frames (12 s) whose activations fit a core's cache: measured
 _KEY_MASK = "key_mask_"  # before the name of an attention implementation: takes `key_mask` as well
 # model_type in the checkpoint's config.json -> what marks the encoder's tensors in their names
@@ -69,12 +71,12 @@ class AudioEncoder(nn.Module):
         out_lengths = self.out_len(lengths)
         mel = mel.to(self.tower.conv1.weight.dtype)
         tight = self.padding == "tight"
-        mel_mask = length_mask(lengths, mel.shape[-1]).unsqueeze(1)  # [B, 1, L]
-        x = gelu(self.tower.conv1(mel * mel_mask if tight else mel))
-        x = gelu(self.tower.conv2(x * mel_mask if tight else x)).transpose(1, 2)  # [B, E, D]
+        real = length_mask(lengths, mel.shape[-1]).unsqueeze(1) if tight else 1  # [B, 1, L]
+        x = gelu(self.tower.conv1(mel * real))
+        x = gelu(self.tower.conv2(x * real)).transpose(1, 2)  # [B, E, D]
         mask = length_mask(out_lengths, x.shape[1])  # [B, E]
         if tight:
-            x = self._layers(x * mask.unsqueeze(-1), self._attention_mask(mask, x.dtype))
+            x = self._layers(x * mask.unsqueeze(-1), self._attention_mask(mask))
         else:
             x = self._layers(x, None)
         return x * mask.unsqueeze(-1), out_lengths
@@ -83,7 +85,7 @@ class AudioEncoder(nn.Module):
         """Frames [B, E, D] through the layers, with an attention mask."""
         raise NotImplementedError
 
-    def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    def _attention_mask(self, mask: Tensor) -> Tensor:
         """Key padding mask [B, E] in the form that the attention implementation reads."""
         if self.attn_implementation.startswith("flash"):
             return mask.int()  # the kernel drops the padding itself
@@ -91,11 +93,7 @@ class AudioEncoder(nn.Module):
         # first (zeroed) frame. Its output is zeroed anyway.
         keys = mask.clone()
         keys[:, 0] = True
-        keys = keys[:, None, None, :]  # [B, 1, 1, E]
-        if self.attn_implementation == "eager":
-            hidden = torch.finfo(dtype).min
-            return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys, hidden)
-        return keys
+        return keys[:, None, None, :]  # [B, 1, 1, E]
 
 
 class GlmEncoder(AudioEncoder):
@@ -223,21 +221,10 @@ def _tower(raw: Mapping[str, Any], where: str, attn_implementation: str) -> Any:
     return WhisperEncoder(config) if whisper else GlmAsrEncoder(config)
 
 
-def _taking_key_mask(kind: str) -> Callable[..., Any]:
-    """transformers' attention function of that kind, with its mask under another name."""
-
-    def attend(
-        *args: Any,
-        attention_mask: Tensor | None = None,
-        key_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
-        mask = attention_mask if key_mask is None else key_mask
-        return function(*args, attention_mask=mask, **kwargs)
-
-    return attend
+def _with_key_mask(kind: str, *args: Any, key_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    """transformers' attention function of that kind, with the mask that came under another name."""
+    return ALL_ATTENTION_FUNCTIONS[kind](*args, **kwargs | {"attention_mask": key_mask})
 
 
-for _kind in ("sdpa", "eager", "flash_attention_2"):
-    AttentionInterface.register(_KEY_MASK + _kind, _taking_key_mask(_kind))
+for _kind in ATTENTION:
+    AttentionInterface.register(_KEY_MASK + _kind, partial(_with_key_mask, _kind))

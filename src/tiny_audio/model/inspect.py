@@ -58,27 +58,26 @@ def describe_command(arguments: Sequence[str]) -> None:
         overrides += [f"model={names[0]}"] if names else []
         config = compose([*overrides, "output_dir=."])
         model = skeleton(config.model)
-    table = Table(title=config.model.name, title_justify="left")
-    for column in ("part", "kind", "parameters", "learns", "GiB in training"):
-        table.add_column(column, justify="right" if column == "parameters" else "left")
-    for name, kind, count, held in parts(model, config.training.learns):
-        learns = "yes" if name in config.training.learns else "frozen"
-        table.add_row(name, kind, f"{count:,}", learns, f"{held / 2**30:.2f}")
-    encoder, second = model.encoder, SAMPLE_RATE
-    mel = model.features.out_len(10 * second)
-    counts = parameter_counts(encoder.width, embedding_table(model.causal_lm).shape[1])
+    learns, encoder, lm = config.training.learns, model.encoder, model.causal_lm
+    columns = ("part", "kind", "parameters", "learns", "GiB in training")
+    table = Table(*columns, title=config.model.name, title_justify="left")
+    for name, kind, count, held in parts(model, learns):
+        is_learned = "yes" if name in learns else "frozen"
+        table.add_row(name, kind, f"{count:,}", is_learned, f"{held / 2**30:.2f}")
+    mel, tokens = model.features.out_len(10 * SAMPLE_RATE), model.audio_tokens(10 * SAMPLE_RATE)
+    counts = parameter_counts(encoder.width, embedding_table(lm).shape[1])
     console = Console()
-    console.print(table)
-    for line in (
+    console.print(
+        table,
         f"log-mel: {encoder.n_mels} bands, {mel / 10:g} frames a second",
         f"encoder: {encoder.out_len(mel) / 10:g} frames a second, {encoder.width} wide",
-        f"audio tokens: {model.audio_tokens(10 * second) / 10:g} a second; a 30 s clip fills "
-        f"{model.audio_tokens(30 * second) + model.prompt.fixed_length} of the decoder's "
-        f"{getattr(model.causal_lm.config, 'max_position_embeddings', '?')} positions",
+        f"audio tokens: {tokens / 10:g} a second; a 30 s clip fills "
+        f"{model.audio_tokens(30 * SAMPLE_RATE) + model.prompt.fixed_length} of the decoder's "
+        f"{getattr(lm.config, 'max_position_embeddings', '?')} positions",
         "projectors at their default sizes for this pair: "
         + ", ".join(f"{kind} {count:,}" for kind, count in counts.items()),
-    ):
-        console.print(line)
+        sep="\n",
+    )
 
 
 def parameter_counts(d_encoder: int = 1280, d_decoder: int = 1024) -> dict[str, int]:
@@ -104,13 +103,12 @@ def projector_command(folder: str, out: str | None = None, files: Sequence[str] 
     source = f"{len(files)} recordings" if files else "a rising tone (no speech)"
     kind = type(model.projector).__name__
     table = Table("measure", "value", title=f"{kind} on {source}, {len(tokens)} audio tokens")
-    measures = {"embedding_rms (decoder)": embedding_rms(model.causal_lm), **stats}
-    for name, value in measures.items():
+    for name, value in {"embedding_rms (decoder)": embedding_rms(model.causal_lm), **stats}.items():
         table.add_row(name, f"{value:.4g}")
-    console = Console()
-    console.print(table)
     path = Path(out or "projector.png")
     _draw(tokens, embedding_table(model.causal_lm), path)
+    console = Console()
+    console.print(table)
     console.print(f"Picture: {path}", highlight=False, soft_wrap=True)
 
 
@@ -130,12 +128,9 @@ def _draw(tokens: Tensor, table: Tensor, path: Path) -> None:
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     scale, cosines = figure.subplots(1, 2)
-    both = [
-        rows.float().square().mean(-1).sqrt().clamp(min=1e-8).log10() for rows in (table, tokens)
-    ]
-    bins = np.linspace(float(torch.cat(both).min()) - 0.1, float(torch.cat(both).max()) + 0.1, 60)
-    for rms, label in zip(both, ("decoder's embedding rows", "audio tokens"), strict=True):
-        scale.hist(rms.numpy(), bins=bins, density=True, alpha=0.6, label=label)
+    rms = [x.float().square().mean(-1).sqrt().clamp(min=1e-8).log10() for x in (table, tokens)]
+    labels = ["decoder's embedding rows", "audio tokens"]
+    scale.hist(rms, bins=60, density=True, histtype="stepfilled", alpha=0.6, label=labels)
     scale.set(title="scale", xlabel="log10 of the RMS", yticks=[])
     scale.legend()
     unit = normalize(tokens, dim=-1)
@@ -146,29 +141,19 @@ def _draw(tokens: Tensor, table: Tensor, path: Path) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def lora_command(folder: str) -> None:
-    """Print how much each adapter of a checkpoint changes its layer."""
-    path = find_checkpoint(folder)
-    changes = adapter_changes(load_checkpoint(path, device="cpu", dtype="float32").decoder)
-    if not changes:
-        raise CheckpointError(f"{path}: has no adapters")
-    table = Table("layer", "norm of the change", "of the layer's", title=f"{len(changes)} adapters")
-    for name, (norm, share) in changes.items():
-        table.add_row(name, f"{norm:.3g}", f"{share:.2%}")
-    console = Console()
-    console.print(table)
-    zero = sum(norm == 0 for norm, _ in changes.values())
-    console.print(f"{zero} of them change nothing")
-
-
 @torch.no_grad()
-def adapter_changes(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Of each adapted layer the Frobenius norm of its change, and its share of the layer's own."""
-    changes = {}
-    for name, module in model.named_modules():
+def lora_command(folder: str) -> None:
+    """Print how much each adapter of a checkpoint changes its layer: the Frobenius norm of its
+    change, and its share of the layer's own."""
+    path = find_checkpoint(folder)
+    decoder = load_checkpoint(path, device="cpu", dtype="float32").decoder
+    table = Table("layer", "norm of the change", "of the layer's")
+    for name, module in decoder.named_modules():
         if isinstance(module, LoraLinear):
             layer: Any = module
             norm = float(layer.get_delta_weight(ADAPTER).norm())
-            own = float(layer.get_base_layer().weight.norm())
-            changes[name.removeprefix("base_model.model.")] = norm, norm / own
-    return changes
+            share = norm / float(layer.get_base_layer().weight.norm())
+            table.add_row(name.removeprefix("base_model.model."), f"{norm:.3g}", f"{share:.2%}")
+    if not table.row_count:
+        raise CheckpointError(f"{path}: has no adapters")
+    Console().print(table)

@@ -7,10 +7,10 @@ at zero, so that a fresh adapter changes nothing. The base keeps its dtype and s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from peft import (
     LoraConfig,
@@ -41,14 +41,7 @@ def add_lora(
 ) -> PeftModel:
     """Put fresh adapters of rank ``r`` into a decoder, in place; they alone require gradients.
     ``target_modules`` are names (or their ends) of linear layers; ``all-linear``: every one except
-    the output embedding. Raises ConfigError: a value that cannot be, no layer of that name, or the
-    output embedding."""
-    if r < 1 or lora_alpha <= 0 or not 0 <= lora_dropout < 1 or not target_modules:
-        raise ConfigError(
-            f"model.lora: r={r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, "
-            f"target_modules={list(target_modules)}: r and lora_alpha must be above 0, "
-            "lora_dropout from 0 to below 1, target_modules not empty"
-        )
+    the output embedding. Raises ConfigError: a value that PEFT refuses, or the output embedding."""
     # The loss calls the output embedding on label positions only, and it may be tied.
     head = decoder.get_output_embeddings()
     name = next((n for n, module in decoder.named_modules() if module is head), "")
@@ -64,12 +57,11 @@ def add_lora(
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
         target_modules="all-linear" if "all-linear" in target_modules else list(target_modules),
-        bias="none",
     )
     try:
         return _wrap(decoder, config)
     except ValueError as error:
-        raise ConfigError(f"model.lora.target_modules: {first_line(error)}") from None
+        raise ConfigError(f"model.lora: {first_line(error)}") from None
 
 
 def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
@@ -86,41 +78,36 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str) -> None:
     config.save_pretrained(str(folder))
 
 
-def load_adapter(decoder: nn.Module, folder: Path, *, trainable: bool) -> PeftModel:
-    """Load adapters written by ``save_adapter`` or PEFT onto a decoder, strictly: a plain one gets
-    them added, in one that has adapters of the same shape they replace the weights. ``trainable``:
-    whether they may learn on. Raises CheckpointError: something is missing, damaged or
-    different."""
+def load_adapter(
+    decoder: nn.Module, folder: Path, learn: Mapping[str, Any] | None = None
+) -> PeftModel:
+    """Add adapters written by ``save_adapter`` or PEFT to a decoder, strictly. ``learn``: what
+    ``add_lora`` is given for adapters that learn on; None: they are frozen. Raises CheckpointError:
+    something is missing, damaged or different."""
     if not (folder / CONFIG).is_file():  # first, or PEFT would look for it on the hub
         raise CheckpointError(f"{folder}: has no {CONFIG}; the adapter is incomplete")
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        config = cast(LoraConfig, PeftConfig.from_pretrained(str(folder)))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: is damaged ({first_line(error)})") from None
-    if not isinstance(config, LoraConfig):
-        raise CheckpointError(f"{folder}: is a {config.peft_type} adapter; only LoRA can be loaded")
-    state = read_tensors(folder / WEIGHTS)
-    if isinstance(decoder, PeftModel):
-        model = decoder
-        for field in ("r", "lora_alpha", "target_modules"):
-            here, there = getattr(model.peft_config[ADAPTER], field), getattr(config, field)
-            same = here == there if isinstance(here, (int, str)) else set(here) == set(there)
-            if not same:
+    config.inference_mode = learn is None
+    if learn is not None:
+        config.lora_dropout = learn["lora_dropout"]
+        for field in ("r", "lora_alpha"):
+            if (there := getattr(config, field)) != learn[field]:
                 raise CheckpointError(
-                    f"{folder}: the adapter has {field}={there}, this model's has {here}; set "
+                    f"{folder}: the adapter has {field}={there}, this run {learn[field]}; set "
                     "model.lora as it was in training"
                 )
-    else:
-        config.inference_mode = not trainable
-        try:
-            model = _wrap(cast(PreTrainedModel, decoder), config)
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: is for another base: {first_line(error)}") from None
+    state = read_tensors(folder / WEIGHTS)
+    try:
+        model = _wrap(cast(PreTrainedModel, decoder), config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: is for another base: {first_line(error)}") from None
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     check_tensors(expected, state, folder / WEIGHTS, CheckpointError)
     set_peft_model_state_dict(model, state)
-    model.train(decoder.training)
-    return model
+    return model.train(decoder.training)
 
 
 def _wrap(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:

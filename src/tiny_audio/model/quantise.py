@@ -16,7 +16,6 @@ from torch.nn.functional import linear
 from tiny_audio.errors import ConfigError, ModelError
 from tiny_audio.model.speech import SpeechModel
 
-KINDS = ("int8",)
 _FEW_ROWS = 16  # up to so many, PyTorch's 8-bit kernel outruns widening and multiplying: measured
 
 
@@ -77,8 +76,8 @@ def quantise(model: SpeechModel, kind: str | None) -> SpeechModel:
     where the model is in training."""
     if kind is None:
         return model
-    if kind not in KINDS:
-        raise ConfigError(f"quantise: '{kind}' is unknown; use one of {list(KINDS)}")
+    if kind != "int8":
+        raise ConfigError(f"quantise: '{kind}' is unknown; use int8")
     if model.training:
         raise ModelError("a model that learns cannot be quantised: call .eval() first")
     lm = model.causal_lm
@@ -93,9 +92,3 @@ def quantise(model: SpeechModel, kind: str | None) -> SpeechModel:
             if isinstance(layer, nn.Linear) and "lora_" not in f"{path}.{name}":
                 setattr(owner, name, Int8Linear(layer.weight, layer.bias))
     return model
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Memory of all weights, each counted once."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())

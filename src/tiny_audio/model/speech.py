@@ -30,10 +30,9 @@ from tiny_audio.text.prompt import Prompt
 class Loss(NamedTuple):
     """Cross-entropy over the label tokens of a batch, not yet divided by their number."""
 
-    total: Tensor  # what to backpropagate: ce_sum + aux * n_tokens
+    total: Tensor  # what to backpropagate: ce_sum, and n_tokens times the projector's own loss
     ce_sum: Tensor  # summed over label tokens
     n_tokens: Tensor  # number of label tokens
-    aux: Tensor  # the projector's own loss (balance of experts), 0 where it has none
 
 
 class SpeechModel(nn.Module):
@@ -142,34 +141,20 @@ class SpeechModel(nn.Module):
         positions = batch.label_positions
         positions = label_positions(batch.labels) if positions is None else positions
         targets = batch.labels.flatten().index_select(0, positions + 1)  # [N]
-        found = self._at(self.prefill(batch), positions, masked=False)
+        lm, inputs = self.causal_lm, {"inputs_embeds": self.prefill(batch).inputs_embeds}
         if self._head_is_plain:
-            head = self.causal_lm.get_output_embeddings()
-            ce_sum = summed_cross_entropy(found, head, targets)
+            states = lm.base_model(**inputs, use_cache=False).last_hidden_state  # [B, T, W]
+            hidden = states.flatten(0, 1).index_select(0, positions)  # [N, W]
+            ce_sum = summed_cross_entropy(hidden, lm.get_output_embeddings(), targets)
         else:
-            ce_sum = cross_entropy(found.float(), targets, reduction="sum")
+            logits = lm(**inputs, use_cache=False).logits  # [B, T, V]
+            logits = logits.flatten(0, 1).index_select(0, positions)  # [N, V]
+            ce_sum = cross_entropy(logits.float(), targets, reduction="sum")
         n_tokens = ce_sum.new_tensor(len(positions), dtype=torch.long)
-        aux = self.projector.aux_loss
-        aux = ce_sum.new_zeros(()) if aux is None else aux
-        return Loss(ce_sum + aux * n_tokens, ce_sum, n_tokens, aux)
+        aux = self.projector.aux_loss  # balance of experts, None where there are none
+        return Loss(ce_sum if aux is None else ce_sum + aux * n_tokens, ce_sum, n_tokens)
 
-    def label_logits(self, prefill: Prefill, positions: Tensor, *, masked: bool = True) -> Tensor:
-        """Logits [N, V] at ``positions`` [N] among the B * T; ``masked=False`` leaves out mask and
-        positions, for rows that are padded on the right."""
-        found = self._at(prefill, positions, masked)
-        return self.causal_lm.get_output_embeddings()(found) if self._head_is_plain else found
-
-    def _at(self, prefill: Prefill, positions: Tensor, masked: bool) -> Tensor:
-        """Last hidden states [N, W] or, where the head is not plain, logits [N, V]."""
-        inputs: dict[str, Any] = {"inputs_embeds": prefill.inputs_embeds, "use_cache": False}
-        if masked:
-            inputs["attention_mask"] = prefill.attention_mask
-            inputs["position_ids"] = prefill.position_ids
-        if self._head_is_plain:
-            states = self.causal_lm.base_model(**inputs).last_hidden_state  # [B, T, W]
-        else:
-            states = self.causal_lm(**inputs).logits  # [B, T, V]
-        return cast(Tensor, states.flatten(0, 1).index_select(0, positions))
+    forward = loss  # what FSDP wraps
 
     @torch.no_grad()
     def generate(

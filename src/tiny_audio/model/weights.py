@@ -54,12 +54,11 @@ def check_tensors(
 ) -> None:
     """Raise ``error``, naming ``where`` and the first tensor that ``state`` misses, or that is
     unexpected or of another shape."""
-    missing = sorted(expected.keys() - state.keys())
-    extra = sorted(state.keys() - expected.keys())
+    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
     for what, keys in (("misses the tensor", missing), ("has an unexpected tensor", extra)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise error(f"{where}: {what} '{keys[0]}'{more}")
+            raise error(f"{where}: {what} '{min(keys)}'{more}")
     for key, value in state.items():
         if value.shape != expected[key].shape:
             mine, theirs = list(expected[key].shape), list(value.shape)
@@ -165,7 +164,10 @@ def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[byt
         wanted = [(key, info) for key, info in header.items() if _after(key, marker)]
         for key, info in sorted(wanted, key=lambda item: item[1]["data_offsets"]):
             begin, end = info["data_offsets"]
-            ranges.append((url, start + begin, start + end))
+            first = start + begin
+            if ranges and ranges[-1][0] == url and ranges[-1][2] == first:  # adjacent
+                first = ranges.pop()[1]
+            ranges.append((url, first, start + end))
             table[key] = info | {"data_offsets": [place, place + end - begin]}
             place += end - begin
     text = json.dumps(table).encode()
@@ -174,13 +176,8 @@ def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[byt
 
 
 def _blocks(ranges: list[Range], done: int) -> Iterator[Range]:
-    """Adjacent ranges as one, without the first ``done`` bytes, in blocks."""
-    joined: list[Range] = []
+    """Ranges without their first ``done`` bytes, in blocks."""
     for url, start, stop in ranges:
-        if joined and joined[-1][0] == url and joined[-1][2] == start:
-            start = joined.pop()[1]
-        joined.append((url, start, stop))
-    for url, start, stop in joined:
         skipped = min(done, stop - start)
         done -= skipped
         for first in range(start + skipped, stop, _BLOCK):

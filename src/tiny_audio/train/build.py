@@ -22,7 +22,6 @@ from tiny_audio.data.mixture import Usage
 from tiny_audio.data.records import RejectCounts
 from tiny_audio.model.checkpoint import find_checkpoint as find_weights
 from tiny_audio.model.checkpoint import read_config, save_checkpoint
-from tiny_audio.train.cached_features import open_cache
 from tiny_audio.train.checkpoints import (
     CheckpointStore,
     read_state,
@@ -41,15 +40,20 @@ from tiny_audio.train.components import (
     make_stream,
 )
 from tiny_audio.train.distributed import (
-    LossModule,
     close_accelerator,
-    configure_fsdp,
     open_accelerator,
+    shard,
     whole_state,
     whole_weights,
 )
-from tiny_audio.train.evaluation import Evaluation, HeldOut, evaluate_held_out, load_held_out
-from tiny_audio.train.first_labels import check_first_labels
+from tiny_audio.train.encoder_cache import open_cache
+from tiny_audio.train.evaluation import (
+    Evaluation,
+    HeldOut,
+    check_first_labels,
+    evaluate_held_out,
+    load_held_out,
+)
 from tiny_audio.train.loop import Prefetcher, Trainer
 from tiny_audio.train.memory import AUTO, choose_budget
 from tiny_audio.train.metrics import METRICS, PICTURE, Bar, Reporter, duration, start_tracker
@@ -82,12 +86,8 @@ class RunSummary:
 def train(cfg: Config, *, argv: Sequence[str] | None = None) -> RunSummary:
     """Train as configured, until ``training.max_steps`` or an interruption.
 
-    Args:
-        cfg: complete and resolved.
-        argv: the command line that was typed, for the advice on how to go on; None: no command.
-
-    Raises:
-        TinyAudioError: whatever the user can mend; DivergedError if the loss is not finite.
+    ``argv`` is the command line that was typed, for the advice on how to go on. Raises
+    TinyAudioError for whatever the user can mend; DivergedError if the loss is not finite.
     """
     check_settings(cfg)
     accelerator = open_accelerator(
@@ -113,19 +113,17 @@ class Run:
     def __init__(self, cfg: Config, accelerator: Accelerator) -> None:
         self.cfg, self.accelerator = cfg, accelerator
         training, labels, init_from = cfg.training, cfg.data.labels, cfg.model.init_from
-        metric = training.metric_for_best_model
         self.folder = Path(cfg.output_dir)
         self.report = Reporter(
             accelerator,
             self.folder,
             Bar(training.max_steps, live=training.progress),
-            metric=metric,
+            metric=training.metric_for_best_model,
             patience=training.early_stopping_patience,
             from_scratch=init_from is None,
         )
         self.say = self.report.say
-        checkpoints = self.folder / "checkpoints"
-        self.store = CheckpointStore(checkpoints, keep=training.save_total_limit, metric=metric)
+        self.store = CheckpointStore(self.folder / "checkpoints", keep=training.save_total_limit)
         resumed = resume_point(training.resume_from_checkpoint, self.store, self.folder)
         before = None if resumed is None else read_config(resumed)
 
@@ -140,7 +138,12 @@ class Run:
         if training.torch_compile:
             compile_layers(model, self.say)
         if training.batch_seconds == AUTO:
-            training.batch_seconds = self._budget(before)
+            if before is not None:
+                seconds, how = before.training.batch_seconds, "as before"
+            else:
+                seconds, how = choose_budget(model, accelerator, cfg)
+            training.batch_seconds = float(seconds)
+            self.say(f"training.batch_seconds=auto: {seconds:g} s ({how})")
         if before is None:
             check_first_labels(labels, train_sources, eval_sources, model, accelerator, self.say)
         elif labels.case == AUTO:
@@ -156,8 +159,7 @@ class Run:
         self.stream = Prefetcher(self.data, pin=pin)
 
         assert model.augment_generator is not None
-        model.augment_generator.manual_seed(cfg.seed + accelerator.process_index)
-        self.generators = {"spec_augment": model.augment_generator}  # as they are saved
+        self.augment_rng = model.augment_generator.manual_seed(cfg.seed + accelerator.process_index)
         self.trainer = self._trainer()
         if resumed is not None:
             self._restore(resumed)
@@ -189,35 +191,16 @@ class Run:
         self._say_ending(summary, argv)
         return summary
 
-    def _budget(self, before: Config | None) -> float:
-        """What ``training.batch_seconds=auto`` stands for."""
-        if before is not None:
-            seconds, how = before.training.batch_seconds, "as before"
-        else:
-            seconds, how = choose_budget(
-                self.model,
-                self.accelerator,
-                self.cfg.training.learns,
-                max_seconds=self.cfg.data.max_seconds,
-                max_utterances=self.cfg.training.max_utterances,
-            )
-        self.say(f"training.batch_seconds=auto: {seconds:g} s ({how})")
-        return float(seconds)
-
     def _trainer(self) -> Trainer:
         t = self.cfg.training
         groups = parameter_groups(self.model, t)
         fused = True if self.accelerator.device.type == "cuda" else None  # one kernel for all
         optimizer = torch.optim.AdamW(groups, betas=(t.adam_beta1, t.adam_beta2), fused=fused)
-        module = LossModule(self.model)
-        configure_fsdp(self.accelerator, module)
-        module, optimizer = self.accelerator.prepare(module, optimizer)
         return Trainer(
             t,
             accelerator=self.accelerator,
-            module=module,
             model=self.model,
-            optimizer=optimizer,
+            optimizer=shard(self.accelerator, self.model, optimizer),
             stream=self.stream,
             report=self.report,
             evaluate=self._evaluate if self.held_out else None,
@@ -237,7 +220,7 @@ class Run:
         Raises:
             CheckpointError: the disk refuses; earlier checkpoints are whole.
         """
-        mine = {"data": self.stream.state_dict(), "rng": rng_state(self.generators)}
+        mine = {"data": self.stream.state_dict(), "rng": rng_state(self.augment_rng)}
         state = {**whole_state(trainer.state_dict()), "processes": gather_object([mine])}
         wer, loss = (evaluation.wer, evaluation.loss) if evaluation else (None, None)
         metadata = {"step": trainer.step, "epoch": self.stream.epoch, "wer": wer, "eval_loss": loss}
@@ -245,9 +228,10 @@ class Run:
         write = partial(
             save_checkpoint, self.model, config=self.cfg, metadata=metadata, extra=extra
         )
+        best = evaluation is not None and self.report.is_best()
         with whole_weights(self.model):
             if self.accelerator.is_main_process:
-                self.store.save(trainer.step, write, wer=wer, loss=loss)
+                self.store.save(trainer.step, write, best=best)
             self.accelerator.wait_for_everyone()
 
     def _restore(self, folder: Path) -> None:
@@ -258,18 +242,16 @@ class Run:
         restore_optimizer(self.trainer.optimizer, state["optimizer"])
         mine = state["processes"][self.accelerator.process_index]
         self.data.load_state_dict(mine["data"])
-        restore_rng(mine["rng"], self.generators)
+        restore_rng(mine["rng"], self.augment_rng)
 
     def _say_beginning(self, learning: dict[str, int], resumed: Path | None) -> None:
-        accelerator = self.accelerator
-        where = [str(accelerator.device)]
-        where.append("bf16" if accelerator.mixed_precision == "bf16" else "fp32")
-        if accelerator.num_processes > 1:
-            where.append(f"{accelerator.num_processes} processes")
+        processes, mixed = self.accelerator.num_processes, self.accelerator.mixed_precision
+        where = f"{self.accelerator.device}, {'bf16' if mixed == 'bf16' else 'fp32'}"
+        where += f", {processes} processes" if processes > 1 else ""
         parts = ", ".join(f"{part} ({count:,})" for part, count in learning.items())
         every = sum(p.numel() for p in self.model.parameters())
         count = 0 if self.held_out is None else len(self.held_out.numbers)
-        self.say(f"Run {self.folder} on {', '.join(where)}")
+        self.say(f"Run {self.folder} on {where}")
         self.say(f"Learns: {parts} of {every:,} parameters, the others are frozen")
         self.say(f"Held out for evaluation: {count or 'no'} utterances")
         if resumed is not None:
@@ -277,19 +259,17 @@ class Run:
 
     def _say_ending(self, summary: RunSummary, argv: Sequence[str] | None) -> None:
         """Show what was read, the result, where it is and what to type next."""
-        steps, number = summary.steps, summary.interrupted
+        steps, training = summary.steps, self.cfg.training
         usage = Usage.from_dict(self.stream.state_dict()["usage"])
         lines = [*summary.rejects.summary(), *self.report.usage(steps, usage)]
         if self.cache is not None:
             lines.append(self.cache.summary())
-        if number is not None:
-            by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if summary.interrupted is not None:
+            name = signal.Signals(summary.interrupted).name.replace("SIGINT", "Ctrl-C")
             command = resume_command(self.folder, argv, self.accelerator.num_processes)
-            lines.append(f"Stopped by {by} after step {steps}; everything is saved. Go on with:")
-            lines.append(f"  {command}")
-            self.say("\n".join(lines))
+            lines.append(f"Stopped by {name} after step {steps}; everything is saved. Go on with:")
+            self.say("\n".join([*lines, f"  {command}"]))
             return
-        training = self.cfg.training
         if self.report.stale:
             lines.append(
                 "Ended early: no better evaluation within training.early_stopping_patience="
@@ -301,14 +281,12 @@ class Run:
         took = duration(summary.seconds)
         lines.append(f"Trained {steps - self.first_step} steps in {took}{score}")
         lines.append(f"Curves: {self.folder / PICTURE}; every figure: {self.folder / METRICS}")
-        start = self.report.unbeaten_start(self.cfg.model.init_from)
-        if start is not None:
+        if start := self.report.unbeaten_start(self.cfg.model.init_from):
             lines.append(f"No checkpoint is better than {start}: keep that")
         if summary.best is not None:
             lines.append(f"Best checkpoint: {summary.best}")
-            lines.append(
-                f"Next: tiny-audio transcribe FILE --model {shlex.quote(str(self.folder))}"
-            )
+            model = shlex.quote(str(self.folder))
+            lines.append(f"Next: tiny-audio transcribe FILE --model {model}")
         self.say("\n".join(lines))
 
 
@@ -318,12 +296,10 @@ def resume_command(folder: Path, argv: Sequence[str] | None, processes: int) -> 
     added = [f"output_dir={folder}", "training.resume_from_checkpoint=last"]
     if argv is None:
         return "train() with the same settings and " + " ".join(added)
-    program, *arguments = argv
+    start = [Path(argv[0]).name]
     if processes > 1:
         start = ["accelerate", "launch", f"--num_processes={processes}", "-m", "tiny_audio"]
-    elif Path(program).name == "__main__.py":
+    elif start == ["__main__.py"]:
         start = ["python", "-m", "tiny_audio"]
-    else:
-        start = [Path(program).name]
-    same = [item for item in arguments if not item.lstrip("+").startswith(replaced)]
+    same = [item for item in argv[1:] if not item.lstrip("+").startswith(replaced)]
     return shlex.join([*start, *same, *added])

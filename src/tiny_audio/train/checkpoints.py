@@ -2,7 +2,7 @@
 
     checkpoints/step-00000500/               as model/checkpoint.py writes it, whole or not at all
     checkpoints/step-00000500/training.pt    step, optimizer, data position, random states
-    checkpoints/index.json       {"best": "step-…", "last": "step-…", "checkpoints": […]}
+    checkpoints/index.json                   {"best": "step-…" or null, "last": "step-…"}
 
 The index is written after the checkpoint it names and before any old one is deleted, so a kill at
 any moment leaves an index whose folders exist. training.pt is read without unpickling code.
@@ -11,85 +11,62 @@ any moment leaves an index whose folders exist. training.pt is read without unpi
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from tiny_audio.errors import CheckpointError, ConfigError
+from tiny_audio.errors import CheckpointError, ConfigError, first_line
 from tiny_audio.train.distributed import split_optimizer_state
 
 INDEX = "index.json"
 STATE = "training.pt"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One saved checkpoint and how it scored, where it was evaluated at that very step."""
-
-    name: str
-    step: int
-    wer: float | None = None
-    loss: float | None = None
-
-
-def quality(metric: str, wer: float | None, loss: float | None) -> tuple[float, float]:
-    """What evaluations are ordered by, lower is better: the metric, then the other one."""
-    figures = [math.inf if figure is None else figure for figure in (wer, loss)]
-    return (figures[0], figures[1]) if metric == "wer" else (figures[1], figures[0])
-
-
 class CheckpointStore:
-    """Saves, finds and thins out the checkpoints in a run's folder ``checkpoints``.
+    """Saves, finds and thins out the checkpoints in a run's folder ``checkpoints``: the newest
+    ``keep`` and the best stay."""
 
-    The newest ``keep`` and the best by ``metric``, wer or loss, are kept.
-    """
-
-    def __init__(self, folder: Path, *, keep: int, metric: str) -> None:
-        self.folder, self.keep, self.metric = folder, max(1, keep), metric
-        self.entries = _read_entries(folder)
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self.keep = folder, max(1, keep)
+        self.names = sorted(path.name for path in folder.glob("step-*"))
+        try:
+            best = json.loads((folder / INDEX).read_text())["best"]
+        except (OSError, ValueError):
+            best = None
+        self._best = best if best in self.names else None
 
     @property
     def last(self) -> Path | None:
         """The newest checkpoint."""
-        return self.folder / self.entries[-1].name if self.entries else None
+        return self.folder / self.names[-1] if self.names else None
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint with the lowest metric; the newest where none was evaluated."""
-        return self.folder / self._best(self.entries).name if self.entries else None
+        """The checkpoint of the best evaluation; the newest where none was evaluated."""
+        return self.last if self._best is None else self.folder / self._best
 
-    def save(
-        self, step: int, write: Callable[[Path], None], *, wer: float | None, loss: float | None
-    ) -> None:
-        """Write a checkpoint, list it with its scores, then delete those that are no longer kept.
+    def save(self, step: int, write: Callable[[Path], None], *, best: bool) -> None:
+        """Write a checkpoint, list it, then delete those that are no longer kept.
 
-        ``write`` writes a whole checkpoint to the folder it is given, or nothing. Raises
-        CheckpointError where the disk refuses; what was there before is untouched.
+        ``write`` writes a whole checkpoint to the folder it is given, or nothing; ``best``: no
+        evaluation was better. Raises CheckpointError where the disk refuses; what was there before
+        is untouched.
         """
         target = self.folder / f"step-{step:08d}"
-        others = [entry for entry in self.entries if entry.name != target.name]
-        entries = sorted([*others, Entry(target.name, step, wer, loss)], key=lambda e: e.step)
-        best = self._best(entries)
-        kept = [entry for entry in entries if entry in entries[-self.keep :] or entry == best]
-        index = {
-            "best": best.name,
-            "last": entries[-1].name,
-            "checkpoints": [asdict(entry) for entry in kept],
-        }
+        names, chosen = sorted({*self.names, target.name}), target.name if best else self._best
+        kept = [name for name in names if name in (*names[-self.keep :], chosen)]
         try:
             write(target)
             temporary = self.folder / f".{INDEX}.tmp"
             with temporary.open("w") as stream:
-                json.dump(index, stream, indent=1)
+                json.dump({"best": chosen, "last": names[-1]}, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(self.folder / INDEX)
@@ -98,27 +75,10 @@ class CheckpointStore:
                 f"{target}: the checkpoint could not be saved ({error.strerror or error}); "
                 f"the last whole one is {self.last or 'missing'}. Free some space, then resume"
             ) from error
-        self.entries = kept
-        for entry in entries:
-            if entry not in kept:
-                shutil.rmtree(self.folder / entry.name, ignore_errors=True)
-
-    def _best(self, entries: Sequence[Entry]) -> Entry:
-        scored = [entry for entry in entries if entry.loss is not None]
-        if not scored:
-            return entries[-1]
-        return min(scored, key=lambda e: (*quality(self.metric, e.wer, e.loss), e.step))
-
-
-def _read_entries(folder: Path) -> list[Entry]:
-    """The checkpoints in a folder, oldest first, with the scores that the index has of them."""
-    try:
-        rows = json.loads((folder / INDEX).read_text())["checkpoints"]
-        listed = {row["name"]: Entry(**row) for row in rows}
-    except (OSError, ValueError):
-        listed = {}
-    names = sorted(path.name for path in folder.glob("step-*"))
-    return [listed.get(name, Entry(name, int(name.removeprefix("step-")))) for name in names]
+        self.names, self._best = kept, chosen
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) -> Path | None:
@@ -136,9 +96,9 @@ def resume_point(where: str | None, store: CheckpointStore, output_dir: Path) ->
             )
         return None
     run = output_dir if where == "last" else Path(where)
-    entries = _read_entries(run / "checkpoints")
-    found = run / "checkpoints" / entries[-1].name if entries else run
-    if not entries and (where == "last" or not run.is_dir()):
+    newest = CheckpointStore(run / "checkpoints", keep=1).last
+    found = newest or run
+    if newest is None and (where == "last" or not run.is_dir()):
         raise CheckpointError(
             f"training.resume_from_checkpoint={where}: no checkpoint in {run}; with `last`, "
             "output_dir must be the folder of the run that is to go on"
@@ -172,8 +132,7 @@ def read_state(folder: Path, *, learns: Collection[str], processes: int) -> dict
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         learned, saved = state["learns"], len(state["processes"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: is damaged or cut short ({first})") from None
+        raise CheckpointError(f"{path}: is damaged or cut short ({first_line(error)})") from None
     if learned != sorted(learns):
         raise CheckpointError(
             f"{folder}: that run had training.learns={learned}, this one has {sorted(learns)}; a "
@@ -202,27 +161,29 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
         group.update(values)
 
 
-def rng_state(extra: Mapping[str, torch.Generator]) -> dict[str, Any]:
-    """States of the global generators and of the ``extra`` ones, by name; plain values, tensors."""
+def rng_state(augment: torch.Generator) -> dict[str, Any]:
+    """States of the global generators and of SpecAugment's; plain values and tensors."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": (kind, keys.tolist(), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-        "extra": {name: generator.get_state() for name, generator in extra.items()},
+        **{name: device.get_rng_state() for name, device in _devices().items()},
+        "extra": {"spec_augment": augment.get_state()},
     }
 
 
-def restore_rng(state: Mapping[str, Any], extra: Mapping[str, torch.Generator]) -> None:
+def restore_rng(state: Mapping[str, Any], augment: torch.Generator) -> None:
     """Put back what ``rng_state`` took; devices that this machine has not are passed over."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    if state["mps"] is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"])
-    for name, generator in extra.items():
-        generator.set_state(state["extra"][name])
+    for name, device in _devices().items():
+        if state.get(name) is not None:
+            device.set_rng_state(state[name])
+    augment.set_state(state["extra"]["spec_augment"])
+
+
+def _devices() -> dict[str, Any]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return {name: getattr(torch, name) for name, is_there in there.items() if is_there}

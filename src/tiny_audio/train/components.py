@@ -20,7 +20,7 @@ from tiny_audio.data.records import RejectLog, Source
 from tiny_audio.data.sources import open_data
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.model.build import build_model
-from tiny_audio.model.checkpoint import load_weights, read_info, take_revisions
+from tiny_audio.model.checkpoint import load_weights, take_revisions
 from tiny_audio.model.lora import add_lora
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import get_rule
@@ -101,24 +101,15 @@ def make_model(cfg: Config, device: torch.device, start: Path | None) -> SpeechM
         take_revisions(cfg.model, start)
     model = build_model(cfg.model, device=device, spec_augment=spec_augment, seed=cfg.seed)
     model.augment_generator = torch.Generator(device)
-    lora = "lora" in cfg.training.learns
-    # The decoder's own weights are loaded under their plain names, before there are adapters.
-    later = start is not None and "decoder" in read_info(start).parts
-    if lora and not later:
-        _add_adapters(model, cfg)
+    lora = asdict(cfg.model.lora) if "lora" in cfg.training.learns else None
     if start is not None:
-        load_weights(model, start, trainable_adapter=lora)
-    if lora and model.decoder is model.causal_lm:
-        _add_adapters(model, cfg)
+        load_weights(model, start, lora)
+    if lora is not None and model.decoder is model.causal_lm:
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)  # the same adapters in every process
+            model.decoder = add_lora(model.causal_lm, **lora)
     model.decoder_changed = model.decoder_changed or "decoder" in cfg.training.learns
     return model
-
-
-def _add_adapters(model: SpeechModel, cfg: Config) -> None:
-    """Add fresh adapters, the same in every process and run with this seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        model.decoder = add_lora(model.causal_lm, **asdict(cfg.model.lora))
 
 
 def data_limits(cfg: Config, model: SpeechModel, **training: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Several processes: what DDP sends around, what FSDP splits, and signals that all of them get.
+"""Several processes: sums over them, what FSDP splits, and signals that all of them get.
 
-With FSDP each process holds a piece of what learns, of its gradients and of the optimizer's state,
-which saves 12 bytes a parameter; frozen weights stay whole, in the compute dtype. Outside training
-steps (evaluation, saving) all weights are made whole for a while.
+Without FSDP every process has the whole model and adds up the gradients of all, once in a step.
+With FSDP each holds a piece of what learns, of its gradients and of the optimizer's state, which
+saves 12 bytes a parameter; frozen weights stay whole, in the compute dtype. Outside training steps
+(evaluation, saving) all weights are made whole for a while.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, recursively_apply
 from torch import Tensor, nn
@@ -25,11 +26,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import pick_device
 from tiny_audio.model.speech import SpeechModel
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def open_accelerator(
@@ -41,17 +39,17 @@ def open_accelerator(
     """
     # Batches of many shapes leave holes in CUDA's memory; read when CUDA is first used.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    cuda = pick_device(device).type == "cuda"
+    kind = pick_device(device).type
+    cuda = kind == "cuda"
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
     if cuda:
         torch.set_float32_matmul_precision("high")  # TF32 for the products of what learns
     return Accelerator(
-        cpu=pick_device(device).type == "cpu",
+        cpu=kind == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=tracker,
         project_dir=folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
@@ -67,68 +65,24 @@ def close_accelerator(accelerator: Accelerator) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-class LossModule(nn.Module):
-    """The model as DDP and FSDP want it: something whose forward gives the loss."""
-
-    def __init__(self, model: SpeechModel) -> None:
-        super().__init__()
-        self.model = model
-        # Frozen weights are the same in every process already: do not send gigabytes around.
-        names = [n for n, p in self.named_parameters() if not p.requires_grad]
-        names += [n for n, _ in self.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = names
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums over the batch's label tokens: what to minimise, and the cross-entropy in it."""
-        loss = self.model.loss(batch)
-        return loss.total, loss.ce_sum
-
-
-def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
-    """Add up the gradients of all processes, once in a step; does nothing under FSDP.
-
-    Were DDP to do it in the backward pass, a process without memory would leave the others waiting.
-    """
-    if accelerator.num_processes == 1 or is_sharded(module):
-        return
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-    flat = parameters_to_vector(gradients)
-    torch.distributed.all_reduce(flat)
-    vector_to_parameters(flat, gradients)
-
-
-def total(values: list[float], accelerator: Accelerator) -> list[float]:
-    """Sum each value over the processes."""
-    if accelerator.num_processes == 1:
-        return values
-    mine = torch.tensor(values, dtype=torch.float32, device=accelerator.device)
-    totals: list[float] = accelerator.reduce(mine, "sum").tolist()
-    return totals
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP has cut what learns into pieces."""
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def configure_fsdp(accelerator: Accelerator, module: nn.Module) -> None:
-    """Tell Accelerate what to split, if the run uses FSDP.
+def shard(
+    accelerator: Accelerator, model: SpeechModel, optimizer: torch.optim.Optimizer
+) -> torch.optim.Optimizer:
+    """Split what learns among the processes, if the run uses FSDP; the optimizer of the pieces.
 
     Raises ConfigError for FSDP's first version, which cannot leave frozen parameters out.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
-        return
+        return optimizer
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ConfigError("FSDP: only version 2 works here; accelerate launch --fsdp_version=2")
-    plugin.ignored_modules = frozen_modules(module)
+    plugin.ignored_modules = frozen_modules(model)
     plugin.auto_wrap_policy = None
     plugin.cpu_ram_efficient_loading = False  # every process has loaded the weights already
-    plugin.mixed_precision_policy = None  # autocast does it, as in DDP; gradients stay fp32
+    plugin.mixed_precision_policy = None  # autocast does it; gradients stay fp32
+    _, split = accelerator.prepare(model, optimizer)
+    return cast(torch.optim.Optimizer, split)
 
 
 def frozen_modules(module: nn.Module) -> list[nn.Module]:
@@ -136,6 +90,36 @@ def frozen_modules(module: nn.Module) -> list[nn.Module]:
     if not any(p.requires_grad for p in module.parameters()):
         return [module]
     return [frozen for child in module.children() for frozen in frozen_modules(child)]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP has cut what learns into pieces."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Add up the gradients of all processes; does nothing under FSDP.
+
+    DDP would do it in the backward pass, where one without memory would leave the others waiting.
+    """
+    if accelerator.num_processes > 1 and not is_sharded(module):
+        learning = [p for p in module.parameters() if p.requires_grad]
+        for parameter in learning:
+            if parameter.grad is None:  # an expert that no token of this process went to
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in learning if p.grad is not None]
+        flat = parameters_to_vector(gradients)
+        torch.distributed.all_reduce(flat)
+        vector_to_parameters(flat, gradients)
+
+
+def total(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Sum each value over the processes, in float64."""
+    if accelerator.num_processes == 1:
+        return values
+    mine = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    totals: list[float] = accelerator.reduce(mine, "sum").tolist()
+    return totals
 
 
 @contextmanager
@@ -147,10 +131,9 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
         for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False)
         if isinstance(parameter, DTensor)
     ]
-    tied = {id(piece): piece for _, _, piece in pieces}
-    whole = {
-        key: nn.Parameter(whole_tensor(piece.detach()), piece.requires_grad)
-        for key, piece in tied.items()
+    whole = {  # by piece: tied names share one
+        id(piece): nn.Parameter(whole_tensor(piece.detach()), piece.requires_grad)
+        for _, _, piece in pieces
     }
     try:
         for owner, name, piece in pieces:
@@ -196,22 +179,21 @@ def held_signals(*, patient: bool) -> Iterator[list[int]]:
     before: dict[int, Any] = {}
     process = os.getpid()
 
-    def put_back() -> None:
-        while before:
-            signal.signal(*before.popitem())
-
     def hold(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a worker that was forked off dies as it would have
-            put_back()
+        if os.getpid() != process or (received and not patient):  # a forked worker dies as usual
+            signal.signal(number, before[number])
             os.kill(os.getpid(), number)
+            return
         if not patient:
-            put_back()
             os.write(2, b"\nFinishing this step and saving; once more stops at once.\n")
         received.append(number)
 
     if threading.current_thread() is threading.main_thread():
-        before |= {number: signal.signal(number, hold) for number in _SIGNALS}
+        before |= {
+            number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     try:
         yield received
     finally:
-        put_back()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,13 +1,7 @@
-"""The training loop, all of it: one process, DDP and FSDP run the same lines.
+"""The training loop, all of it: one process, several, and FSDP run the same lines.
 
-evaluate weights that were trained before
-while steps are left:
-    take the micro-batches of one step, count their label tokens over all processes
-    for each micro-batch: loss / tokens, backward; in parts where memory runs out
-    fetch the next micro-batches while the device computes
-    clip, stop if anything is not finite, set the rate, update
-    now and then: log, evaluate, save
-    asked to stop, or no data left: save and leave
+Losses are sums over label tokens, divided by their number in the global batch: every label token
+weighs the same, in whichever process, micro-batch or part of one it is.
 """
 
 from __future__ import annotations
@@ -27,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiny_audio.config import TrainingConfig
 from tiny_audio.data.loader import TrainingStream
@@ -44,7 +38,7 @@ from tiny_audio.train.distributed import (
 from tiny_audio.train.evaluation import Evaluation
 from tiny_audio.train.memory import MemoryGuard
 from tiny_audio.train.metrics import Reporter
-from tiny_audio.train.stages import lr_multiplier, set_lr, training_mode
+from tiny_audio.train.stages import lr_multiplier, training_mode
 
 
 class DivergedError(TinyAudioError):
@@ -54,16 +48,15 @@ class DivergedError(TinyAudioError):
 class Prefetcher:
     """Training batches of this process, made while the device still computes on the present ones.
 
-    Nothing runs beside the loop, so the order of data and random numbers is as without it. The
-    ``state_dict`` is that after the last batch that was taken. What is fetched is put into
-    page-locked memory where ``pin`` is set: CUDA copies from there without waiting.
+    Nothing runs beside the loop, so the order of data and random numbers is as without it. ``pin``
+    puts batches into page-locked memory, from which CUDA copies without waiting.
     """
 
     def __init__(self, stream: TrainingStream, *, pin: bool = False) -> None:
         self._stream, self._pin = stream, pin
         self._source: Iterator[Batch] = iter(())
         self._ready: deque[tuple[Batch, dict[str, Any]]] = deque()  # with the state after each
-        self._failure: Exception | None = None
+        self._end: Exception | None = None  # StopIteration, or what went wrong
         self._state: dict[str, Any] | None = None
 
     @property
@@ -79,29 +72,25 @@ class Prefetcher:
         self._source = iter(self._stream)
         while True:
             self.fetch(1)
-            if not self._ready and self._failure is not None:
-                raise self._failure
             if not self._ready:
-                return
+                break
             batch, self._state = self._ready.popleft()
             yield batch
+        if self._end is not None and not isinstance(self._end, StopIteration):
+            raise self._end
 
     def fetch(self, count: int) -> None:
         """Have so many batches ready, or all that are left.
 
         An error is kept until the batch that it stands for is taken: the present step ends first.
         """
-        while len(self._ready) < count and self._failure is None:
+        while len(self._ready) < count and self._end is None:
             try:
-                batch = next(self._source, None)
+                batch = replace(next(self._source), epoch=self._stream.epoch)
+                batch = batch.pin_memory() if self._pin else batch
+                self._ready.append((batch, self._stream.state_dict()))
             except Exception as error:
-                self._failure = error
-                return
-            if batch is None:
-                return
-            batch = replace(batch, epoch=self._stream.epoch)
-            batch = batch.pin_memory() if self._pin else batch
-            self._ready.append((batch, self._stream.state_dict()))
+                self._end = error
 
 
 @dataclass
@@ -137,9 +126,8 @@ class Trainer:
 
     settings: TrainingConfig
     accelerator: Accelerator
-    module: nn.Module  # the model, prepared by `accelerator`
-    model: SpeechModel  # the same, bare
-    optimizer: torch.optim.Optimizer  # prepared by `accelerator`
+    model: SpeechModel  # under FSDP split, and the optimizer with it
+    optimizer: torch.optim.Optimizer
     stream: Prefetcher  # training batches of this process
     report: Reporter
     evaluate: Callable[[], Evaluation] | None  # on the held-out set; None: there is none
@@ -151,13 +139,12 @@ class Trainer:
     sharded: bool = False  # by FSDP
     step: int = 0  # updates done
     metrics: MetricsAccumulator = field(default_factory=MetricsAccumulator)
-    rates: dict[str, float] = field(default_factory=dict)  # of the newest update, by part
 
     def run(self) -> int | None:
         """Train until ``max_steps``. Returns the signal that ended the run early, if one did."""
         settings = self.settings
         training_mode(self.model, settings.learns)
-        self.sharded = is_sharded(self.module)
+        self.sharded = is_sharded(self.model)
         batches = iter(self.stream)
         with held_signals(patient=self.accelerator.num_processes > 1) as received:
             if self.evaluate and self.evaluate_start and self.step == 0 and not self.report.rows:
@@ -202,14 +189,14 @@ class Trainer:
         )
         if self.step + 1 < settings.max_steps:  # while the device computes
             self.stream.fetch(settings.gradient_accumulation_steps)
-        sum_gradients(self.module, self.accelerator)
+        sum_gradients(self.model, self.accelerator)
         limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         norm = float(whole_tensor(norm))  # before clipping
         values = torch.stack(losses).tolist()  # waits for the device, once in a step
         self._check_finite(norm, [whole for whole, _ in values], window)
-        rate = lr_multiplier(self.step, settings)
-        self.rates = set_lr(self.optimizer, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * lr_multiplier(self.step, settings)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.metrics.tokens += tokens
@@ -221,24 +208,21 @@ class Trainer:
         """Add the gradient of a part, over the label tokens of the global batch; its sums [2]."""
         processes = self.accelerator.num_processes if self.sharded else 1
         part = self.to_device(part)
-        with nullcontext() if self.sharded and last else self.accelerator.no_sync(self.module):
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
             with self.accelerator.autocast():
-                sums = self.module(part)
-            # The mean over processes that FSDP takes is undone, so that every label token of the
-            # global batch weighs the same, wherever and in whichever micro-batch it is.
-            self.accelerator.backward(sums[0] * (processes / tokens))
-        return torch.stack([value.detach().float() for value in sums])
+                loss = self.model(part)
+            # The mean over processes that FSDP takes is undone.
+            self.accelerator.backward(loss.total * (processes / tokens))
+        return torch.stack([loss.total.detach(), loss.ce_sum.detach()])
 
     def _check_finite(self, norm: float, totals: list[float], window: list[Batch]) -> None:
         """Raise DivergedError, naming samples, if this step would spoil the weights."""
-        bad = [not math.isfinite(value) for value in totals]
-        if not self._any_process(any(bad) or not math.isfinite(norm)):
+        bad = [b for b, whole in zip(window, totals, strict=True) if not math.isfinite(whole)]
+        if not self._any_process(bool(bad) or not math.isfinite(norm)):
             return
-        guilty = [b for b, is_bad in zip(window, bad, strict=True) if is_bad]
-        ids: list[str] = gather_object([i for batch in guilty for i in batch.ids])
-        what = "loss" if ids else "gradient"
-        if not ids:
-            ids = gather_object([i for batch in window for i in batch.ids])
+        guilty: list[str] = gather_object([i for batch in bad for i in batch.ids])
+        what = "loss" if guilty else "gradient"
+        ids = guilty or gather_object([i for batch in window for i in batch.ids])
         raise DivergedError(
             f"step {self.step + 1}: the {what} is not a finite number, in the batch of "
             f"{', '.join(ids)}. The weights were not touched and the last checkpoint is whole: "
@@ -251,9 +235,8 @@ class Trainer:
         audio = sum(batch.audio_seconds for batch in window)
         ids = "\n".join([str(self.accelerator.process_index), *(i for b in window for i in b.ids)])
         crc = zlib.crc32(ids.encode("utf-8", "surrogatepass"))
-        # In pieces of 16 bits: float32, in which processes add up, holds 256 of them exactly.
-        mine = [ce_sum, audio, float(ooms), float(crc >> 16), float(crc & 0xFFFF)]
-        ce_sum, audio, oom_sum, *samples = total(mine, self.accelerator)
+        mine = [ce_sum, audio, float(ooms), float(crc)]
+        ce_sum, audio, oom_sum, samples = total(mine, self.accelerator)
         if oom_sum:
             now = "another process computes its batches in smaller parts"
             if self.guard.limit < math.inf:
@@ -274,7 +257,8 @@ class Trainer:
 
     def _log(self) -> None:
         row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.stream.epoch}
-        row |= self.metrics.row() | {f"lr_{part}": rate for part, rate in self.rates.items()}
+        rates = {f"lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
+        row |= self.metrics.row() | rates
         self.metrics = MetricsAccumulator()
         self.report.training(row, self.model)
 

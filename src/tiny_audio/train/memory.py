@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.config import Config
 from tiny_audio.data.batching import collate
 from tiny_audio.data.records import Utterance
 from tiny_audio.errors import TinyAudioError
@@ -63,19 +64,15 @@ class MemoryGuard:
         """
         while True:
             parts = [(n, part) for n, b in enumerate(window) for part in split(b, self.limit)]
-            sums: dict[int, Tensor] = {}
-            done = 0
+            sums: list[Any] = [0.0] * len(window)
             try:
-                for number, part in parts:
-                    made = work(part, done == len(parts) - 1)
-                    sums[number] = sums[number] + made if number in sums else made
-                    done += 1
-                return list(sums.values())
+                for done, (number, part) in enumerate(parts, 1):
+                    sums[number] = sums[number] + work(part, done == len(parts))
+                return sums
             except (RuntimeError, MemoryError) as error:
                 if not recover or not out_of_memory(error):
                     raise
             # Out here the error is gone, and with it the frames that held on to tensors.
-            part = parts[done][1]
             self.times += 1
             if len(part) == 1:
                 raise OutOfMemory(
@@ -89,39 +86,29 @@ class MemoryGuard:
 
 
 def split(batch: Batch, limit: float) -> list[Batch]:
-    """Cut a batch into parts of at most ``limit`` seconds of padded audio, or one utterance."""
-    if batch.padded_seconds <= limit:
+    """Halve a batch until its parts have at most ``limit`` seconds of padded audio each, or are
+    one utterance."""
+    if batch.padded_seconds <= limit or len(batch) == 1:
         return [batch]
-    parts: list[Batch] = []
-    first, longest = 0, 0.0
-    for row, samples in enumerate(batch.waveform_lengths.tolist()):
-        seconds = samples / SAMPLE_RATE
-        longest = max(longest, seconds)
-        if row > first and longest * (row + 1 - first) > limit:
-            parts.append(batch.rows(first, row))
-            first, longest = row, seconds
-    return [*parts, batch.rows(first, len(batch))]
+    half, end = len(batch) // 2, len(batch)
+    return [*split(batch.rows(0, half), limit), *split(batch.rows(half, end), limit)]
 
 
-def choose_budget(
-    model: SpeechModel,
-    accelerator: Accelerator,
-    learns: Collection[str],
-    *,
-    max_seconds: float,
-    max_utterances: int,
-) -> tuple[float, str]:
+def choose_budget(model: SpeechModel, accelerator: Accelerator, cfg: Config) -> tuple[float, str]:
     """The most padded audio in a batch that fits, in seconds, and how it was found.
 
     On CUDA steps are tried on the worst batches, by bisection. Elsewhere there is no error to
     learn from, and it follows from the machine's memory. All processes get the same.
 
-    ``model`` is on its device, with the stage applied; ``max_seconds`` is that of one clip.
+    ``model`` is on its device, with the stage applied.
     """
+    clip, count = cfg.data.max_seconds, cfg.training.max_utterances
     if accelerator.device.type == "cuda":
-        batches = partial(worst_batches, max_seconds=max_seconds, max_utterances=max_utterances)
-        fits = partial(_fits, model, accelerator, learns)
-        mine = largest(lambda seconds: fits(batches(seconds)), max_utterances * max_seconds)
+        training_mode(model, cfg.training.learns)
+        mine = largest(
+            lambda seconds: _fits(model, accelerator, worst_batches(seconds, clip, count)),
+            count * clip,
+        )
         how = "tried on this GPU"
     else:
         gib = psutil.virtual_memory().total / 2**30
@@ -160,24 +147,16 @@ def worst_batches(budget: float, max_seconds: float, max_utterances: int) -> lis
 
 
 def _fits(
-    model: SpeechModel,
-    accelerator: Accelerator,
-    learns: Collection[str],
-    batches: Sequence[Sequence[Utterance]],
+    model: SpeechModel, accelerator: Accelerator, batches: Sequence[Sequence[Utterance]]
 ) -> bool:
-    """Whether a step on the batches leaves the margin; leaves no trace in the model."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    device = accelerator.device
+    """Whether a step on the batches leaves the margin."""
+    learning, device = [p for p in model.parameters() if p.requires_grad], accelerator.device
     free, whole = torch.cuda.mem_get_info(device)
     allowed = min(MARGIN * (free + torch.cuda.memory_reserved(device)), MARGIN * whole)
-    moments = 8 * sum(p.numel() for p in learning)  # AdamW's, fp32, made in the first step
-    moments += moments // 2 if accelerator.num_processes > 1 else 0  # gradients that travel
-    generator = model.augment_generator
-    assert generator is not None
-    state = generator.get_state()
+    # AdamW's moments, fp32, made in the first step, and gradients that travel.
+    later = (12 if accelerator.num_processes > 1 else 8) * sum(p.numel() for p in learning)
     clear_device_cache(garbage_collection=True)
     torch.cuda.reset_peak_memory_stats(device)
-    training_mode(model, learns)
     try:
         with torch.random.fork_rng([device]):
             for members in batches:
@@ -185,7 +164,7 @@ def _fits(
                 with accelerator.autocast():
                     loss = model.loss(batch.to(device))
                 loss.total.backward()
-        return torch.cuda.max_memory_reserved(device) + moments < allowed
+        return torch.cuda.max_memory_reserved(device) + later < allowed
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -193,5 +172,4 @@ def _fits(
     finally:
         for parameter in learning:
             parameter.grad = None
-        generator.set_state(state)
         clear_device_cache(garbage_collection=True)

@@ -34,8 +34,7 @@ from tiny_audio.data.mixture import Usage
 from tiny_audio.errors import DataError
 from tiny_audio.model.batch import IGNORE
 from tiny_audio.model.speech import SpeechModel
-from tiny_audio.train.checkpoints import quality
-from tiny_audio.train.diagnosis import Cliff, Row, cliff_of, read_notes, start_of
+from tiny_audio.train.diagnosis import Row, find_cliff, read_notes, start_of
 from tiny_audio.train.evaluation import Evaluation
 
 METRICS = "metrics.jsonl"
@@ -100,16 +99,18 @@ class Reporter:
 
     def training(self, row: Row, model: SpeechModel) -> None:
         """Complete a training row with statistics of the model, record and show it."""
+        held = psutil.Process().memory_info().rss
+        if self.accelerator.device.type == "cuda":  # the most so far
+            held = torch.cuda.max_memory_allocated(self.accelerator.device)
         stats = {f"projector_{name}": value for name, value in model.projector.stats().items()}
-        memory = memory_gb(self.accelerator.device)
-        row = {**row, "memory_gb": memory, "guess_loss": self.guess_loss, **stats}
+        row = {**row, "memory_gb": held / 2**30, "guess_loss": self.guess_loss, **stats}
         self.record(row)
         figures = {
             "loss": f"{row['loss']:.4f}",
             "grad norm": f"{row['grad_norm']:.2f}",
             "lr": " ".join(f"{row[key]:.1e}" for key in row if key.startswith("lr_")),
             "audio s/s": f"{row['audio_seconds_per_second']:.0f}",
-            "memory": f"{memory:.1f} GB",
+            "memory": f"{row['memory_gb']:.1f} GB",
             "left": duration((self.bar.max_steps - row["step"]) * row["seconds_per_step"]),
         }
         self._show(row["step"], figures, line=self.bar.disable)
@@ -151,8 +152,8 @@ class Reporter:
     def draw(self) -> None:
         """Draw loss.png anew."""
         if self.accelerator.is_main_process:
-            cliff = cliff_of(self.rows, self.guess_loss) if self.from_scratch else None
-            draw_curves(self.rows, cliff, self.folder / PICTURE)
+            hears = find_cliff(self.rows, self.guess_loss).step if self.from_scratch else None
+            draw_curves(self.rows, hears, self.folder / PICTURE)
 
     @property
     def evaluations(self) -> list[Row]:
@@ -182,7 +183,8 @@ class Reporter:
 
     def _since_best(self, evals: list[Row]) -> int:
         """Evaluations since the one that was better than all before it; 0 without any."""
-        found = [quality(self.metric, row["wer"], row["eval_loss"]) for row in evals]
+        names = ("wer", "eval_loss") if self.metric == "wer" else ("eval_loss", "wer")
+        found = [[math.inf if row[n] is None else row[n] for n in names] for row in evals]
         return len(found) - 1 - found.index(min(found)) if found else 0
 
     def _show(self, step: int, figures: Mapping[str, str], *, line: bool) -> None:
@@ -227,13 +229,6 @@ def _evaluation_figures(row: Row) -> dict[str, str]:
     return {"eval loss": f"{row['eval_loss']:.4f}", "WER": wer}
 
 
-def memory_gb(device: torch.device) -> float:
-    """Most memory held so far: of the GPU where there is one, else of the process now."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return float(psutil.Process().memory_info().rss) / 2**30
-
-
 def duration(seconds: float) -> str:
     """Seconds for people: 42 s, 12 min, 3 h 05 min."""
     minutes = round(seconds / 60)
@@ -242,9 +237,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def draw_curves(rows: Sequence[Row], cliff: Cliff | None, path: Path) -> None:
-    """Write a PNG of training loss, evaluation loss and (on the right axis) WER over the steps."""
-    # Imported here, and without pyplot: no window system is touched, whatever MPLBACKEND says.
+def draw_curves(rows: Sequence[Row], hears: int | None, path: Path) -> None:
+    """Write a PNG of the losses and (on the right axis) WER over the steps. From step ``hears`` on
+    the cliff is passed."""
+    # Without pyplot: no window system is touched, whatever MPLBACKEND says.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
@@ -254,18 +250,16 @@ def draw_curves(rows: Sequence[Row], cliff: Cliff | None, path: Path) -> None:
     right = axes.twinx()
     # A model that babbles can pass 100 % many times over; the interesting part is below.
     right.set(ylabel="WER (%)", ylim=(0, 115))
-    curves: tuple[tuple[Any, str, int, dict[str, str]], ...] = (
-        (axes, "loss", 1, {"color": "tab:blue", "label": "training loss"}),
-        (axes, "eval_loss", 1, {"color": "tab:orange", "marker": "o", "label": "evaluation loss"}),
-        (right, "wer", 100, {"color": "tab:green", "marker": "s", "label": "WER"}),
-    )
-    for side, key, scale, style in curves:
+    for side, key, scale, style, label in (
+        (axes, "loss", 1, "C0-", "training loss"),
+        (axes, "eval_loss", 1, "C1o-", "evaluation loss"),
+        (right, "wer", 100, "C2s-", "WER"),
+    ):
         points = [(row["step"], scale * row[key]) for row in rows if row.get(key) is not None]
         if points:
-            side.plot(*zip(*points, strict=True), **style)
-    if cliff is not None and cliff.step is not None:
-        label = f"{'cliff' if cliff.sudden else 'hears'}, step {cliff.step}"
-        axes.axvline(cliff.step, color="grey", linestyle=":", label=label)
+            side.plot(*zip(*points, strict=True), style, label=label)
+    if hears is not None:
+        axes.axvline(hears, color="grey", linestyle=":", label=f"past the cliff, step {hears}")
     if rows:
         figure.legend(loc="outside upper right", ncols=4)
     figure.savefig(path, format="png")

@@ -27,8 +27,6 @@ from tiny_audio.model.speech import SpeechModel
 
 PARTS = ("projector", "lora", "decoder")
 
-_COMPILERS = ("c++", "g++", "clang++", "cl")
-
 
 def part_of(name: str) -> str:
     """The part that a parameter of the speech model belongs to, by its name."""
@@ -53,7 +51,7 @@ def apply_learns(model: nn.Module, learns: Collection[str]) -> dict[str, int]:
     be rounded away in bf16. Returns the number of parameters that learn, by part, in the table's
     order. Raises ConfigError for a part that has no parameters.
     """
-    counts = dict.fromkeys((part for part in PARTS if part in learns), 0)
+    counts = {part: 0 for part in PARTS if part in learns}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         parameter.requires_grad_(part in counts)
@@ -78,11 +76,8 @@ def training_mode(model: nn.Module, learns: Collection[str]) -> None:
     for name, module in model.named_modules():
         part = part_of(f"{name}.")
         recomputed = isinstance(module, GradientCheckpointingLayer) and part == "decoder"
-        module.training = (
-            part in learns
-            or part not in (*PARTS, "encoder")
-            or (recomputed and module.gradient_checkpointing)
-        )
+        frozen = part in (*PARTS, "encoder") and part not in learns
+        module.training = not frozen or (recomputed and module.gradient_checkpointing)
 
 
 def lr_multiplier(step: int, settings: TrainingConfig) -> float:
@@ -122,15 +117,6 @@ def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[st
     return list(groups.values())
 
 
-def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> dict[str, float]:
-    """Set every group's rate to its peak times ``multiplier``; return the rate by part."""
-    rates: dict[str, float] = {}
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * multiplier
-        rates[group["part"]] = group["lr"]
-    return rates
-
-
 def checkpoint_decoder(decoder: PreTrainedModel) -> None:
     """Recompute the decoder's layers in the backward pass; takes effect in ``training_mode``."""
     # The first name is that from transformers 5.23 on.
@@ -145,7 +131,7 @@ def compile_layers(
 
     All layers of a stack share one program in which lengths are dynamic. Weights keep their names.
     """
-    if backend == "inductor" and not any(map(shutil.which, _COMPILERS)):
+    if backend == "inductor" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         say(
             "training.torch_compile=true: no C++ compiler is found (g++ or clang++), which "
             "torch.compile needs; training goes on without."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.base import Projector
@@ -12,7 +12,8 @@ from tiny_audio.model.projectors.moe import Moe
 from tiny_audio.model.projectors.mosa import Mosa
 from tiny_audio.model.projectors.qformer import QFormer
 
-PROJECTORS: dict[str, type[Projector]] = {"mlp": Mlp, "mosa": Mosa, "moe": Moe, "qformer": QFormer}
+Make = Callable[..., Projector]
+PROJECTORS: dict[str, Make] = {"mlp": Mlp, "mosa": Mosa, "moe": Moe, "qformer": QFormer}
 
 
 def build_projector(
@@ -22,11 +23,6 @@ def build_projector(
     widths are D and W; tokens start at ``output_rms``, the RMS of the decoder's embedding rows.
     Raises ConfigError for an unknown type."""
     if type not in PROJECTORS:
-        raise ConfigError(
-            f"model.projector.type is {type!r}; choose one of {', '.join(PROJECTORS)}."
-        )
-    make: Any = PROJECTORS[type]
-    return cast(Projector, make(d_encoder, d_decoder, output_rms, **options))
-
-
-__all__ = ["PROJECTORS", "Projector", "build_projector"]
+        known = ", ".join(PROJECTORS)
+        raise ConfigError(f"model.projector.type is {type!r}; choose one of {known}.")
+    return PROJECTORS[type](d_encoder, d_decoder, output_rms, **options)

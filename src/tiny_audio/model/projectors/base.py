@@ -16,13 +16,6 @@ from tiny_audio.errors import ConfigError
 
 Length = TypeVar("Length", int, Tensor)  # one length, or a tensor of them
 
-DEAD_BELOW = 0.05  # of an even share: an expert that gets less learns next to nothing
-
-
-def stacked_len(n: Length, stride: int) -> Length:
-    """Number of whole groups of ``stride`` frames in ``n`` frames; 0 where ``n < stride``."""
-    return (n - stride) // stride + 1
-
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """Mark the real positions: lengths [B] -> bool [B, size]."""
@@ -35,7 +28,7 @@ def stack_frames(frames: Tensor, lengths: Tensor, stride: int) -> Tensor:
     not fill a group are dropped."""
     batch, n_frames, width = frames.shape
     frames = frames.masked_fill(~length_mask(lengths, n_frames)[..., None], 0.0)
-    groups = stacked_len(n_frames, stride)
+    groups = n_frames // stride
     return frames[:, : groups * stride].reshape(batch, groups, stride * width)
 
 
@@ -82,7 +75,7 @@ class Projector(nn.Module, ABC):
 
     def out_len(self, n: Length) -> Length:
         """Audio tokens that ``n`` frames give."""
-        return stacked_len(n, self.stride)
+        return n // self.stride
 
     @abstractmethod
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,21 +12,19 @@ import torch
 from tests.train.helpers import batch_of, rows, run, settings, tiny, utterances
 from tiny_audio.audio.features import SpecAugment
 from tiny_audio.errors import ConfigError
-from tiny_audio.model.encoder_cache import FrameStore
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.build import train
-from tiny_audio.train.cached_features import CachedFeatures, frame_properties
+from tiny_audio.train.encoder_cache import CachedEncoder, FrameStore, frame_properties
 
 EPOCH = 8  # utterances
 SHORT = ("training.max_steps=6", "training.eval_steps=0", "training.warmup_steps=0")
 UNMASKED = ("training.spec_augment.freq_masks=0", "training.spec_augment.time_masks=0")
 
 
-def cached(model: SpeechModel, root: Path, variants: int = 1, **settings_: Any) -> CachedFeatures:
-    config = settings(root, root).model
-    store = FrameStore(root, frame_properties(model, config.encoder, "no"), model.encoder.width)
+def cached(model: SpeechModel, root: Path, variants: int = 1) -> CachedEncoder:
+    store = FrameStore(root, frame_properties(model, "no"), model.encoder.width)
     said: list[str] = []
-    made = CachedFeatures(model, store, variants=variants, autocast=torch.no_grad, say=said.append)
+    made = CachedEncoder(model, store, variants=variants, autocast=torch.no_grad, say=said.append)
     made.said = said  # type: ignore[attr-defined]
     return made
 
@@ -91,10 +88,10 @@ def test_another_encoder_or_setting_finds_nothing(tmp_path: Path) -> None:
     model = tiny()
     batch = batch_of(model, utterances()[:2])
     cached(model, tmp_path)(batch)
-    assert len(cached(model, tmp_path).store) == 2
+    assert cached(model, tmp_path).store.clips == 2
     with torch.no_grad():
         next(model.encoder.parameters()).flatten()[-1] += 1e-3
-    assert len(cached(model, tmp_path).store) == 0
+    assert cached(model, tmp_path).store.clips == 0
 
 
 def test_a_full_disk_ends_the_writing_and_not_the_run(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tiny_audio.errors import DataError
-from tiny_audio.model.encoder_cache import FrameStore, audio_key
+from tiny_audio.train.encoder_cache import FrameStore, clip_key
 
 ABOUT = {"encoder": "test"}
 WIDTH = 6
 
 
 def key(number: int) -> bytes:
-    return audio_key(np.full(3, number, dtype=np.float32))
+    return clip_key(np.full(3, number, dtype=np.float32))
 
 
 def frames(number: int) -> torch.Tensor:
@@ -26,14 +26,14 @@ def frames(number: int) -> torch.Tensor:
 
 def filled(root: Path, numbers: range) -> FrameStore:
     store = FrameStore(root, ABOUT, WIDTH)
-    store.write([key(number) for number in numbers], [frames(number) for number in numbers])
+    for number in numbers:
+        store.write(key(number), frames(number))
     return store
 
 
 def found(store: FrameStore, numbers: range) -> list[int]:
     """The numbers whose frames are there, each compared with what was written."""
-    read = store.read([key(number) for number in numbers])
-    there = [(n, f) for n, f in zip(numbers, read, strict=True) if f is not None]
+    there = [(n, f) for n in numbers if (f := store.read(key(n))) is not None]
     assert all(torch.equal(f, frames(n)) for n, f in there)
     return [n for n, _ in there]
 
@@ -43,8 +43,8 @@ def test_what_is_written_is_read_by_every_store_of_the_folder(tmp_path: Path) ->
     for store in (one, two, FrameStore(tmp_path, ABOUT, WIDTH)):
         assert found(store, range(20)) == list(range(15))
         assert store.damaged == 0
-    assert len(FrameStore(tmp_path, ABOUT, WIDTH)) == 15
-    assert len(FrameStore(tmp_path, {"encoder": "other"}, WIDTH)) == 0
+    assert FrameStore(tmp_path, ABOUT, WIDTH).clips == 15
+    assert FrameStore(tmp_path, {"encoder": "other"}, WIDTH).clips == 0
     assert one.size == sum(frames(n).numel() * 2 + 4 for n in range(10))
 
 
@@ -60,7 +60,7 @@ def test_damage_of_any_byte_and_at_any_length_is_noticed_and_the_clip_replaced(
         path.write_bytes(content)
         assert found(store, range(3)) == [0, 2]
         assert store.damaged == count
-    store.write([key(1)], [frames(1)])
+    store.write(key(1), frames(1))
     assert found(store, range(3)) == [0, 1, 2]
 
 
@@ -69,9 +69,10 @@ def test_a_write_that_fails_leaves_nothing_and_ends_the_writing(tmp_path: Path) 
     (path,) = tmp_path.rglob(f"{key(1).hex()}.*")
     path.unlink()
     path.mkdir()  # a file cannot take this name
-    store.write([key(1), key(4)], [frames(1), frames(4)])
+    for number in (1, 4):
+        store.write(key(number), frames(number))
     assert store.refused
-    store.write([key(5)], [frames(5)])
+    store.write(key(5), frames(5))
     assert {p for p in tmp_path.rglob("*.*") if p.parent != store.folder} == {
         path,
         *(store._path(key(n)) for n in (0, 2)),
