@@ -44,8 +44,6 @@ def client(
     return json.loads(run.stdout.rpartition("RESULT ")[2])
 
 
-# -------------------------------------------------------------- our own command line
-
 GLM, QWEN = "zai-org/GLM-ASR-Nano-2512", "Qwen/Qwen3-0.6B"
 WHISPER = "openai/whisper-large-v3-turbo"
 COMMANDS = """
