@@ -18,5 +18,4 @@ def prompt() -> Prompt:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 40 utterances."""
     return make_corpus(tmp_path_factory.mktemp("corpus"), 40)

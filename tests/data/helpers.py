@@ -35,7 +35,6 @@ def noise(seconds: float, seed: int) -> np.ndarray:
 
 
 def clip(seconds: float, seed: int, kind: str = "FLAC") -> bytes:
-    """An encoded recording of noise."""
     file = io.BytesIO()
     soundfile.write(file, noise(seconds, seed), 16_000, format=kind)
     return file.getvalue()

@@ -19,7 +19,6 @@ from tiny_audio.errors import DataError
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Two sources, of 40 and of 15 utterances."""
     folder = tmp_path_factory.mktemp("pair")
     specs = {
         "large": spec(path=str(make_corpus(folder / "a", 40, prefix="a"))),

@@ -14,7 +14,6 @@ from tiny_audio.data.records import Utterance
 
 
 def stored(path: Path, samples: np.ndarray, **how: str) -> int:
-    """The print of samples that went through a file."""
     soundfile.write(path, samples, 16_000, **how)
     return audio_print(load_audio(path))
 

@@ -57,7 +57,6 @@ def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0)
 
 
 def failure(name: str, error: str = "truncated", message: str | None = None) -> Record:
-    """An utterance that never reached the model."""
     return Record(name, "set", "", "", 0.0, 0.0, error=error, message=message)
 
 

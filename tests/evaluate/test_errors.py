@@ -29,9 +29,6 @@ def test_confusions_add_up_to_the_errors() -> None:
     assert ("", "now") in found[2]
 
 
-# ----------------------------------------------------------------------------------- homophones
-
-
 def test_the_list_is_clean_and_its_relation_goes_through_no_third_word() -> None:
     members: dict[int, set[str]] = {}
     for phrase, numbers in homophone_groups().items():
@@ -66,9 +63,6 @@ def test_what_sounds_different_stays_wrong() -> None:
     assert homophones(plain) == (plain.score.words.errors, {})
     errors, pairs = homophones(evaluation([("to the sea now", "two a see")], RULE))
     assert (errors, set(pairs)) == (2, {("to", "2"), ("sea", "see")})
-
-
-# ------------------------------------------------------------------------------- hallucination
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ VOCABULARY = ["a", "b", "the", "right", "over", "all", "overall", "o'clock", "5%
 
 
 def edit_distance(left, right):
-    """Levenshtein's recursion, row by row."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         previous, row = row, [i]

@@ -55,32 +55,28 @@ class Request:
 
 @dataclass
 class Fault:
-    """What is to go wrong with requests whose path the pattern is found in."""
+    """What is to go wrong with requests whose decoded path the pattern is found in.
+
+    kind: `refuse`: the connection is cut before anything is done; `cut`: it is cut, or `stall`:
+    nothing more comes, `after` so many bytes of the body; a number: that status, with
+    `retry_after` seconds. times: so many requests (None: all).
+    """
 
     pattern: str
     kind: str | int
-    times: int | None
-    after: int
-    retry_after: float | None
+    times: int | None = None
+    after: int = 0
+    retry_after: float | None = None
     hits: int = 0
 
 
 class Hub:
     """A hub on a port of this machine, in its own threads, until `stop` or the end of the block.
-
-    Attributes:
-        url: what HF_ENDPOINT is to be.
-        cdn_url: the other origin: credentials must not be sent there.
-        requests: every request, in the order of arrival.
-        latency: seconds before each answer.
-        bandwidth: bytes a second on all connections together; None: as fast as it goes.
-        page_size: entries on a page of a listing; further pages are linked.
-        faults: what `fail` has added.
+    `url` is what HF_ENDPOINT is to be; credentials must not be sent to `cdn_url`.
     """
 
-    latency = 0.0
-    bandwidth: float | None = None
-    page_size = 1000
+    latency = 0.0  # seconds before each answer
+    bandwidth: float | None = None  # bytes a second on all connections together
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -156,7 +152,6 @@ class Hub:
             raise ConnectionResetError
 
     def _wait(self, count: int) -> None:
-        """Wait for so many bytes' turn on the line."""
         if self.bandwidth is not None:
             with self.lock:
                 now = time.monotonic()
@@ -166,7 +161,6 @@ class Hub:
             raise ConnectionResetError
 
     def _meet_fault(self, path: str) -> Fault | None:
-        """The first fault that a request meets; it is counted."""
         with self.lock:
             for fault in self.faults:
                 if re.search(fault.pattern, path) and fault.hits != fault.times:
@@ -174,28 +168,9 @@ class Hub:
                     return fault
         return None
 
-    def fail(
-        self,
-        pattern: str,
-        kind: str | int,
-        *,
-        times: int | None = None,
-        after: int = 0,
-        retry_after: float | None = None,
-    ) -> Fault:
-        """Let requests go wrong whose decoded path the regular expression is found in.
-
-        Args:
-            kind: `refuse`: the connection is cut before anything is done; `cut`: it is cut, or
-                `stall`: nothing more comes, `after` so many bytes of the body. A number: that
-                status, with `retry_after` seconds.
-            times: so many requests (None: all).
-        """
-        assert isinstance(kind, int) or kind in ("refuse", "stall", "cut"), kind
-        fault = Fault(pattern, kind, times, after, retry_after)
+    def fail(self, pattern: str, kind: str | int, **how: Any) -> None:
         with self.lock:
-            self.faults.append(fault)
-        return fault
+            self.faults.append(Fault(pattern, kind, **how))
 
     def create(
         self,
@@ -229,13 +204,11 @@ class Hub:
             return repo.commit(f"refs/heads/{branch}", parent, changes).sha
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
-        """The repository, with all its commits."""
         return self.repos[repo_type, repo_id]
 
     def files(
         self, repo_id: str, revision: str = "main", repo_type: str = "model"
     ) -> dict[str, bytes]:
-        """What is in a revision."""
         commit = self.repo(repo_id, repo_type).find(revision)
         assert commit is not None, f"{repo_id} has no revision {revision}"
         return {path: file.read() for path, file in commit.files.items()}
@@ -245,7 +218,6 @@ class Hub:
         self.users[token] = name
 
     def grant(self, repo_id: str, user: str, repo_type: str = "model") -> None:
-        """Let a user read a gated or private repository."""
         self.repo(repo_id, repo_type).granted.add(user)
 
     def environ(

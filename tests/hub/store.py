@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 # Where the hub keeps files as LFS objects whatever their size, as in its own .gitattributes.
 LFS_SUFFIXES = frozenset(
     ".7z .arrow .bin .bz2 .ckpt .flac .gz .h5 .model .mp3 .msgpack .npy .npz .onnx .ot .parquet "
@@ -65,21 +63,13 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository."""
-
     files: Mapping[str, File]
     sha: str = field(default_factory=lambda: secrets.token_hex(20))
     date: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.000Z}")
 
     def below(self, path: str) -> dict[str, File]:
-        """The file at a path, or those in the folder there."""
         prefix = f"{path}/" if path else ""
         return {p: f for p, f in self.files.items() if p == path or p.startswith(prefix)}
-
-    def card(self) -> dict[str, Any]:
-        """The YAML at the top of README.md, {} where there is none."""
-        text = self.files["README.md"].read().decode() if "README.md" in self.files else ""
-        return yaml.safe_load(text[4:].split("\n---")[0]) if text.startswith("---\n") else {}
 
 
 @dataclass
@@ -100,7 +90,6 @@ class Repo:
 
     @property
     def address(self) -> str:
-        """The path of its page."""
         return self.id if self.type == "model" else f"{self.type}s/{self.id}"
 
     def readable_by(self, user: str | None) -> bool:

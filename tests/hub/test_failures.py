@@ -126,9 +126,7 @@ def tower_bytes(hub: Hub, begin: int) -> int:
 
 
 @pytest.mark.slow
-def test_files_that_are_there_whole_damaged_or_something_else(
-    hub: Hub, large: str, weights: bytes, tmp_path: Path
-) -> None:
+def test_files_that_are_there_whole_damaged_or_something_else(hub, large, weights, tmp_path):
     home = tmp_path / "home"
     hub.create("us/whole", {"config.json": b"{}", "model.safetensors": weights})
     hub.create("us/page", {"config.json": b"{}", "model.safetensors": b"<html>" * 100})
@@ -149,9 +147,7 @@ def test_files_that_are_there_whole_damaged_or_something_else(
 
 
 @pytest.mark.slow
-def test_a_download_that_is_cut_or_refused_for_a_while_arrives(
-    hub: Hub, large: str, tmp_path: Path
-) -> None:
+def test_a_download_that_is_cut_or_refused_for_a_while_arrives(hub, large, tmp_path):
     whole = finish(fetch(hub, tmp_path / "plain", large))
     begin = len(hub.requests)
     hub.fail(r"/cdn/.*\.safetensors", "cut", times=2, after=5_000_000)

@@ -43,9 +43,7 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("lengths", [[40, 101, 7, 1], [199, 200], [900, 12]])
-def test_alone_equals_in_any_batch(
-    architecture: dict, attn_implementation: str, lengths: list[int]
-) -> None:
+def test_alone_equals_in_any_batch(architecture, attn_implementation, lengths):
     encoder = build(architecture, attn_implementation=attn_implementation)
     mel, sizes = ragged(encoder.n_mels, lengths)
     frames, out = encoder(mel, sizes)

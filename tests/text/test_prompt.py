@@ -87,8 +87,6 @@ def test_another_instruction_and_a_named_placeholder_and_no_audio(qwen3):
         prompt.build(0)
 
 
-# ------------------------------------------------------------ the ways of other model families
-
 LLAMA3 = (
     "{{ bos_token }}<|header|>system\n{{ strftime_now('%d %b %Y') }}<|eot|>"
     "{% for m in messages %}<|header|>{{ m.role }}\n{{ m.content | trim }}<|eot|>{% endfor %}"

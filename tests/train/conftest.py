@@ -11,5 +11,4 @@ from tests.train.helpers import write_set
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with eight utterances."""
     return write_set(tmp_path_factory.mktemp("sounds") / "set")

@@ -93,7 +93,6 @@ def untimed(out: Path) -> list[dict[str, Any]]:
 
 
 def tiny(learns: Sequence[str] = ("projector",), *, dropout: bool = True) -> SpeechModel:
-    """The tiny pair with a stage applied."""
     model = build_model(compose(["model=tiny", "output_dir=unused"]).model, device=CPU)
     if "lora" in learns:
         torch.manual_seed(0)
@@ -110,8 +109,6 @@ def batch_of(model: SpeechModel, chosen: Sequence[Utterance]) -> Batch:
 
 
 class ListStream:
-    """Ready-made batches, then no more."""
-
     epoch = 0.0
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -130,7 +127,6 @@ def reporter(folder: Path, metric: str = "wer", patience: int | None = None) -> 
 
 
 def said_by(report: Reporter) -> str:
-    """What a reporter of `reporter` has shown."""
     file = report.bar.console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()

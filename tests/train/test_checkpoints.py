@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.train.helpers import RESUME, arguments, run
-from tiny_audio.errors import CheckpointError
 from tiny_audio.train.checkpoints import CheckpointStore, resume_point
 
 
@@ -30,10 +29,8 @@ def test_best_and_last_are_never_deleted(tmp_path: Path) -> None:
     for step, wer in ((1, 0.9), (2, 0.1), (3, 0.5), (4, None), (5, 0.4), (6, 0.3)):
         loss = None if wer is None else 1.0
         store.save(step, write, wer=wer, loss=loss)
-        assert store.last is not None
         assert store.last.name.endswith(str(step))
     assert names(store) == ["2", "5", "6"]
-    assert store.best is not None
     assert store.best.name == "step-00000002"
     again = CheckpointStore(tmp_path / "checkpoints", keep=2, metric="wer")
     assert again.entries == store.entries
@@ -56,19 +53,6 @@ def test_without_an_index_the_folders_count(tmp_path: Path) -> None:
         assert resume_point(str(tmp_path), other, Path("elsewhere")) == second
 
 
-def test_a_failed_save_leaves_index_and_checkpoints_as_they_were(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=1, metric="wer")
-    store.save(1, write, wer=0.5, loss=1.0)
-
-    def full(folder: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(CheckpointError, match=r"No space left on device.*last .*step-00000001"):
-        store.save(2, full, wer=0.1, loss=0.1)
-    assert CheckpointStore(tmp_path, keep=1, metric="wer").last == tmp_path / "step-00000001"
-    assert names(store) == ["1"]
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files the POSIX way")
 def test_a_disk_that_is_full_in_mid_run_ends_it_with_one_line(data: Path, tmp_path: Path) -> None:
     """No file may grow beyond 250 kB: the weights fit, the optimizer's state does not."""
@@ -87,7 +71,7 @@ def test_a_disk_that_is_full_in_mid_run_ends_it_with_one_line(data: Path, tmp_pa
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "step-00000004: the checkpoint could not be" in done.stderr
+    assert "step-00000002" in done.stderr  # the last whole one
     store = CheckpointStore(out / "checkpoints", keep=3, metric="wer")
-    assert store.last is not None
     assert store.last.name == "step-00000002"
     assert not list((out / "checkpoints").glob(".*part"))

@@ -30,9 +30,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
     ("number", "status"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
-def test_a_stopped_run_saves_and_its_advice_goes_on(
-    number: int, status: int, data: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_run_saves_and_its_advice_goes_on(number, status, data, tmp_path):
     out = tmp_path / "run"
     words = arguments(data, out, "training.max_steps=5000", "training.eval_steps=0")
     command = [sys.executable, "-m", "tiny_audio", "train", *words]

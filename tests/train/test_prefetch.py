@@ -53,8 +53,6 @@ def test_it_ends_where_the_data_ends(corpus: Path) -> None:
 
 
 class Broken(ListStream):
-    """Two batches, then an error."""
-
     def __iter__(self) -> Iterator[Batch]:
         yield from self.batches
         raise DataError("the disk is gone")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import set_seed
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from tests.model.helpers import write_former_names
 from tests.train.helpers import RESUME, rows, run, untimed
-from tiny_audio.config import RENAMED
 from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.train.checkpoints import restore_rng, rng_state
 
@@ -30,7 +29,6 @@ FLAT = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rat
 
 
 def tensors(folder: Path | None) -> dict[str, torch.Tensor]:
-    assert folder is not None
     files = sorted(folder.rglob("*.safetensors"))
     return {f"{file.name}:{k}": v for file in files for k, v in load_file(file).items()}
 
@@ -61,13 +59,10 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(done: Path, tmp_path: Path) -> Path:
-    """The same in a folder of its own."""
     return Path(shutil.copytree(done, tmp_path / "copy"))
 
 
-def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(
-    data: Path, done: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(data, done, tmp_path):
     start = f"training.resume_from_checkpoint={done / 'checkpoints' / 'step-00000002'}"
     changed = (start, "training.learning_rate=0.0123")
     second = run(data, tmp_path / "b", *FLAT, "training.max_steps=4", *changed)
@@ -78,17 +73,7 @@ def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(
 
 
 def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, copy: Path) -> None:
-    path = copy / "checkpoints" / "step-00000002" / "config.yaml"
-    config = OmegaConf.load(path)
-    values = {old: OmegaConf.select(config, new) for old, new in RENAMED.items()}
-    for new in RENAMED.values():
-        section, _, name = new.rpartition(".")
-        OmegaConf.select(config, section).pop(name)
-    for old, value in values.items():
-        OmegaConf.update(config, old, value)
-    config.training.betas = list(config.training.betas.values())
-    config.training.race = []  # a setting that is gone
-    OmegaConf.save(config, path)
+    write_former_names(copy / "checkpoints" / "step-00000002" / "config.yaml")
     auto = "training.batch_seconds=auto"
     assert run(data, copy, *FLAT, "training.max_steps=3", RESUME, auto).steps == 3
 

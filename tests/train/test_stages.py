@@ -92,7 +92,6 @@ def test_a_later_stage_needs_a_start(data: Path, tmp_path: Path) -> None:
 
 
 def weights(folder: Path | None) -> dict[str, torch.Tensor]:
-    assert folder is not None
     return load_file(folder / "model.safetensors")
 
 
@@ -105,7 +104,6 @@ def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
         data, tmp_path / "3", *SHORT, "+experiments=mlp_fine_tune", f"model.init_from={two}"
     ).last
     assert any(not torch.equal(v, weights(last)[n]) for n, v in weights(one).items())
-    assert last is not None
     assert (last / "adapter" / "adapter_model.safetensors").is_file()
 
     for change, field in (
@@ -115,9 +113,6 @@ def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=field):
             run(data, tmp_path / "4", *SHORT, f"model.init_from={one}", change)
-
-
-# -------------------------------------------------------------------------------------- rates
 
 
 def multipliers(warmup: int, steps: int, ratio: float) -> list[float]:

@@ -23,14 +23,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=list(OPTIONS))
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each projector's name in turn."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Projector]:
-    """Build a small projector; keyword arguments override its options."""
-
     def build(kind: str, **changes: Any) -> Projector:
         torch.manual_seed(3)
         return build_projector(kind, D, W, RMS, {**OPTIONS[kind], **changes})
