@@ -1,7 +1,5 @@
 """The command line: what it answers, how fast, and how it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

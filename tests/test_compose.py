@@ -1,7 +1,5 @@
 """Settings: what composes, and what is said about what does not."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys

@@ -1,7 +1,5 @@
 """`tiny-audio doctor`: quick, honest, silent about secrets."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

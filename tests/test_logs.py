@@ -1,7 +1,5 @@
 """What of the log reaches the terminal, and what the file in the run's folder."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

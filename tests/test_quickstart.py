@@ -1,7 +1,5 @@
 """The quickstart, from the first sentence to the report, only shorter."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """SpecAugment: what is masked, where, and how reproducibly."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The log-mel spectrogram against transformers' own, and its independence of padding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every way in: formats, rates, channels, arrays, places."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading

@@ -1,7 +1,5 @@
 """What is wrong with a recording is said in one line, under a reason, at little cost."""
 
-from __future__ import annotations
-
 import io
 import random
 import resource

@@ -1,7 +1,5 @@
 """Malformed recordings: used or rejected by reason, quickly and in little memory."""
 
-from __future__ import annotations
-
 import random
 import resource
 import struct

@@ -1,7 +1,5 @@
 """Cutting long recordings."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The benchmarks measure what they say, and compare computations of the same thing."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

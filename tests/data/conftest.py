@@ -1,7 +1,5 @@
 """A corpus of generated audio, and the prompt of a tokenizer that needs no file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

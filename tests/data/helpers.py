@@ -1,7 +1,5 @@
 """Small corpora of generated audio, and streams over them."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

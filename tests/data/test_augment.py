@@ -1,7 +1,5 @@
 """Augmentation: each change does what it says, and is a function of seed, pass and sample alone."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import random

@@ -1,7 +1,5 @@
 """Batches: what is padded, what is learned, how little is wasted, how random they are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

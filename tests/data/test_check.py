@@ -1,7 +1,5 @@
 """A set before it is trained on."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Streams over HTTP from a server that fails: what can be had is had, what cannot is counted."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """The training stream: one order for any number of workers and ranks, and across a restart."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from copy import deepcopy

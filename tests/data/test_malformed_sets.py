@@ -1,8 +1,6 @@
 """Manifests and folders in odd encodings and with odd values: used, rejected by reason, or refused
 in one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

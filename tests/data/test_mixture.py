@@ -1,7 +1,5 @@
 """Mixtures: what is drawn from which source, what happens at its end, and what came of it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from itertools import islice

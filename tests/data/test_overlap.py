@@ -1,7 +1,5 @@
 """Fingerprints of audio and text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

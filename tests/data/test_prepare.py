@@ -1,8 +1,6 @@
 """One record to an utterance or a reject: every reason by its name; real, fast and quiet speech
 passes."""
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """rejects.jsonl: what each line holds, and what becomes of it when a run goes on elsewhere."""
 
-from __future__ import annotations
-
 import json
 
 from tests.data.helpers import reject_lines

@@ -1,7 +1,5 @@
 """Sources: the records they hold, what they say when they cannot be opened, what they hold out."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import json

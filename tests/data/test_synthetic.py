@@ -1,7 +1,5 @@
 """Synthetic speech: the same samples for ever, two splits that share nothing, sane waveforms."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

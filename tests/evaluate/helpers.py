@@ -1,7 +1,5 @@
 """Evaluations and results files made of texts."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

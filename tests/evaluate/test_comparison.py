@@ -1,7 +1,5 @@
 """Comparisons are made under one rule, on common utterances, and name the better system."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

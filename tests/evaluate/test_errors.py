@@ -1,7 +1,5 @@
 """Confusions are those of the alignments, homophones are forgiven, loops are found."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.evaluate.helpers import evaluation

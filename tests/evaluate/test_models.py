@@ -1,7 +1,5 @@
 """Recognisers of transformers are found, batched and scored like ours."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

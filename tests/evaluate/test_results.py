@@ -1,7 +1,5 @@
 """A results file holds everything that the figures need."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

@@ -1,7 +1,5 @@
 """A stopped evaluation goes on where it was, and ends as one that was never stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """What an evaluation writes is what the model said, and its figures are those of the pairs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

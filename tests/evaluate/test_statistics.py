@@ -1,7 +1,5 @@
 """Intervals and tests err as often as they say; breakdowns add up; calibration is as defined."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Word errors equal an independent edit distance, whole or in parts."""
 
-from __future__ import annotations
-
 import pickle
 import random
 

@@ -1,7 +1,5 @@
 """Small random checkpoints in the layout of the published ones."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

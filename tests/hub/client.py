@@ -1,7 +1,5 @@
 """Running the Hugging Face clients against a hub in a box, each in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

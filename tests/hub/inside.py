@@ -1,7 +1,5 @@
 """What the real clients do against a hub in a box: each function runs in a process of its own."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from pathlib import Path

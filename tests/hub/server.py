@@ -10,8 +10,6 @@ and headers (`answers.py`); large files are redirected to another origin, as to 
 There is no Xet, and nothing can be uploaded.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import threading

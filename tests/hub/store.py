@@ -1,7 +1,5 @@
 """What a hub holds: repositories, their commits, and files by what is in them."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import secrets
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 # Where the hub keeps files as LFS objects whatever their size, as in its own .gitattributes.
 LFS_SUFFIXES = frozenset(
@@ -28,7 +26,7 @@ class File:
         self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
 
     @classmethod
-    def at(cls, path: str, source: bytes | Path) -> File:
+    def at(cls, path: str, source: bytes | Path) -> Self:
         """A file as the hub would keep it under this path."""
         file = cls(source, lfs=False)
         with file.open() as opened:

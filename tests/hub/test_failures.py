@@ -1,7 +1,5 @@
 """Whatever the hub, the network or the disk refuses is one line: what, where, what to do."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The hub in a box answers the real clients as the hub does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.hub import inside

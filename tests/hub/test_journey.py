@@ -4,8 +4,6 @@ Each visit is one process with several commands: what is imported is imported on
 of the hub (HF_HUB_OFFLINE) is fixed at that moment, as in a user's shell.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

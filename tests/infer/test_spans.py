@@ -1,7 +1,5 @@
 """Reading a recording span by span gives the spans of the whole, whatever blocks it comes in."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from pathlib import Path

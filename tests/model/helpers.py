@@ -1,7 +1,5 @@
 """Small models and batches for the tests of the model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints: whole or not there, strict to read, and clear about what is wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The encoder: padding never changes an answer; `native` is the checkpoint's own way."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

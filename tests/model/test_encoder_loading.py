@@ -1,7 +1,5 @@
 """Reading an audio tower out of checkpoints that hold more than it, in every layout."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Cross-entropy in pieces equals cross-entropy as a whole."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Adapters: what learns, PEFT's own format, strict loading, and the report's numbers."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

@@ -1,7 +1,5 @@
 """The whole model: one prefill, loss on label positions alone, texts that padding cannot change."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

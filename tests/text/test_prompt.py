@@ -1,7 +1,5 @@
 """The prompt equals the chat template's own text, token for token, whatever the audio's length."""
 
-from __future__ import annotations
-
 import datetime
 import pickle
 

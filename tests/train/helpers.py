@@ -1,7 +1,5 @@
 """A few seconds of generated sound with words, and short runs of the tiny pair on it."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Sequence

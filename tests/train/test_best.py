@@ -1,7 +1,5 @@
 """How evaluations are compared: with each other, to stop in time, and with the start."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which checkpoints stay, and what a full disk does."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

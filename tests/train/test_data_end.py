@@ -1,7 +1,5 @@
 """Runs whose data ends before their steps do, or is lost on the way."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels that the decoder would not write are told of, or mended, before the first step."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

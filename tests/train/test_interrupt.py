@@ -1,7 +1,5 @@
 """Ctrl-C in the middle of a run: it saves, says how to go on, and that command goes on."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """One update: how label tokens weigh, and what a number that is none does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

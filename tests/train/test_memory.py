@@ -1,7 +1,5 @@
 """Memory that runs out costs time and changes nothing else; budgets that fit are found."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

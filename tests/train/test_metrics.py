@@ -1,7 +1,5 @@
 """Metrics on disk and in memory, and what a screen shows of them."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

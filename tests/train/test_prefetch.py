@@ -1,7 +1,5 @@
 """Fetching ahead changes nothing but the time: order, position and errors stay where they were."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path

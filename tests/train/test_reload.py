@@ -1,7 +1,5 @@
 """What a stage has taught is there again in another process, to the letter."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

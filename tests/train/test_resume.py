@@ -1,7 +1,5 @@
 """A resumed run equals one that was never interrupted, number for number."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run leaves behind, and what it refuses before it starts."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import io

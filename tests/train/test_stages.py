@@ -1,7 +1,5 @@
 """Exactly the parameters of the stage's row learn, at its rate, in every respect."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

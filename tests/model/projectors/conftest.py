@@ -1,7 +1,5 @@
 """Small projectors of every kind, for the tests of this folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

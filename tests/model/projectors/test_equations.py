@@ -1,7 +1,5 @@
 """Each projector against its equations, token after token in float64, and that each learns."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
