@@ -151,6 +151,9 @@ def test_another_pair_is_refused_by_the_field_that_differs(saved: Path) -> None:
     wide.projector.mlp.hidden = 64
     with pytest.raises(CheckpointError, match=r"projector\.sizes="):
         load_weights(tiny_model(projector=wide.projector), saved)
+    wide.projector.type = "mosa"
+    with pytest.raises(CheckpointError, match=r"projector\.type="):
+        load_weights(tiny_model(projector=wide.projector), saved)
 
 
 def test_a_config_with_the_former_names_is_read_as_one_with_todays(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ TEXTS = (
 )
 CPU = torch.device("cpu")
 RESUME = "training.resume_from_checkpoint=last"
+FLAT = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rate=1")
 TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 
 

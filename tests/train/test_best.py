@@ -9,7 +9,7 @@ import pytest
 from tests.train.helpers import RESUME, reporter, rows, run, untimed
 from tiny_audio.train.checkpoints import CheckpointStore
 
-FROZEN = ("training.learning_rate=1e-30", "training.eval_steps=1", "training.eval_utterances=2")
+FROZEN = ("training.learning_rate=1e-30", "training.eval_steps=1", "training.eval_utterances=0")
 SHORT = ("training.eval_steps=2", "training.eval_utterances=2", "training.max_steps=4")
 
 
@@ -58,10 +58,9 @@ def test_a_run_that_learns_nothing_ends_after_its_patience_also_if_resumed(data,
     assert run(data, out, *longer, patience(4)).steps == 5
 
 
-@pytest.fixture(scope="module")
-def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("first")
-    return f"model.init_from={run(data, out, 'training.max_steps=1', 'training.eval_steps=0').last}"
+@pytest.fixture
+def first(done: Path) -> str:
+    return f"model.init_from={done / 'checkpoints' / 'step-00000002'}"
 
 
 def test_the_start_is_evaluated_once_and_a_resume_knows_it(data, first, tmp_path, capsys):

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
 from tests.model.helpers import write_former_names
-from tests.train.helpers import RESUME, rows, run, untimed
+from tests.train.helpers import FLAT, RESUME, rows, run, untimed
 from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.train.checkpoints import restore_rng, rng_state
 
@@ -23,7 +23,6 @@ LONG = (
     *("training.gradient_accumulation_steps=2", "training.logging_steps=3"),
     *("training.max_steps=10", "training.save_steps=5"),
 )
-FLAT = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rate=1")
 
 
 def tensors(folder: Path | None) -> dict[str, torch.Tensor]:
@@ -45,14 +44,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, tmp_p
     expected, found = tensors(whole.last), tensors(resumed.last)
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
-
-
-@pytest.fixture(scope="module")
-def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps; to be copied."""
-    out = tmp_path_factory.mktemp("done") / "run"
-    run(data, out, *FLAT, "training.max_steps=2", "training.save_steps=1")
-    return out
 
 
 @pytest.fixture

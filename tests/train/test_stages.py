@@ -93,8 +93,8 @@ def weights(folder: Path | None) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
-    one = run(data, tmp_path / "1", *SHORT).last
+def test_three_stages_hand_their_weights_on(data: Path, done: Path, tmp_path: Path) -> None:
+    one = done / "checkpoints" / "step-00000002"
     two = run(data, tmp_path / "2", *SHORT, "+experiments=mlp_lora", f"model.init_from={one}").last
     for name, value in weights(one).items():  # the projector rested
         assert torch.equal(value, weights(two)[name]), name
@@ -104,13 +104,9 @@ def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(v, weights(last)[n]) for n, v in weights(one).items())
     assert (last / "adapter" / "adapter_model.safetensors").is_file()
 
-    for change, field in (
-        ("model.projector.type=mosa", "projector.type"),
-        ("model.projector.mlp.hidden=64", "projector.sizes"),
-        ("model.decoder.instruction='Write down: '", "decoder.instruction"),
-    ):
-        with pytest.raises(CheckpointError, match=field):
-            run(data, tmp_path / "4", *SHORT, f"model.init_from={one}", change)
+    other = "model.decoder.instruction='Write down: '"
+    with pytest.raises(CheckpointError, match=r"decoder\.instruction"):
+        run(data, tmp_path / "4", *SHORT, f"model.init_from={one}", other)
 
 
 def multipliers(warmup: int, steps: int, ratio: float) -> list[float]:
