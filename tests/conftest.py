@@ -58,8 +58,8 @@ def stocked_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     All tests share it: heal what you let fail, and change nothing else in it. Qwen3 is in it only
     where the shared data is: a test that needs it asks for `shared_data` as well.
     """
+    from tests.hub.checkpoints import stock
     from tests.hub.server import Hub
-    from tests.hub.stock import stock
 
     tokenizer = DATA / "qwen3_tokenizer"
     with Hub() as hub:

@@ -1,7 +1,5 @@
 """Settings: what composes, and what is said about what does not."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys
@@ -19,7 +17,6 @@ KEYS = list(hints.schema_keys())
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -182,9 +179,7 @@ def test_a_run_has_the_folder_that_hydra_made(folder: Path) -> None:
     assert config.output_dir.startswith("runs/tiny-")
 
 
-def test_only_the_first_of_several_processes_makes_a_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_of_several_processes_makes_a_folder(folder, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     (config,) = runs("model=tiny")
     assert config.output_dir.startswith("runs/tiny-")
@@ -199,9 +194,7 @@ def test_multirun_gives_each_job_its_own_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--cfg", "job"], ["--help"], ["--info", "defaults"]])
-def test_looking_makes_no_folder_and_runs_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
-) -> None:
+def test_looking_makes_no_folder_and_runs_nothing(folder, capsys, flags):
     with contextlib.suppress(SystemExit):  # how Hydra ends its help
         assert runs("model=tiny", *flags) == []
     assert list(folder.iterdir()) == []

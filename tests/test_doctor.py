@@ -1,7 +1,5 @@
 """`tiny-audio doctor`: quick, honest, silent about secrets."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys
@@ -35,9 +33,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_what_is_away_is_said_and_is_no_failure(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_away_is_said_and_is_no_failure(hub, monkeypatch, capsys):
     assert doctor_command() == 0
     assert "HF_HUB_OFFLINE is set" in said(capsys)
     hub.stop()
@@ -47,9 +43,7 @@ def test_what_is_away_is_said_and_is_no_failure(
     assert f"{hub.url} cannot be reached" in said(capsys)
 
 
-def test_a_package_that_is_too_old_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_package_that_is_too_old_is_named(tmp_path, monkeypatch, capsys):
     """A distribution of another version that Python finds first."""
     (tmp_path / "accelerate-0.1.dist-info").mkdir()
     about = "Metadata-Version: 2.1\nName: accelerate\nVersion: 0.1\n"

@@ -1,11 +1,8 @@
 """What of the log reaches the terminal, and what the file in the run's folder."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -38,9 +35,7 @@ def speak() -> None:
         warnings.warn("deprecated", FutureWarning, stacklevel=1)
 
 
-def test_warnings_once_everything_in_the_file_and_all_with_verbose(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_warnings_once_everything_in_the_file_and_all_with_verbose(capsys, tmp_path):
     logs.start(verbose=False)
     with logs.to_file(tmp_path / "run"):
         speak()

@@ -1,7 +1,5 @@
 """The quickstart, from the first sentence to the report, only shorter."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -40,9 +38,7 @@ def test_a_short_quickstart_leaves_all_it_promises(tmp_path: Path) -> None:
     assert (out / "checkpoints" / "index.json").is_file()
 
 
-def test_a_missing_recording_is_said_before_anything_is_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_recording_is_said_before_anything_is_trained(tmp_path, capsys):
     arguments = ["quickstart", "--try", str(tmp_path / "none.wav"), "--out", str(tmp_path / "run")]
     assert run_cli(arguments) == 2
     assert "there is no such file" in capsys.readouterr().err

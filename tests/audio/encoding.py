@@ -1,7 +1,5 @@
 """Recordings for the tests, encoded by libsndfile and FFmpeg."""
 
-from __future__ import annotations
-
 import io
 
 import av

@@ -1,7 +1,5 @@
 """SpecAugment: what is masked, where, and how reproducibly."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,9 +27,7 @@ def masked(augment: SpecAugment, mel: torch.Tensor, lengths: torch.Tensor, seed:
     fraction=st.floats(0.0, 1.0),
     seed=st.integers(0, 99),
 )
-def test_masks_are_bands_within_bounds_and_never_everything(
-    freq: tuple[int, int], time: tuple[int, int], fraction: float, seed: int
-) -> None:
+def test_masks_are_bands_within_bounds_and_never_everything(freq, time, fraction, seed):
     mel = torch.rand(len(LENGTHS), 40, 310) + 1.0
     out = SpecAugment(*freq, *time, fraction)(mel, LENGTHS, seeded(seed))
     zero = out == 0.0
@@ -72,18 +68,9 @@ def test_widths_and_places_are_uniform() -> None:
     assert often[10] > often[0] > 0.0
 
 
-@pytest.mark.parametrize(
-    "augment",
-    [
-        SpecAugment(2, 0, 2, 0, 0.2),
-        SpecAugment(0, 27, 0, 50, 0.2),
-        SpecAugment(2, 0, 2, 50, 0.0),
-        SpecAugment(2, 27, 2, 50, 0.2).eval(),
-    ],
-)
-def test_nothing_to_mask_changes_nothing(augment: SpecAugment) -> None:
+def test_outside_training_nothing_is_masked() -> None:
     mel = torch.rand(len(LENGTHS), 128, 300)
-    assert torch.equal(augment(mel, LENGTHS, seeded(0)), mel)
+    assert torch.equal(SpecAugment(2, 27, 2, 50, 0.2).eval()(mel, LENGTHS, seeded(0)), mel)
 
 
 def test_nonsense_is_refused() -> None:

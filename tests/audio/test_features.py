@@ -1,7 +1,5 @@
 """The log-mel spectrogram against transformers' own, and its independence of padding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,9 +65,7 @@ def assert_equals_stock(features: LogMel, stock: Stock, clips: list[Clip]) -> No
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_valid_frames_equal_whisper_padded_to_30_s(
-    shape: tuple[int, int, int], clips: list[Clip]
-) -> None:
+def test_valid_frames_equal_whisper_padded_to_30_s(shape, clips):
     assert_equals_stock(LogMel(*shape), stock_of(*shape), clips)
 
 
@@ -81,9 +77,7 @@ def test_real_clips_equal_whisper(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_native_equals_whisper_on_every_frame(
-    shape: tuple[int, int, int], clips: list[Clip]
-) -> None:
+def test_native_equals_whisper_on_every_frame(shape, clips):
     some = [*clips[::6], noise(WINDOW), noise(WINDOW + 5_000)]
     mel = LogMel(*shape).native(*ragged(some, pad=7.0), WINDOW)
     expected = torch.stack([stock_of(*shape)(clip) for clip in some])

@@ -1,7 +1,5 @@
 """Every way in: formats, rates, channels, arrays, places."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading
@@ -80,9 +78,7 @@ def test_resampling_removes_what_16_khz_cannot_hold() -> None:
 @pytest.mark.parametrize(
     ("container", "codec"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("mp4", "aac")]
 )
-def test_a_whole_lossy_file_is_never_called_truncated(
-    rate: int, container: str, codec: str
-) -> None:
+def test_a_whole_lossy_file_is_never_called_truncated(rate, container, codec):
     for seconds in (0.3, 1.1):
         waveform = load_audio(encoded(sine(300, seconds, rate), rate, container, codec))
         assert len(waveform) / SAMPLE_RATE == pytest.approx(seconds, abs=0.01 + 4_096 / rate)
@@ -108,9 +104,6 @@ def test_long_files_come_in_blocks_that_join() -> None:
     np.testing.assert_allclose(waveform, expected, atol=1e-6)
 
 
-# Arrays
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     samples=st.integers(9, 300),
@@ -119,9 +112,7 @@ def test_long_files_come_in_blocks_that_join() -> None:
     tensor=st.booleans(),
     dtype=st.sampled_from(["uint8", "int8", "int16", "int32", "float16", "float32", "float64"]),
 )
-def test_arrays_of_any_layout_and_type(
-    samples: int, channels: int, transposed: bool, tensor: bool, dtype: str
-) -> None:
+def test_arrays_of_any_layout_and_type(samples, channels, transposed, tensor, dtype):
     exact = np.random.default_rng(samples).uniform(-0.9, 0.9, (channels, samples))
     if dtype.startswith("float"):
         values = exact.astype(dtype)
@@ -144,9 +135,6 @@ def test_arrays_of_another_rate_and_tensors_of_training() -> None:
     tensor = torch.linspace(-1, 1, 100).requires_grad_()
     np.testing.assert_array_equal(load_audio(tensor), tensor.detach().numpy())
     np.testing.assert_allclose(load_audio(tensor.bfloat16()), tensor.detach().numpy(), atol=0.01)
-
-
-# Places
 
 
 class OneWay(io.RawIOBase):
@@ -273,9 +261,6 @@ def test_real_recordings_against_libsndfile_and_soxr(shared_data: Path) -> None:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         expected = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE, quality="HQ")
         np.testing.assert_allclose(load_audio(path), expected, atol=1e-5)
-
-
-# Stretches
 
 
 def speech(rate: int, kind: str, codec: str = "PCM_16", channels: int = 1) -> bytes:

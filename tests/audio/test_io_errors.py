@@ -1,7 +1,5 @@
 """What is wrong with a recording is said in one line, under a reason, at little cost."""
 
-from __future__ import annotations
-
 import io
 import random
 import resource
@@ -61,9 +59,6 @@ def movie(sound: np.ndarray | None) -> bytes:
     return file.getvalue()
 
 
-# Places that hold no file
-
-
 def test_things_that_are_no_audio_source(tmp_path: Path) -> None:
     missing = tmp_path / "missing.wav"
     for source, words in (
@@ -90,9 +85,6 @@ def test_a_playlist_opens_no_other_file(files, tmp_path: Path) -> None:
     playlist = tmp_path / "list.txt"
     playlist.write_text(f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n")
     assert rejection(playlist).reason == "not_audio"
-
-
-# Files that break off
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -141,9 +133,6 @@ def test_a_picture_track_that_outlasts_the_sound_is_no_damage() -> None:
     assert len(load_audio(movie(sound))) == pytest.approx(16_384, abs=2_048)
 
 
-# Samples that cannot be used
-
-
 ARRAYS = {
     "empty": (np.zeros(0), np.zeros((2, 0)), torch.zeros(0), np.zeros((0, 0))),
     "not_audio": (
@@ -160,12 +149,6 @@ def test_arrays_that_are_no_audio(reason: str) -> None:
         assert rejection(array).reason == reason
 
 
-def test_no_samples() -> None:
-    for kind in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")):
-        nothing = encoded(np.zeros((0, 1), np.float32), SAMPLE_RATE, *kind)
-        assert rejection(nothing).reason == "empty", kind
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_values_that_are_not_finite(value: float) -> None:
     samples = np.zeros((1_000, 2), np.float32)
@@ -177,9 +160,6 @@ def test_values_that_are_not_finite(value: float) -> None:
 @pytest.mark.parametrize("rate", [0, -16_000, 1, 10**9])
 def test_absurd_rates(rate: int) -> None:
     assert rejection(np.zeros(100), sample_rate=rate).reason == "unreadable"
-
-
-# Too long, and headers that lie
 
 
 def flac_with_length(data: bytes, samples: int) -> bytes:

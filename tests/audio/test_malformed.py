@@ -1,7 +1,5 @@
 """Malformed recordings: used or rejected by reason, quickly and in little memory."""
 
-from __future__ import annotations
-
 import random
 import resource
 import struct
@@ -10,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from tests.audio.encoding import encoded
 
 from tiny_audio.compose import compose
@@ -58,7 +55,6 @@ def wav(pcm: bytes, *, rate: int = RATE, channels: int = 1, bits: int = 16, **si
 
 
 def whole_files() -> dict[str, bytes]:
-    """One good recording of each kind."""
     found = {}
     for suffix, kind in CONTAINERS.items():
         rate = 48_000 if suffix in ("opus", "webm") else RATE
@@ -152,7 +148,7 @@ def odd_samples() -> Iterator[Case]:
     for rate in (1_000, 4_000, 11_025, 192_000, 384_000, 768_000):
         yield f"{rate}-hz.wav", encoded(speech(0.5, rate), rate, "WAV", "PCM_24")
     yield "192000-hz.flac", encoded(speech(0.5, 192_000), 192_000, "FLAC", "PCM_24")
-    for samples in (1, 100):
+    for samples in (0, 1, 100):
         for suffix in ("flac", "ogg", "mp3", "aiff"):
             data = encoded(speech()[:samples], RATE, *CONTAINERS[suffix])
             yield f"{samples}-samples.{suffix}", data
@@ -213,6 +209,8 @@ OUTCOMES = {
     "sixteen-bits-as-float.wav": "clipped",
     "one-sample.wav": "too_short",
     "no-sample.wav": "empty",
+    "0-samples.flac": "empty",
+    "0-samples.aiff": "empty",
     "8-channels.wav": "used",
     "255-channels.wav": "used",
     "192000-hz.flac": "used",
@@ -229,10 +227,7 @@ OUTCOMES = {
 }
 
 
-def test_each_is_used_or_rejected_by_reason_quickly_and_in_little_memory(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Hundreds of recordings, read as training would."""
+def test_each_is_used_or_rejected_by_reason_quickly_and_in_little_memory(tmp_path, capfd):
     limits = quality_limits(compose(["model=tiny", "output_dir=unused"]).data)
     prepare = Preparer(LabelRules(), min_seconds=0.2, max_seconds=30.0, quality=limits)
     files = [tmp_path, tmp_path / "missing.wav", Path("nul\0.wav"), Path("x" * 5_000)]

@@ -1,7 +1,5 @@
 """Cutting long recordings."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,9 +18,7 @@ from tiny_audio.errors import ConfigError
     silent_from=st.floats(0.0, 1.0),
     seed=st.integers(0, 3),
 )
-def test_spans_cover_everything_within_bounds(
-    samples: int, longest: float, share: float, silent_from: float, seed: int
-) -> None:
+def test_spans_cover_everything_within_bounds(samples, longest, share, silent_from, seed):
     waveform = np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
     waveform[int(silent_from * samples) :] = 0.0
     shortest = int(longest * share * 100) / 100

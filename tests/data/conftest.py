@@ -1,7 +1,5 @@
 """A corpus of generated audio, and the prompt of a tokenizer that needs no file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -18,5 +16,4 @@ def prompt() -> Prompt:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 40 utterances."""
     return make_corpus(tmp_path_factory.mktemp("corpus"), 40)

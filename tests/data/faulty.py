@@ -1,7 +1,5 @@
 """An HTTP server on this machine that serves a folder, and fails for chosen files as it is told."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

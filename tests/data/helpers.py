@@ -1,7 +1,5 @@
 """Small corpora of generated audio, and streams over them."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile
@@ -35,7 +33,6 @@ def noise(seconds: float, seed: int) -> np.ndarray:
 
 
 def clip(seconds: float, seed: int, kind: str = "FLAC") -> bytes:
-    """An encoded recording of noise."""
     file = io.BytesIO()
     soundfile.write(file, noise(seconds, seed), 16_000, format=kind)
     return file.getvalue()

@@ -1,7 +1,5 @@
 """Augmentation: each change does what it says, and is a function of seed, pass and sample alone."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import random
@@ -57,7 +55,6 @@ def augmenter(*, seed: int = 3, limits: tuple[float, float] = (0.2, 30.0), repea
         config[name] = config[name] | value if isinstance(value, dict) else value
     low, high = limits
     opened = open_augmenter(config, seed=seed, min_seconds=low, max_seconds=high, repeats=repeats)
-    assert opened is not None
     return opened
 
 
@@ -70,9 +67,6 @@ def everything(noises: Path, rooms: Path, **more: Any) -> Augmenter:
 
 def apply(change: Augmenter, waveform: np.ndarray, id: str = "a", epoch: int = 0) -> np.ndarray:
     return change(waveform, source="s", id=id, epoch=epoch)[0]
-
-
-# ------------------------------------------------------------------- seed, pass and sample alone
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +123,6 @@ def test_neither_order_nor_process_nor_random_states_nor_other_kinds_matter(nois
         assert np.array_equal(apply(gain, clip, name), -apply(both, clip, name))
 
 
-# ------------------------------------------------------------------- each does what its name says
-
-
 def tone(hertz: float, seconds: float = 1.0, level: float = 0.3) -> np.ndarray:
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     return (level * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
@@ -142,7 +133,6 @@ def rms(waveform: np.ndarray) -> float:
 
 
 def band_db(waveform: np.ndarray, low: float, high: float) -> float:
-    """Power between two frequencies, in dB."""
     power = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)))) ** 2
     hertz = np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE)
     return 10 * float(np.log10(power[(hertz >= low) & (hertz < high)].sum() + 1e-20))
@@ -220,9 +210,6 @@ def test_whatever_the_clip_the_result_is_finite_and_within_full_scale(clip, nois
         assert changed is clip or np.abs(changed).max() <= 1
 
 
-# -------------------------------------------------------------------------- what is made of it
-
-
 def test_a_run_evaluates_on_what_was_recorded(tmp_path, noises, rooms):
     """With weights that stand still only the training loss tells whether clips were changed."""
     data = write_set(tmp_path / "set")
@@ -276,9 +263,6 @@ def test_noise_alone_reaches_the_loss_as_an_end_token(corpora, prompt, noises):
             assert level == pytest.approx(-20, abs=1.0)  # a short noise is repeated
             assert abs(np.corrcoef(now, waveform)[0, 1]) < 0.1
     assert 0.2 < np.mean(silent) < 0.6
-
-
-# ---------------------------------------------------------------------------- what is refused
 
 
 def test_a_missing_folder_ends_a_run_before_its_model_is_built(tmp_path: Path):
@@ -342,7 +326,6 @@ def test_transforms_are_found_by_name_or_refused():
         augmenter(transforms=[{"name": "PitchShift", "q": 1}])
     settings = "data.augment.transforms=[{name: PolarityInversion, p: 1.0}]"
     change = find_augmentation(compose(["model=tiny", "output_dir=x", settings]))
-    assert change is not None
     clip = noise(0.5, 0)
     assert np.array_equal(apply(change, clip), -clip)
 

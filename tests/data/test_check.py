@@ -1,7 +1,5 @@
 """A set before it is trained on."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -115,13 +113,7 @@ def test_mistakes_are_named(corpus: Path, arguments: dict[str, Any], says: str) 
         check(**({"data": corpus} | arguments))
 
 
-def test_the_command(
-    troubled: Path,
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_command(troubled, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     options = ["--strict", *INLINE, "--model", "tiny", "--out", str(tmp_path)]
     assert run(["data", "check", str(troubled), *options]) == 1
@@ -130,9 +122,6 @@ def test_the_command(
     assert "repeat: 1 utterances came before, same audio" in said
     assert run(["data", "check", str(corpus), *options, "--limit", "4"]) == 0
     assert "main utterances 4," in capsys.readouterr().out
-
-
-# ------------------------------------------------------------- what in a label nobody said
 
 
 @pytest.mark.parametrize(

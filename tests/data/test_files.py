@@ -1,7 +1,5 @@
 """Sources on this machine: what is drawn, by whom, and from where on; and files of every kind."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice, takewhile
 from pathlib import Path

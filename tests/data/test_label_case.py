@@ -1,7 +1,5 @@
 """What data.labels.case=auto makes of a set is found once, and looking leaves no trace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.data.helpers import open_one, write_manifest

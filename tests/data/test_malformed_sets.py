@@ -1,8 +1,6 @@
 """Manifests and folders in odd encodings and with odd values: used, rejected by reason, or refused
 in one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -16,7 +14,7 @@ import soundfile
 
 from tests.data.helpers import noise, open_one
 from tiny_audio.data.prepare import Preparer
-from tiny_audio.data.records import Record, Utterance
+from tiny_audio.data.records import Record, Reject, Utterance
 from tiny_audio.errors import DataError
 from tiny_audio.text.labels import LabelRules
 
@@ -30,22 +28,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def results(**source: Any) -> list[Utterance | Reject]:
+    items = open_one(**source).records()
+    return [PREPARE(item) if isinstance(item, Record) else item for item in items]
+
+
+def outcome(result: Utterance | Reject) -> str:
+    return "used" if isinstance(result, Utterance) else result.reason
+
+
 def outcomes(**source: Any) -> list[str]:
     """What becomes of each record: ``used`` or the reason, or of the whole: ``refused``."""
     try:
-        items = list(open_one(**source).records())
+        return [outcome(result) for result in results(**source)]
     except DataError as error:
         return ["refused" if len(str(error).splitlines()) == 1 else "refused at length"]
-    results = [PREPARE(item) if isinstance(item, Record) else item for item in items]
-    return ["used" if isinstance(r, Utterance) else r.reason for r in results]
-
-
-def manifest(folder: Path, *lines: bytes) -> list[str]:
-    path = folder / "m.jsonl"
-    path.write_bytes(b"\n".join([json.dumps(GOOD).encode(), *lines]) + b"\n")
-    first, *rest = outcomes(path=str(path))
-    assert first == "used"
-    return rest
 
 
 def line(**values: Any) -> bytes:
@@ -89,7 +86,11 @@ ROWS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_one_odd_line_of_a_manifest(folder: Path, name: str):
     row, expected = ROWS[name]
-    assert manifest(folder, row) == [expected]
+    path = folder / "m.jsonl"
+    path.write_bytes(b"\n".join([json.dumps(GOOD).encode(), b" ", row, b""]))
+    first, odd = results(path=str(path))
+    assert [outcome(first), outcome(odd)] == ["used", expected]
+    assert expected != "bad_record" or odd.id == "m.jsonl:3"
 
 
 @pytest.mark.parametrize(

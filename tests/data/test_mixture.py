@@ -1,7 +1,5 @@
 """Mixtures: what is drawn from which source, what happens at its end, and what came of it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from itertools import islice
@@ -19,7 +17,6 @@ from tiny_audio.errors import DataError
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Two sources, of 40 and of 15 utterances."""
     folder = tmp_path_factory.mktemp("pair")
     specs = {
         "large": spec(path=str(make_corpus(folder / "a", 40, prefix="a"))),

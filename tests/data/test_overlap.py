@@ -1,7 +1,5 @@
 """Fingerprints of audio and text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from tiny_audio.data.records import Utterance
 
 
 def stored(path: Path, samples: np.ndarray, **how: str) -> int:
-    """The print of samples that went through a file."""
     soundfile.write(path, samples, 16_000, **how)
     return audio_print(load_audio(path))
 

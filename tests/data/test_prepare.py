@@ -1,8 +1,6 @@
 """One record to an utterance or a reject: every reason by its name; real, fast and quiet speech
 passes."""
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +16,7 @@ from tests.data.helpers import audio_tokens, noise, open_one
 from tiny_audio.compose import compose
 from tiny_audio.data.prepare import Preparer, TokenLimits, loudness, quality_limits
 from tiny_audio.data.records import Record, Reject, RejectCounts, Utterance
-from tiny_audio.errors import ConfigError, DataError, SampleRejected
+from tiny_audio.errors import ConfigError, SampleRejected
 from tiny_audio.text.labels import LabelRules
 
 PREPARE = Preparer(LabelRules("lower", "keep"), min_seconds=0.2, max_seconds=5.0)
@@ -52,31 +50,6 @@ def test_a_stretch_of_a_long_file(tmp_path, offset):
     assert np.array_equal(usable(PREPARE(item)).waveform, whole[start : start + 24_000])
 
 
-def test_what_cannot_be_decoded_or_cleaned(tmp_path):
-    good = tmp_path / "good.wav"
-    soundfile.write(good, noise(1.0, 0), 16_000)
-    nan = noise(1.0, 0)
-    nan[100] = np.nan
-    (tmp_path / "text.wav").write_text("This is no audio at all. " * 50)
-    (tmp_path / "cut.wav").write_bytes(good.read_bytes()[:9_000])
-    for expected, audio, text in (
-        ("not_audio", tmp_path / "text.wav", "a"),
-        ("truncated", tmp_path / "cut.wav", "a"),
-        ("empty", b"", "a"),
-        ("not_finite", nan, "a"),
-        ("too_short", noise(0.1, 0), "a"),
-        ("too_long", noise(6.0, 0), "a"),
-        ("unreadable", tmp_path / "gone.wav", "a"),
-        ("empty_label", good, " ... "),
-        ("marker_label", good, "ignore_time_segment_in_scoring"),
-    ):
-        item = PREPARE(record(audio, text))
-        assert (reason(item), item.id) == (expected, "r1")
-    clip = usable(PREPARE(record(good)))
-    assert clip.seconds == 1.0
-    assert (clip.text, clip.extra) == ("hello.", {"transcript": "Hello."})
-
-
 @pytest.mark.parametrize(("seconds", "expected"), [(99.0, "too_long"), (0.01, "too_short")])
 def test_the_declared_duration_rejects_before_anything_is_decoded(seconds, expected):
     def decode() -> bytes:
@@ -84,18 +57,6 @@ def test_the_declared_duration_rejects_before_anything_is_decoded(seconds, expec
 
     assert reason(PREPARE(record(decode, seconds=seconds))) == expected
     assert reason(PREPARE(record(decode, text="", seconds=1.0))) == "empty_label"
-
-
-def test_audio_can_be_made_in_the_worker_and_other_errors_are_not_swallowed():
-    assert usable(PREPARE(record(lambda: noise(1.0, 0)))).seconds == 1.0
-
-    def fails(error: Exception) -> bytes:
-        raise error
-
-    with pytest.raises(RuntimeError, match=r"record 'r1' of source 'main' failed.*ZeroDivision"):
-        PREPARE(record(lambda: fails(ZeroDivisionError("a bug"))))
-    with pytest.raises(DataError, match=r"^mend this$"):
-        PREPARE(record(lambda: fails(DataError("mend this"))))
 
 
 def test_what_the_model_cannot_take(prompt):
@@ -120,9 +81,6 @@ def test_counts_add_up_and_show_examples():
     ]
     assert RejectCounts.from_dict(json.loads(json.dumps(first.to_dict()))) == first
     assert RejectCounts(seen=3).summary() == []
-
-
-# -------------------------------------------------------------- limits on training data
 
 
 def prepared(audio: object, text: str, *, allow_empty: bool = False) -> Utterance | Reject:

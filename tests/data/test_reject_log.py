@@ -1,7 +1,5 @@
 """rejects.jsonl: what each line holds, and what becomes of it when a run goes on elsewhere."""
 
-from __future__ import annotations
-
 import json
 
 from tests.data.helpers import reject_lines
@@ -31,6 +29,8 @@ def test_a_run_writes_them_and_goes_on_with_them_elsewhere(tmp_path):
     short = ("training.eval_steps=0", "training.warmup_steps=0", "data.holdout=0")
     short = (*short, "data.eval_path=null", "training.save_steps=1")
     first = run(data, tmp_path / "a", *short, "training.max_steps=1")
+    assert first.wer is None
+    assert first.best == first.last
     found = reject_lines(tmp_path / "a")
     assert sorted(row["id"] for row in found) == ["bad1.wav", "bad2.wav"]
     assert {row["reason"] for row in found} == {"empty"}

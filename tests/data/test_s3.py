@@ -1,7 +1,5 @@
 """Shards and recordings in an object store: a server of the S3 kind on this machine (moto)."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path

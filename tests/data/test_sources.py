@@ -1,19 +1,21 @@
 """Sources: the records they hold, what they say when they cannot be opened, what they hold out."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import json
-from itertools import islice
+from dataclasses import asdict
+from itertools import islice, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiny_audio
 from tests.data.helpers import make_corpus, open_one, spec, write_manifest
+from tiny_audio.compose import compose
 from tiny_audio.data.check import check_command
 from tiny_audio.data.records import Record, Reject, Source
-from tiny_audio.data.sources import hold_out, open_data, open_set
+from tiny_audio.data.sources import KINDS, hold_out, open_data, open_set
 from tiny_audio.errors import DataError
 
 
@@ -23,9 +25,6 @@ def records(source: Source) -> list[Record]:
 
 def rejects(source: Source) -> list[Reject]:
     return [item for item in source.records() if isinstance(item, Reject)]
-
-
-# Manifests
 
 
 def test_manifest_paths_are_relative_to_it(tmp_path, monkeypatch):
@@ -66,24 +65,6 @@ def test_a_missing_column_names_those_found_and_the_setting(tmp_path):
     with pytest.raises(DataError, match=r"No such file.*set data\.train\.main\.path"):
         open_one(path=str(tmp_path / "gone.jsonl"))
     assert len(records(open_one(path=str(manifest), max_samples=3))) == 1
-
-
-def test_bad_lines_are_rejects_with_their_line_number(tmp_path):
-    good = json.dumps({"audio_filepath": "a.wav", "text": "one"}).encode()
-    lines = [good, b"", b"{not json", b"  \t", b"[1]", good[:-1] + b"\xff}", b'{"text": "x"}', good]
-    lines += [b'{"audio_filepath": "a.wav", "text": "x", "duration": "long"}']
-    lines += [b'{"audio_filepath": "b.wav", "text": null}']
-    manifest = tmp_path / "m.jsonl"
-    manifest.write_bytes(codecs.BOM_UTF8 + b"\r\n".join(lines))
-    source = open_one(path=str(manifest))
-    assert [record.id for record in records(source)] == ["a.wav", "a.wav"]
-    assert [(reject.id, reject.reason) for reject in rejects(source)] == [
-        *((f"m.jsonl:{number}", "bad_record") for number in (3, 5, 6, 7, 9)),
-        ("b.wav", "no_transcript"),
-    ]
-
-
-# Folders
 
 
 def test_folder_with_text_files(tmp_path):
@@ -137,9 +118,6 @@ def test_folders_that_lack_something_say_what(tmp_path):
         open_one(kind="folder", path=str(tmp_path))
 
 
-# Opening and hold-out
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -187,18 +165,6 @@ def test_held_out_ids_stay_held_out_when_the_data_changes_order(tmp_path, corpus
 def test_a_small_set_keeps_most_of_itself(tmp_path, size, kept):
     (trained,), held = hold_out([open_one(path=str(make_corpus(tmp_path, size)))], 64)
     assert (trained.length, [part.length for part in held]) == kept
-
-
-def test_ranks_share_what_one_process_would_draw(corpus):
-    source = open_one(path=str(corpus))
-    alone = [draw.item.id for draw in islice(source.draws(3, 0, 1, None), 99)]
-    shares = [
-        [draw.item.id for draw in islice(source.draws(3, rank, 3, None), 33)] for rank in range(3)
-    ]
-    assert [x for together in zip(*shares, strict=True) for x in together] == alone
-
-
-# Synthetic speech
 
 
 def test_synthetic_speech_is_found_at_any_position():
@@ -255,3 +221,31 @@ def test_a_set_that_was_typed_is_mended_where_it_was_typed(tmp_path, content, ad
 def test_a_set_that_is_not_there_is_told_with_the_presets():
     with pytest.raises(DataError, match=r"gone\.jsonl: there is no such file.*librispeech_clean"):
         open_set("gone.jsonl")
+
+
+CONF = Path(tiny_audio.__file__).parent / "conf" / "data"
+PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_into_sources_that_can_be_opened(preset):
+    data = compose(["model=tiny", f"data={preset}", "data.path=here"]).data
+    assert data.train
+    for name, source in [*data.train.items(), *data.eval.items()]:
+        _, meaningless, options = KINDS[source.kind]
+        given = asdict(source)
+        assert not [field for field in meaningless if given[field] is not None], name
+        assert options is None or not set(source.options) - set(options), name
+        assert source.path or source.kind == "synthetic" or name in data.eval, name
+    for source, other in product(data.train.values(), data.eval.values()):
+        mine, yours = ((s.path, s.subset, s.split) for s in (source, other))
+        assert mine != yours or source.path == "here", "what is learned is not evaluated on"
+
+
+def test_the_mixture_has_shares_of_hours():
+    data, gated = (compose([f"data={name}"]).data for name in ("multiasr", "multiasr_gated"))
+    assert data.weights == gated.weights == "hours"
+    assert all(source.mean_seconds for source in data.train.values())
+    weights = {name: source.weight for name, source in data.train.items()}
+    assert sum(weight for name, weight in weights.items() if name.startswith("libri")) == 960
+    assert gated.train.keys() - data.train.keys() == {"gigaspeech", "spgispeech"}

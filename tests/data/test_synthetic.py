@@ -1,7 +1,5 @@
 """Synthetic speech: the same samples for ever, two splits that share nothing, sane waveforms."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random
@@ -45,20 +43,6 @@ def spoken() -> dict[str, list[Utterance]]:
     return {split: list(synthetic_utterances(split, 3, count=COUNT)) for split in ("train", "test")}
 
 
-def facts(utterances: list[Utterance]) -> list[tuple[str, str, str, bytes]]:
-    return [(u.id, u.text, u.speaker, u.waveform.tobytes()) for u in utterances]
-
-
-# ------------------------------------------------------------------------------------ the same
-
-
-def test_a_seed_gives_the_same_utterances_to_the_last_bit(spoken):
-    again = list(synthetic_utterances("train", 3, count=COUNT))
-    assert facts(again) == facts(spoken["train"])
-    other = list(synthetic_utterances("train", 4, count=COUNT))
-    assert not {u.text for u in other} & {u.text for u in again}
-
-
 def test_another_process_gives_the_same_samples_and_leaves_no_file(spoken, tmp_path):
     """Also where it is killed: atexit hooks run neither in worker processes nor after a kill."""
     code = (
@@ -75,6 +59,8 @@ def test_another_process_gives_the_same_samples_and_leaves_no_file(spoken, tmp_p
     here = [hashlib.sha256(u.waveform.tobytes()).hexdigest() for u in spoken["test"]]
     assert (run.returncode, run.stdout.split()) == (9, here)
     assert not list(tmp_path.iterdir())
+    other = synthetic_utterances("train", 4, count=COUNT)
+    assert not {u.text for u in other} & {u.text for u in spoken["train"]}
 
 
 def test_neither_order_nor_threads_change_a_sample():
@@ -88,9 +74,6 @@ def test_neither_order_nor_threads_change_a_sample():
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(lambda one: speak(*one).tobytes(), work))
     assert together == alone
-
-
-# ----------------------------------------------------------------------------------- two splits
 
 
 def test_the_splits_share_neither_voices_nor_texts(spoken):
@@ -133,9 +116,6 @@ def test_without_espeak_the_command_that_helps_is_named(monkeypatch):
     for attempt in (Synthesiser, lambda: next(synthetic_utterances("train", 0))):
         with pytest.raises(MissingExtraError, match=r"pip install 'tiny-audio\[synth\]'"):
             attempt()
-
-
-# ------------------------------------------------------------------------------------- waveforms
 
 
 def test_waveforms_are_speech(spoken):
@@ -182,9 +162,6 @@ def test_resampling_keeps_a_tone_and_lets_nothing_above_the_band_through(rate: i
     exact = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(ours)) / SAMPLE_RATE)
     expected = exact if hertz < 8_000 else np.zeros_like(exact)
     np.testing.assert_allclose(ours[inside], expected[inside], atol=2e-3)
-
-
-# ----------------------------------------------------------------------------------------- texts
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Evaluations and results files made of texts."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace
@@ -57,7 +55,6 @@ def records(wrong: float, *, number: int = 60, seed: int = 0, speakers: int = 0)
 
 
 def failure(name: str, error: str = "truncated", message: str | None = None) -> Record:
-    """An utterance that never reached the model."""
     return Record(name, "set", "", "", 0.0, 0.0, error=error, message=message)
 
 

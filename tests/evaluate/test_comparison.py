@@ -1,7 +1,5 @@
 """Comparisons are made under one rule, on common utterances, and name the better system."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,9 +90,7 @@ def test_models_in_one_file_are_several_systems_of_different_names(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["summary", "high-wer", "errors", "compare"])
-def test_every_command_in_both_forms(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_every_command_in_both_forms(tmp_path, capsys, name):
     paths = [write(tmp_path / f"s{seed}", records(0.2 * seed, seed=seed)) for seed in (1, 2)]
     command = ["analysis", name, *map(str, paths if name == "compare" else paths[1:])]
     assert run(command) == 0
@@ -105,9 +101,7 @@ def test_every_command_in_both_forms(
     assert name != "compare" or "s1 is better" in shown
 
 
-def test_high_wer_lists_what_is_at_or_above(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_high_wer_lists_what_is_at_or_above(tmp_path, capsys):
     texts = {"half": ("one two", "one too"), "quarter": ("a b c d", "a b c x")}
     texts["silence"] = ("", "words | here")
     lines = [Record(name, "s", *pair, 1.0, 0.1) for name, pair in texts.items()]

@@ -1,7 +1,5 @@
 """Confusions are those of the alignments, homophones are forgiven, loops are found."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.evaluate.helpers import evaluation
@@ -27,9 +25,6 @@ def test_confusions_add_up_to_the_errors() -> None:
     assert next(iter(found[0].items())) == (("cat", "hat"), ["0", "1"])
     assert list(found[1]) == [("the", "")]
     assert ("", "now") in found[2]
-
-
-# ----------------------------------------------------------------------------------- homophones
 
 
 def test_the_list_is_clean_and_its_relation_goes_through_no_third_word() -> None:
@@ -66,9 +61,6 @@ def test_what_sounds_different_stays_wrong() -> None:
     assert homophones(plain) == (plain.score.words.errors, {})
     errors, pairs = homophones(evaluation([("to the sea now", "two a see")], RULE))
     assert (errors, set(pairs)) == (2, {("to", "2"), ("sea", "see")})
-
-
-# ------------------------------------------------------------------------------- hallucination
 
 
 @pytest.mark.parametrize(

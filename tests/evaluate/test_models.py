@@ -1,7 +1,5 @@
 """Recognisers of transformers are found, batched and scored like ours."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -154,9 +152,7 @@ def test_a_clip_on_which_the_model_fails_is_a_failure_of_its_own(foreign: str) -
     assert answers[0].hypothesis
 
 
-def test_ours_and_foreign_models_are_told_apart(
-    foreign: str, checkpoint: str, tmp_path: Path
-) -> None:
+def test_ours_and_foreign_models_are_told_apart(foreign, checkpoint, tmp_path):
     assert not find_model(foreign, "best").ours
     assert find_model(checkpoint, "best").ours
     assert find_model("nano", "best").ours

@@ -1,7 +1,5 @@
 """The report is one whole file: well formed, self-contained, and harmless whatever a text says."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A stopped evaluation goes on where it was, and ends as one that was never stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -110,9 +108,7 @@ def test_what_is_whole_is_not_made_again(case: Case, tmp_path: Path) -> None:
     assert 8 < sum(kept) <= 14
 
 
-def test_an_evaluation_that_is_over_is_only_shown_again(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_evaluation_that_is_over_is_only_shown_again(case, tmp_path, capsys):
     case.stopped(tmp_path, "".join(case.lines()))
     (tmp_path / "summary.json").write_bytes((case.out / "summary.json").read_bytes())
     case.run(tmp_path)

@@ -1,7 +1,5 @@
 """What an evaluation writes is what the model said, and its figures are those of the pairs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -58,13 +56,12 @@ def test_figures_are_those_of_the_pairs(recogniser: Recogniser, evaluated: Evalu
     assert evaluated.score == score(*texts, RULE)
     assert evaluated.failures == {"truncated": 1, "too_short": 1}
     assert evaluated.audio_seconds == pytest.approx(sum(SECONDS[i] for i in good), abs=1e-3)
-    assert evaluated.rtfx is not None
+    spent = sum(record.seconds for record in evaluated.records)
+    assert evaluated.rtfx == pytest.approx(evaluated.audio_seconds / spent)
     assert scored[1].hypothesis == recogniser.transcribe(tones(SECONDS)[1]).text
 
 
-def test_batches_change_nothing_and_training_goes_on(
-    recogniser: Recogniser, evaluated: Evaluation
-) -> None:
+def test_batches_change_nothing_and_training_goes_on(recogniser, evaluated):
     recogniser.model.train()
     try:
         other = run(recogniser, 1.0)
@@ -75,9 +72,6 @@ def test_batches_change_nothing_and_training_goes_on(
     same = {"seconds": 0.0, "logprob": None}
     pairs = zip(evaluated.records, other.records, strict=True)
     assert all(replace(one, **same) == replace(two, **same) for one, two in pairs)
-
-
-# ------------------------------------------------------------------------------------ the command
 
 
 @pytest.fixture
@@ -103,9 +97,7 @@ def command(model: str, data: Path | str, out: Path | None, limit: int | None = 
     return evaluation
 
 
-def test_command_writes_what_rescoring_needs(
-    checkpoint: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_what_rescoring_needs(checkpoint, manifest, tmp_path, capsys):
     out = tmp_path / "out"
     evaluation = command(checkpoint, manifest, out)
     records = tuple(read_records(out / "results.jsonl"))
@@ -129,9 +121,7 @@ def test_command_writes_what_rescoring_needs(
     assert "too_short" in shown
 
 
-def test_a_folder_gives_the_same_texts(
-    checkpoint: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_gives_the_same_texts(checkpoint, manifest, tmp_path, monkeypatch):
     """And without a folder for them, results go under runs/."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder"
@@ -160,15 +150,11 @@ def test_a_preset_by_name(checkpoint: str, tmp_path: Path) -> None:
         ("ami", "hf-audio/esb-datasets-test-only-sorted"),
     ],
 )
-def test_data_that_is_unknown_or_out_of_reach_is_named(
-    checkpoint: str, tmp_path: Path, data: str, named: str
-) -> None:
+def test_data_that_is_unknown_or_out_of_reach_is_named(checkpoint, tmp_path, data, named):
     with pytest.raises(DataError, match=named):
         command(checkpoint, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
-
-# ----------------------------------------------------------------------------- public test sets
 
 KNOWN = {
     "ami", "common_voice", "earnings22", "gigaspeech", "librispeech", "librispeech_clean",

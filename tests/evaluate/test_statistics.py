@@ -1,7 +1,5 @@
 """Intervals and tests err as often as they say; breakdowns add up; calibration is as defined."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +19,6 @@ from tiny_audio.evaluate.statistics import (
     resampled_sums,
 )
 from tiny_audio.evaluate.wer import Counts
-
-# --------------------------------------------------------------------------------- significance
 
 
 def rejected(ratio: float, utterances: int, simulations: int, seed: int) -> float:
@@ -56,9 +52,6 @@ def test_the_paired_bootstrap_has_the_difference_in_its_interval_and_turns_with_
     assert (same.difference, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
 
 
-# ------------------------------------------------------------------------------------ intervals
-
-
 @pytest.mark.parametrize(("units", "spread"), [(20, 0.05), (100, 0.02)])
 def test_intervals_cover_the_true_wer_in_95_of_100_sets(units: int, spread: float) -> None:
     """Each speaker has an error rate of its own around the true 0.2, and says 20 to 60 words."""
@@ -84,9 +77,7 @@ def test_intervals_cover_the_true_wer_in_95_of_100_sets(units: int, spread: floa
         (["a"] * 6, 1, "utterance", 6),
     ],
 )
-def test_speakers_are_drawn_where_they_are_known(
-    speakers: list[str | None], sources: int, unit: str, units: int
-) -> None:
+def test_speakers_are_drawn_where_they_are_known(speakers, sources, unit, units):
     columns = {"speaker": list(speakers), "source": [f"s{i % sources}" for i in range(6)]}
     drawn = bootstrap(evaluation([("a b", "a c")] * 6, **columns))
     assert (drawn.unit, drawn.units) == (unit, units)
@@ -99,9 +90,6 @@ def test_what_cannot_be_known_has_no_interval() -> None:
     assert drawn.intervals["sentence_error_rate"] is not None
     assert bootstrap(evaluation([])).intervals["wer"] is None
     assert set(bootstrap(evaluation([("a b", "a c")])).intervals.values()) == {None}
-
-
-# ----------------------------------------------------------------------------------- breakdown
 
 
 @pytest.mark.parametrize("kind", BREAKDOWNS)
@@ -122,9 +110,6 @@ def test_bins_come_in_order_and_hold_their_lower_edges() -> None:
     assert list(found) == [bin_name(seconds) for seconds in (0.0, 2.0, 5.0, 10.0, 20.0, 30.0)]
     assert [bin_name(seconds) for seconds in (1.999, 4.999)] == ["0 to 2 s", "2 to 5 s"]
     assert list(found)[-1] == "30 s and more"
-
-
-# --------------------------------------------------------------------------------- calibration
 
 
 def test_calibration_equals_the_definitions() -> None:

@@ -1,7 +1,5 @@
 """Word errors equal an independent edit distance, whole or in parts."""
 
-from __future__ import annotations
-
 import pickle
 import random
 
@@ -16,7 +14,6 @@ VOCABULARY = ["a", "b", "the", "right", "over", "all", "overall", "o'clock", "5%
 
 
 def edit_distance(left, right):
-    """Levenshtein's recursion, row by row."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         previous, row = row, [i]

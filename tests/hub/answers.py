@@ -6,10 +6,9 @@ Addresses reach the app as they came, so that a "/" inside a revision or path st
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, unquote
 
 from flask import Flask, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
@@ -45,7 +44,6 @@ def _refuse(error: HubError) -> ResponseReturnValue:
 
 @app.url_value_preprocessor
 def _enter(endpoint: str | None, values: dict[str, str] | None) -> None:
-    """Read the request, let a fault happen, and find the repository that is asked for."""
     request.get_data()  # an answer before all has come would look like a cut connection
     fault = request.environ["hub.fault"]
     if fault is not None and isinstance(fault.kind, int):
@@ -57,11 +55,7 @@ def _enter(endpoint: str | None, values: dict[str, str] | None) -> None:
     if "owner" in values:
         kind = KINDS[values.pop("kind", "models")]
         repo_id = f"{values.pop('owner')}/{values.pop('name')}"
-        signed = request.path.startswith("/upload/")  # the hub gave the address to who may upload
-        g.repo = hub.repos[kind, repo_id] if signed else find_repo(kind, repo_id)
-
-
-# ---------------------------------------------------------------------------------- permissions
+        g.repo = find_repo(kind, repo_id)
 
 
 def user_or_none() -> str | None:
@@ -74,16 +68,7 @@ def user_or_none() -> str | None:
     return hub.users[token]
 
 
-def known_user() -> str:
-    """Who asks; raises where nobody does."""
-    user = user_or_none()
-    if user is None:
-        raise HubError(401, "Invalid username or password.")
-    return user
-
-
 def find_repo(kind: str, repo_id: str) -> Repo:
-    """A repository that the user may know of."""
     repo, user = hub.repos.get((kind, repo_id)), user_or_none()
     if repo is None or (repo.private and not repo.readable_by(user)):
         if user is None:
@@ -93,7 +78,6 @@ def find_repo(kind: str, repo_id: str) -> Repo:
 
 
 def find_commit(revision: str) -> Commit:
-    """A revision of the repository that is asked for."""
     found: Commit | None = g.repo.find(revision)
     if found is None:
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -101,7 +85,6 @@ def find_commit(revision: str) -> Commit:
 
 
 def check_gate() -> None:
-    """Raise unless the user may read the files."""
     repo, user = g.repo, user_or_none()
     if not repo.gated or repo.readable_by(user):
         return
@@ -111,9 +94,6 @@ def check_gate() -> None:
         raise HubError(401, f"{restricted}. {wanted}", "GatedRepo")
     visit = f"you are not in the authorized list. Visit {hub.url}/{repo.address} to ask for access."
     raise HubError(403, f"{restricted} and {visit}", "GatedRepo")
-
-
-# ---------------------------------------------------------------------------------------- files
 
 
 @app.get("/<owner>/<name>/resolve/<revision>/<path:path>")
@@ -150,29 +130,14 @@ def _content(file: File, headers: dict[str, str]) -> Response:
     return answer
 
 
-# --------------------------------------------------------------------------------- repositories
-
-
 def flag(name: str) -> bool:
-    """Whether a parameter is set."""
     return request.values.get(name, "").lower() in ("1", "true")
-
-
-def _page(entries: list[Any]) -> tuple[list[Any], dict[str, str]]:
-    """One page of a listing, and a header with the address of the next."""
-    start = request.args.get("cursor", 0, type=int)
-    stop = start + hub.page_size
-    if stop >= len(entries):
-        return entries[start:], {}
-    query = urlencode({**request.args, "cursor": stop})
-    return entries[start:stop], {"Link": f'<{hub.url}{request.path}?{query}>; rel="next"'}
 
 
 @app.get(API)
 @app.get(f"{API}/revision/<revision>")
 def info(revision: str = "main") -> ResponseReturnValue:
     repo, commit = g.repo, find_commit(revision)
-    card = commit.card()
     siblings: list[dict[str, Any]] = []
     for path, file in sorted(commit.files.items()):
         siblings.append({"rfilename": path})
@@ -181,40 +146,18 @@ def info(revision: str = "main") -> ResponseReturnValue:
             siblings[-1] |= {"size": file.size, "blobId": about["oid"]}
             if file.lfs:
                 siblings[-1]["lfs"] = {"sha256": file.etag, **about["lfs"]}
-    found: dict[str, Any] = {
-        "id": repo.id,
-        "author": repo.owner,
-        "sha": commit.sha,
-        "lastModified": commit.date,
-        "private": repo.private,
-        "gated": repo.gated,
-        "tags": card.get("tags", [])
-        + (["license:" + card["license"]] if "license" in card else []),
-        "cardData": card,
-        "siblings": siblings,
-    }
-    if repo.type == "model":
-        found |= {key: card[key] for key in ("library_name", "pipeline_tag") if key in card}
-        config = commit.files.get("config.json")
-        try:
-            found["config"] = json.loads(config.read()) if config else {}
-        except ValueError:
-            found["config"] = {}
+    found = {"id": repo.id, "sha": commit.sha, "lastModified": commit.date, "siblings": siblings}
     wanted = request.args.getlist("expand") or found
     return {key: found[key] for key in ("id", *wanted) if key in found}
 
 
 def _entry(commit: Commit, path: str) -> dict[str, Any]:
-    """A file or folder as listings have it."""
     entry: dict[str, Any] = {"path": path}
     if path in commit.files:
         entry |= {"type": "file", **commit.files[path].describe()}
     else:
         name = hashlib.sha1(f"{commit.sha} {path}".encode()).hexdigest()
         entry |= {"type": "directory", "oid": name, "size": 0}
-    if flag("expand"):
-        last = commit.last_change(path)
-        entry["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.date}
     return entry
 
 
@@ -230,8 +173,7 @@ def tree(revision: str, path: str = "") -> ResponseReturnValue:
     if flag("recursive"):
         folders = (folder for name in inside for folder in list(Path(name).parents)[:-1])
         names = {prefix + name for name in (*inside, *map(str, folders))}
-    page, headers = _page(sorted(names))
-    return jsonify([_entry(commit, name) for name in page]), 200, headers
+    return jsonify([_entry(commit, name) for name in sorted(names)])
 
 
 @app.post(f"{API}/paths-info/<revision>")
@@ -239,33 +181,3 @@ def paths_info(revision: str) -> ResponseReturnValue:
     commit = find_commit(revision)
     paths = [path.rstrip("/") for path in request.form.getlist("paths")]
     return jsonify([_entry(commit, path) for path in paths if commit.below(path)])
-
-
-@app.get(f"{API}/refs")
-def refs() -> ResponseReturnValue:
-    found: dict[str, list[dict[str, str]]] = {}
-    for key, prefix in (("branches", "heads"), ("tags", "tags"), ("pullRequests", "pr")):
-        prefix = f"refs/{prefix}/"
-        found[key] = [
-            {"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": commit.sha}
-            for ref, commit in g.repo.refs.items()
-            if ref.startswith(prefix)
-        ]
-    return {**found, "converts": []}
-
-
-@app.get(f"{API}/commits/<revision>")
-def commits(revision: str) -> ResponseReturnValue:
-    history, headers = _page([*find_commit(revision).history()])
-    found = [
-        {"id": c.sha, "title": c.title, "message": c.message, "date": c.date,
-         "authors": [{"user": c.author}]}
-        for c in history
-    ]  # fmt: skip
-    return jsonify(found), 200, headers
-
-
-@app.get(f"{API}/auth-check")
-def auth_check() -> ResponseReturnValue:
-    check_gate()
-    return {}

@@ -1,20 +1,16 @@
 """Small random checkpoints in the layout of the published ones."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
     GlmAsrConfig,
     GlmAsrForConditionalGeneration,
     GlmAsrProcessor,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     WhisperConfig,
@@ -22,13 +18,19 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from tests.hub.client import GLM, QWEN, WHISPER
+from tests.hub.datasets import SETS
+from tests.hub.server import Hub
+from tests.text.conftest import make_tokenizer
+
 MELS = 128
+ENDS = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
 def glm_asr(folder: Path) -> None:
     """GLM-ASR-Nano-2512: an audio tower in one file with a language model."""
-    tokenizer = byte_tokenizer("<|endoftext|>", "<|pad|>", "<|user|>")
+    tokenizer = make_tokenizer(None, ("<|endoftext|>", "<|pad|>", "<|user|>"), **ENDS)
     end, pad, user = range(256, 259)
     config = GlmAsrConfig(
         audio_config={**SIZES, "num_attention_heads": 4, "num_mel_bins": MELS},
@@ -82,7 +84,7 @@ def whisper(folder: Path) -> None:
     torch.manual_seed(0)
     _save(WhisperForConditionalGeneration(config), folder, license="mit")
     WhisperFeatureExtractor(feature_size=MELS).save_pretrained(folder)
-    byte_tokenizer("<|endoftext|>").save_pretrained(folder)
+    make_tokenizer(None, ("<|endoftext|>",), **ENDS).save_pretrained(folder)
     shards = [f"model.fp32-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = {"metadata": {}, "weight_map": dict(zip(("a", "b"), shards, strict=True))}
     (folder / "model.safetensors.index.fp32.json").write_text(json.dumps(index))
@@ -90,18 +92,19 @@ def whisper(folder: Path) -> None:
         (folder / name).write_bytes(bytes(100_000))
 
 
-def byte_tokenizer(*special: str) -> PreTrainedTokenizerFast:
-    """One token for each byte, then the special ones, of which the first ends and pads."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    plain = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    plain.decoder = decoders.ByteLevel()
-    plain.add_special_tokens(list(special))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=plain, eos_token=special[0], pad_token=special[0]
-    )
-
-
 def _save(model: PreTrainedModel, folder: Path, license: str) -> None:
     model.to(torch.bfloat16).eval().save_pretrained(folder)
     (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n\n# A small stand-in\n")
+
+
+def stock(hub: Hub, folder: Path, tokenizer: Path | None) -> None:
+    """Fill `hub` by the published ids; `folder` holds the checkpoints. No tokenizer: no Qwen3."""
+    glm_asr(folder / GLM)
+    whisper(folder / WHISPER)
+    if tokenizer is not None:
+        qwen3(folder / QWEN, tokenizer)
+    for place in folder.glob("*/*"):
+        files = {path.name: path for path in place.iterdir()}
+        hub.create(place.relative_to(folder).as_posix(), files)
+    for repo_id, layout in SETS.items():
+        hub.create(repo_id, layout.files(), repo_type="dataset", gated=layout.gated)

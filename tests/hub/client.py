@@ -1,7 +1,5 @@
 """Running the Hugging Face clients against a hub in a box, each in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -43,8 +41,6 @@ def client(
     assert run.returncode == 0, run.stdout + run.stderr
     return json.loads(run.stdout.rpartition("RESULT ")[2])
 
-
-# -------------------------------------------------------------- our own command line
 
 GLM, QWEN = "zai-org/GLM-ASR-Nano-2512", "Qwen/Qwen3-0.6B"
 WHISPER = "openai/whisper-large-v3-turbo"

@@ -1,7 +1,5 @@
 """Small speech sets laid out as the published ones that the data presets read."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -7,10 +7,8 @@
 
 It answers what huggingface_hub, transformers and datasets ask for, with the hub's own status codes
 and headers (`answers.py`); large files are redirected to another origin, as to its CDN.
-There is no Xet.
+There is no Xet, and nothing can be uploaded.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -24,8 +22,8 @@ from urllib.parse import unquote
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from tests.hub import answers, writes  # noqa: F401 (writes adds its routes to the app)
-from tests.hub.store import GITATTRIBUTES, File, Repo
+from tests.hub import answers
+from tests.hub.store import File, Repo
 
 FOREIGN = re.compile(
     r"(HF|HUGGING_?FACE|HUGGINGFACE_HUB|TRANSFORMERS|DATASETS)_.*|.*_PROXY", re.IGNORECASE
@@ -55,34 +53,28 @@ class Request:
 
 @dataclass
 class Fault:
-    """What is to go wrong with requests whose path the pattern is found in."""
+    """What is to go wrong with requests whose decoded path the pattern is found in.
+
+    kind: `refuse`: the connection is cut before anything is done; `cut`: it is cut, or `stall`:
+    nothing more comes, `after` so many bytes of the body; a number: that status, with
+    `retry_after` seconds. times: so many requests (None: all).
+    """
 
     pattern: str
     kind: str | int
-    times: int | None
-    after: int
-    retry_after: float | None
+    times: int | None = None
+    after: int = 0
+    retry_after: float | None = None
     hits: int = 0
 
 
 class Hub:
     """A hub on a port of this machine, in its own threads, until `stop` or the end of the block.
-
-    Attributes:
-        url: what HF_ENDPOINT is to be.
-        cdn_url: the other origin: credentials must not be sent there.
-        requests: every request, in the order of arrival.
-        latency: seconds before each answer.
-        bandwidth: bytes a second on all connections together; None: as fast as it goes.
-        page_size: entries on a page of a listing; further pages are linked.
-        part_size: larger LFS files are uploaded in parts.
-        faults: what `fail` has added.
+    `url` is what HF_ENDPOINT is to be; credentials must not be sent to `cdn_url`.
     """
 
-    latency = 0.0
-    bandwidth: float | None = None
-    page_size = 1000
-    part_size = 1 << 30
+    latency = 0.0  # seconds before each answer
+    bandwidth: float | None = None  # bytes a second on all connections together
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -90,7 +82,6 @@ class Hub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.users: dict[str, str] = {}  # token -> name
         self.cdn: dict[str, File] = {}  # sha256 -> what a redirect led to
-        self.parts: dict[tuple[str, int], bytes] = {}  # of an LFS object that is being uploaded
         self.lock = threading.RLock()  # held while anything is changed
         self._stopping = threading.Event()
         self._server: BaseWSGIServer | None = None
@@ -159,7 +150,6 @@ class Hub:
             raise ConnectionResetError
 
     def _wait(self, count: int) -> None:
-        """Wait for so many bytes' turn on the line."""
         if self.bandwidth is not None:
             with self.lock:
                 now = time.monotonic()
@@ -169,7 +159,6 @@ class Hub:
             raise ConnectionResetError
 
     def _meet_fault(self, path: str) -> Fault | None:
-        """The first fault that a request meets; it is counted."""
         with self.lock:
             for fault in self.faults:
                 if re.search(fault.pattern, path) and fault.hits != fault.times:
@@ -177,28 +166,9 @@ class Hub:
                     return fault
         return None
 
-    def fail(
-        self,
-        pattern: str,
-        kind: str | int,
-        *,
-        times: int | None = None,
-        after: int = 0,
-        retry_after: float | None = None,
-    ) -> Fault:
-        """Let requests go wrong whose decoded path the regular expression is found in.
-
-        Args:
-            kind: `refuse`: the connection is cut before anything is done; `cut`: it is cut, or
-                `stall`: nothing more comes, `after` so many bytes of the body. A number: that
-                status, with `retry_after` seconds.
-            times: so many requests (None: all).
-        """
-        assert isinstance(kind, int) or kind in ("refuse", "stall", "cut"), kind
-        fault = Fault(pattern, kind, times, after, retry_after)
+    def fail(self, pattern: str, kind: str | int, **how: Any) -> None:
         with self.lock:
-            self.faults.append(fault)
-        return fault
+            self.faults.append(Fault(pattern, kind, **how))
 
     def create(
         self,
@@ -214,11 +184,7 @@ class Hub:
             assert (repo_type, repo_id) not in self.repos, f"{repo_id} is there already"
             repo = Repo(repo_id, repo_type, private, "manual" if gated is True else gated)
             self.repos[repo_type, repo_id] = repo
-            first = {".gitattributes": File(GITATTRIBUTES, lfs=False)}
-            made = repo.commit(
-                "refs/heads/main", None, first, title="initial commit", author=repo.owner
-            )
-            return self.commit(repo_id, files, repo_type=repo_type) if files else made.sha
+            return self.commit(repo_id, files or {}, repo_type=repo_type)
 
     def commit(
         self,
@@ -227,36 +193,29 @@ class Hub:
         *,
         repo_type: str = "model",
         branch: str = "main",
-        title: str = "Upload files",
     ) -> str:
         """Put files, or remove those that are None; the sha. A new branch starts at main."""
         with self.lock:
             repo = self.repo(repo_id, repo_type)
             changes = {p: None if c is None else File.at(p, c) for p, c in files.items()}
             parent = repo.find(f"refs/heads/{branch}") or repo.find("main")
-            made = repo.commit(
-                f"refs/heads/{branch}", parent, changes, title=title, author=repo.owner
-            )
-            return made.sha
+            return repo.commit(f"refs/heads/{branch}", parent, changes).sha
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
-        """The repository, with all its commits."""
         return self.repos[repo_type, repo_id]
 
     def files(
         self, repo_id: str, revision: str = "main", repo_type: str = "model"
     ) -> dict[str, bytes]:
-        """What is in a revision."""
         commit = self.repo(repo_id, repo_type).find(revision)
         assert commit is not None, f"{repo_id} has no revision {revision}"
         return {path: file.read() for path, file in commit.files.items()}
 
     def add_user(self, name: str, token: str) -> None:
-        """Make a token valid. A user may write to the repositories under `name/`, and no others."""
+        """Make a token valid; a user may read all repositories under `name/`."""
         self.users[token] = name
 
     def grant(self, repo_id: str, user: str, repo_type: str = "model") -> None:
-        """Let a user read a gated or private repository."""
         self.repo(repo_id, repo_type).granted.add(user)
 
     def environ(

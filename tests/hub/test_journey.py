@@ -4,8 +4,6 @@ Each visit is one process with several commands: what is imported is imported on
 of the hub (HF_HUB_OFFLINE) is fixed at that moment, as in a user's shell.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -54,8 +52,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def visit(stocked_hub: Hub, shared_data: Path, place: Path) -> Visit:
-    """Runs command lines with a cache."""
-
     def run(*lines: list[str], home: str = "home", offline: bool = False) -> list[Result]:
         return commands(stocked_hub.environ(place / home, offline=offline), place, *lines)
 
@@ -64,7 +60,6 @@ def visit(stocked_hub: Hub, shared_data: Path, place: Path) -> Visit:
 
 @pytest.fixture
 def away(stocked_hub: Hub) -> Iterator[None]:
-    """The hub is gone."""
     stocked_hub.stop()
     yield
     stocked_hub.start()
@@ -107,9 +102,7 @@ def test_only_the_audio_tower_travels_once(first: list[Result], stocked_hub: Hub
     assert tower <= sum(sent) < tower + 100_000
 
 
-def test_offline_the_same_goes_with_what_is_there(
-    first: list[Result], visit: Visit, stocked_hub: Hub, place: Path
-) -> None:
+def test_offline_the_same_goes_with_what_is_there(first, visit, stocked_hub, place):
     """HF_HUB_OFFLINE=1, models cached by the first visit, sets by `hf download`."""
     env = stocked_hub.environ(place / "home")
     for name in ("speechbrain/LoquaciousSet", "openslr/librispeech_asr"):
@@ -130,9 +123,7 @@ def test_offline_the_same_goes_with_what_is_there(
     assert "hf download fixie-ai/common_voice_17_0 --repo-type dataset" in found[-1].err
 
 
-def test_with_the_hub_gone_what_is_cached_works(
-    first: list[Result], away: None, visit: Visit
-) -> None:
+def test_with_the_hub_gone_what_is_cached_works(first, away, visit):
     impatient = "+data.train.commonvoice.options={retries: 1, backoff: 0.01}"
     trained, transcribed, streamed = visit(
         train_here("output_dir=gone"),
@@ -149,9 +140,7 @@ def test_with_the_hub_gone_what_is_cached_works(
     assert "Traceback" not in streamed.err
 
 
-def test_with_nothing_cached_and_no_network_a_line_says_how_to_fetch(
-    away: None, visit: Visit
-) -> None:
+def test_with_nothing_cached_and_no_network_a_line_says_how_to_fetch(away, visit):
     for offline, reason in ((True, "HF_HUB_OFFLINE is set"), (False, "the hub cannot be reached")):
         (result,) = visit(train_here("output_dir=never"), home="empty", offline=offline)
         assert result.status == 2
@@ -164,9 +153,7 @@ def test_with_nothing_cached_and_no_network_a_line_says_how_to_fetch(
     ("data", "pair"),
     [("librispeech", "whisper_qwen3"), ("commonvoice", "glm_qwen3"), ("multiasr", "glm_qwen3")],
 )
-def test_the_other_sets_and_pairs_of_the_hub(
-    first: list[Result], visit: Visit, place: Path, data: str, pair: str
-) -> None:
+def test_the_other_sets_and_pairs_of_the_hub(first, visit, place, data, pair):
     """Several configurations, splits and columns, as published."""
     (result,) = visit(train(f"model={pair}", f"data={data}", f"output_dir={data}"))
     assert result.status == 0, result.err
@@ -176,9 +163,7 @@ def test_the_other_sets_and_pairs_of_the_hub(
     assert next(row for row in rows if row["kind"] == "eval")["wer"] is not None
 
 
-def test_a_checkpoint_keeps_to_its_commits_when_the_hub_moves_on(
-    first: list[Result], visit: Visit, stocked_hub: Hub, place: Path
-) -> None:
+def test_a_checkpoint_keeps_to_its_commits_when_the_hub_moves_on(first, visit, stocked_hub, place):
     stocked_hub.create("us/encoder", stocked_hub.files(GLM))
     data = ["data=folder", "data.path=speech", "model.encoder.id=us/encoder", *QUICK]
     (trained,) = visit(["train", *data, "output_dir=old"])
@@ -196,9 +181,7 @@ def test_a_checkpoint_keeps_to_its_commits_when_the_hub_moves_on(
     assert newest in (place / "new" / "config.yaml").read_text()
 
 
-def test_a_damaged_file_of_the_decoder_is_one_line(
-    first: list[Result], visit: Visit, place: Path
-) -> None:
+def test_a_damaged_file_of_the_decoder_is_one_line(first, visit, place):
     shutil.copytree(place / "home", place / "damaged", symlinks=True)
     (weights,) = (place / "damaged").rglob("models--Qwen*/snapshots/*/model.safetensors")
     os.truncate(weights.resolve(), 1_000_000)

@@ -1,7 +1,5 @@
 """A recogniser whose text says something about its audio."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

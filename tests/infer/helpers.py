@@ -1,7 +1,5 @@
 """Audio for the tests of inference."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

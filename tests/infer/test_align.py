@@ -1,7 +1,5 @@
 """Word times: right on speech whose times are known, and the same alone and in any batch."""
 
-from __future__ import annotations
-
 import random
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """A batch that does not fit is halved and repeated; nothing is lost, done twice or reordered."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

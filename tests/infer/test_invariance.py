@@ -1,7 +1,5 @@
 """Neither company nor memory nor the number of bits makes a clip's text depend on the batch."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 

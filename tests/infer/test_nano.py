@@ -1,7 +1,5 @@
 """What only a working recogniser can show: the bundled one writes words, and none for noise."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading ahead changes neither items nor order, is bounded, and ends when the reader ends."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """How recordings are grouped, cut and batched never shows in what is recognised."""
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Iterator

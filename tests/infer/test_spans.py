@@ -1,7 +1,5 @@
 """Reading a recording span by span gives the spans of the whole, whatever blocks it comes in."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,16 +58,6 @@ def test_a_long_file_is_the_same_as_the_array(recogniser: Recogniser, tmp_path: 
     starts = [start for start, _ in split_long(clip, window, MIN_SPAN_SECONDS)]
     assert [p.start for p in pieces] == starts
     assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True]
-
-
-def test_segments_of_a_long_recording_follow_each_other(recogniser: Recogniser) -> None:
-    long, short = tones([25.0, 2.0])
-    whole, beside = recogniser.transcribe([long, short])
-    ends = [0.0, *(s.end for s in whole.segments)]
-    assert [s.start for s in whole.segments] == ends[:-1]
-    assert whole.seconds == ends[-1] == 25.0
-    assert whole.text == " ".join(s.text.strip() for s in whole.segments if s.text.strip())
-    assert beside.text == recogniser.transcribe(short).text
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.95])

@@ -1,7 +1,5 @@
 """Text as it is written: it comes while a recording is being read, and is the same text."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading

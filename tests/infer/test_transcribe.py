@@ -1,7 +1,5 @@
 """Anything that holds sound becomes a transcript, in order; what does not holds nobody up."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """Whisper's file formats: what is written is what its tools read."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,14 +1,12 @@
 """Small models and batches for the tests of the model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 
 import tiny_audio
-from tiny_audio.config import ModelConfig
+from tiny_audio.config import RENAMED, ModelConfig
 from tiny_audio.data.batching import collate
 from tiny_audio.data.records import Utterance
 from tiny_audio.model.batch import Batch
@@ -37,6 +35,20 @@ def model_config(name: str = "tiny") -> ModelConfig:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), raw))
     assert isinstance(config, ModelConfig)
     return config
+
+
+def write_former_names(path: Path) -> None:
+    """Rewrite a config.yaml as it was before settings were renamed and some removed."""
+    config = OmegaConf.load(path)
+    values = {old: OmegaConf.select(config, new) for old, new in RENAMED.items()}
+    for new in RENAMED.values():
+        section, _, name = new.rpartition(".")
+        OmegaConf.select(config, section).pop(name)
+    for old, value in values.items():
+        OmegaConf.update(config, old, value)
+    config.training.betas = list(config.training.betas.values())
+    config.training.race = []  # a setting that is gone
+    OmegaConf.save(config, path)
 
 
 def tiny_model(**changes: object) -> SpeechModel:

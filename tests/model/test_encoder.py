@@ -1,7 +1,5 @@
 """The encoder: padding never changes an answer; `native` is the checkpoint's own way."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -42,7 +40,7 @@ ARCHITECTURES = [
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("lengths", [[40, 101, 7, 1], [199, 200], [900, 12]])
-def test_alone_equals_in_any_batch(architecture: dict, lengths: list[int]) -> None:
+def test_alone_equals_in_any_batch(architecture, lengths):
     encoder = build(architecture)
     mel, sizes = ragged(encoder.n_mels, lengths)
     frames, out = encoder(mel, sizes)

@@ -1,7 +1,5 @@
 """Reading an audio tower out of checkpoints that hold more than it, in every layout."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -61,9 +59,7 @@ def renest(folder: Path, nested: bool) -> None:
 
 @pytest.mark.parametrize("nested", [False, True], ids=["top", "under-model"])
 @pytest.mark.parametrize("shard", [None, "20KB"], ids=["one-file", "shards"])
-def test_glm_tower_gives_equal_outputs(
-    glm: GlmAsrForConditionalGeneration, tmp_path: Path, nested: bool, shard: str | None
-) -> None:
+def test_glm_tower_gives_equal_outputs(glm, tmp_path, nested, shard):
     glm.save_pretrained(tmp_path, **({"max_shard_size": shard} if shard else {}))
     if shard is None:
         renest(tmp_path, nested)
@@ -115,9 +111,7 @@ def test_memory_stays_near_the_towers_own_size(tmp_path: Path) -> None:
     assert grown < tower * 2 + 30e6 < everything / 4, (grown, tower, everything)
 
 
-def test_a_missing_tensor_and_a_damaged_file_are_named(
-    glm: GlmAsrForConditionalGeneration, tmp_path: Path
-) -> None:
+def test_a_missing_tensor_and_a_damaged_file_are_named(glm, tmp_path):
     glm.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     whole, state = file.read_bytes(), load_file(file)
@@ -144,9 +138,7 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_rotary_frequencies_stay_in_fp32(
-    tmp_path: Path, glm: GlmAsrForConditionalGeneration
-) -> None:
+def test_rotary_frequencies_stay_in_fp32(tmp_path, glm):
     glm.save_pretrained(tmp_path)
     encoder = load(tmp_path, torch.bfloat16)
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}

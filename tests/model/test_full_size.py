@@ -1,7 +1,5 @@
 """The big pair at its real size with random weights: one step and one transcript on a CPU."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The look inside: numbers that match the model, warnings where they are due, a picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

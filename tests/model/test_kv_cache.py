@@ -1,7 +1,5 @@
 """However the past is kept, the same tokens follow from it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Fewer bits: weights close to the old ones, the same layers in the same places."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

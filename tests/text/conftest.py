@@ -1,7 +1,5 @@
 """Tokenizers for prompt tests: a small one made here, and the real Qwen3 one where it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels hold what was said: notes go, words stay, and nothing is cut out of a word."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import pytest

@@ -1,7 +1,5 @@
 """The prompt equals the chat template's own text, token for token, whatever the audio's length."""
 
-from __future__ import annotations
-
 import datetime
 import pickle
 
@@ -86,8 +84,6 @@ def test_another_instruction_and_a_named_placeholder_and_no_audio(qwen3):
     with pytest.raises(ValueError, match="at least one"):
         prompt.build(0)
 
-
-# ------------------------------------------------------------ the ways of other model families
 
 LLAMA3 = (
     "{{ bos_token }}<|header|>system\n{{ strftime_now('%d %b %Y') }}<|eot|>"

@@ -1,7 +1,5 @@
 """Scoring rules equal transformers' normalisers, and no rule cuts inside a word."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """A few seconds of generated sound with words, and short runs of the tiny pair on it."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -33,6 +31,7 @@ TEXTS = (
 )
 CPU = torch.device("cpu")
 RESUME = "training.resume_from_checkpoint=last"
+FLAT = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rate=1")
 TIMING = ("audio_seconds_per_second", "seconds_per_step", "memory_gb")
 
 
@@ -92,7 +91,6 @@ def untimed(out: Path) -> list[dict[str, Any]]:
 
 
 def tiny(learns: Sequence[str] = ("projector",), *, dropout: bool = True) -> SpeechModel:
-    """The tiny pair with a stage applied."""
     model = build_model(compose(["model=tiny", "output_dir=unused"]).model, device=CPU)
     if "lora" in learns:
         torch.manual_seed(0)
@@ -109,8 +107,6 @@ def batch_of(model: SpeechModel, chosen: Sequence[Utterance]) -> Batch:
 
 
 class ListStream:
-    """Ready-made batches, then no more."""
-
     epoch = 0.0
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -129,7 +125,6 @@ def reporter(folder: Path, metric: str = "wer", patience: int | None = None) -> 
 
 
 def said_by(report: Reporter) -> str:
-    """What a reporter of `reporter` has shown."""
     file = report.bar.console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()

@@ -4,8 +4,6 @@ Accelerate offers FSDP on accelerators only, so here PyTorch's own call takes th
 ``Accelerator.prepare``; the rest is the code that trains.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Compiled layers compute what they computed before, for every length, and save under old names."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Each note comes when its sign is there, and not otherwise; the cliff on curves of known shape."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

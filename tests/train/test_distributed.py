@@ -1,7 +1,5 @@
 """Two processes on one machine: together they do what one would."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The encoder cache: the same training, with the encoder run once."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,9 +1,6 @@
 """Labels that the decoder would not write are told of, or mended, before the first step."""
 
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,9 +28,7 @@ def test_the_decoder_tells_which_way_of_writing_it_would_choose() -> None:
     assert describe(model, []) == []
 
 
-def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(data, tmp_path, capsys):
     loud = tmp_path / "loud"
     shutil.copytree(data, loud)
     for text in loud.glob("*.txt"):
@@ -43,12 +38,10 @@ def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(
     first = run(loud, tmp_path / "b", *short, "training.max_steps=2", "training.warmup_steps=0")
     said = capsys.readouterr().out
     assert "Labels of main: 100% are in capitals; all are learned in lower case" in said
-    assert first.last is not None
     assert read_config(first.last).data.labels.case_of == {"main": "lower"}
     for text in list(loud.glob("*.txt"))[4:]:  # would be judged otherwise now
         text.write_text(text.read_text().lower())
     last = run(loud, tmp_path / "b", *short, "training.max_steps=3", RESUME).last
-    assert last is not None
     assert read_config(last).data.labels.case_of == {"main": "lower"}
     assert "in capitals" not in capsys.readouterr().out
     for kind, key in (("train", "samples"), ("train", "guess_loss")):

@@ -1,7 +1,5 @@
 """Frames on disk: what was written whole is read, everything else is as if it were not there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One update: how label tokens weigh, and what a number that is none does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -66,11 +64,3 @@ def test_a_number_that_is_not_finite_stops_before_the_update_and_names_the_sampl
     with pytest.raises(DivergedError, match=message):
         trainer_of(model, ["projector"], batches, tmp_path).run()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-def test_a_stream_that_ends_ends_the_run(tmp_path: Path) -> None:
-    model = tiny()
-    batches = [batch_of(model, utterances()[:2])]
-    trainer = trainer_of(model, ["projector"], batches, tmp_path, max_steps=10)
-    assert trainer.run() is None
-    assert trainer.step == 1

@@ -1,7 +1,5 @@
 """Memory that runs out costs time and changes nothing else; budgets that fit are found."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,9 +73,7 @@ def step(folder: Path, seconds: float, *, backward: bool = False) -> tuple[Any, 
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-def test_a_batch_that_does_not_fit_gives_the_same_update_in_parts(
-    tmp_path: Path, backward: bool
-) -> None:
+def test_a_batch_that_does_not_fit_gives_the_same_update_in_parts(tmp_path, backward):
     whole, roomy, asked = step(tmp_path / "whole", math.inf, backward=backward)
     parts, tight, _ = step(tmp_path / "parts", max(asked) / 3.5, backward=backward)
     assert roomy.guard.times == 0
@@ -142,13 +138,10 @@ def test_a_machine_without_cuda_goes_by_its_memory() -> None:
     assert [by_memory(gib) for gib in (1, 8, 24, 512)] == [20, 40, 120, 240]
 
 
-def test_a_run_keeps_the_number_that_was_chosen(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_keeps_the_number_that_was_chosen(data, tmp_path, capsys):
     auto = ("training.batch_seconds=auto", "training.eval_steps=0")
     first = run(data, tmp_path / "run", *auto, "training.max_steps=1")
     assert "training.batch_seconds=auto: " in capsys.readouterr().out
-    assert first.last is not None
     assert read_config(first.last).training.batch_seconds >= 20
     run(data, tmp_path / "run", *auto, "training.max_steps=2", RESUME)
     assert "s (as before)" in capsys.readouterr().out

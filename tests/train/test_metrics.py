@@ -1,7 +1,5 @@
 """Metrics on disk and in memory, and what a screen shows of them."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -18,7 +16,7 @@ from tests.train.helpers import reporter, said_by, tiny
 from tiny_audio.model.batch import IGNORE
 from tiny_audio.train.build import resume_command
 from tiny_audio.train.evaluation import Evaluation
-from tiny_audio.train.metrics import Bar, Reporter, duration
+from tiny_audio.train.metrics import Bar, Reporter
 
 ROW: dict[str, Any] = {
     **{"kind": "train", "step": 50, "loss": 1.2345, "grad_norm": 0.5, "grad_norm_max": 0.9},
@@ -28,24 +26,7 @@ ROW: dict[str, Any] = {
 EVAL: dict[str, Any] = {"kind": "eval", "step": 50, "eval_loss": 1.5, "wer": 0.123, "cer": 0.05}
 
 
-def test_rows_are_json_lines_and_go_back_to_where_a_run_resumes(tmp_path: Path) -> None:
-    report = reporter(tmp_path)
-    report.count_labels(torch.tensor([[1, 2, IGNORE]]))
-    report.record(ROW)
-    state = report.state_dict()
-    report.record(EVAL)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [ROW, EVAL]
-    again = reporter(tmp_path)
-    again.load_state_dict(state)
-    assert again.rows == [ROW]
-    assert again.guess_loss == report.guess_loss
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_a_new_run_does_not_go_on_with_the_rows_of_one_that_left_no_checkpoint(
-    tmp_path: Path,
-) -> None:
+def test_a_new_run_does_not_go_on_with_the_rows_of_one_that_left_no_checkpoint(tmp_path):
     reporter(tmp_path).record(ROW)
     report = reporter(tmp_path)
     report.record(EVAL)
@@ -109,11 +90,6 @@ def test_every_figure_is_shown(terminal: bool, tmp_path: Path) -> None:
         assert figure in shown, figure
     for text in ("reference:  a [bold] word", "hypothesis: a bald word", "a note [with] brackets"):
         assert text in shown
-
-
-def test_durations() -> None:
-    shown = [duration(seconds) for seconds in (0, 42, 720, 3 * 3600 + 300)]
-    assert shown == ["0 s", "42 s", "12 min", "3 h 05 min"]
 
 
 def test_the_advice_is_the_command_that_was_typed() -> None:

@@ -1,7 +1,5 @@
 """Fetching ahead changes nothing but the time: order, position and errors stay where they were."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,8 +51,6 @@ def test_it_ends_where_the_data_ends(corpus: Path) -> None:
 
 
 class Broken(ListStream):
-    """Two batches, then an error."""
-
     def __iter__(self) -> Iterator[Batch]:
         yield from self.batches
         raise DataError("the disk is gone")

@@ -1,7 +1,5 @@
 """A resumed run equals one that was never interrupted, number for number."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from pathlib import Path
@@ -10,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import set_seed
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from tests.train.helpers import RESUME, rows, run, untimed
-from tiny_audio.config import RENAMED
+from tests.model.helpers import write_former_names
+from tests.train.helpers import FLAT, RESUME, rows, run, untimed
 from tiny_audio.errors import CheckpointError, ConfigError
 from tiny_audio.train.checkpoints import restore_rng, rng_state
 
@@ -26,11 +23,9 @@ LONG = (
     *("training.gradient_accumulation_steps=2", "training.logging_steps=3"),
     *("training.max_steps=10", "training.save_steps=5"),
 )
-FLAT = ("training.eval_steps=0", "training.warmup_steps=0", "training.min_lr_rate=1")
 
 
 def tensors(folder: Path | None) -> dict[str, torch.Tensor]:
-    assert folder is not None
     files = sorted(folder.rglob("*.safetensors"))
     return {f"{file.name}:{k}": v for file in files for k, v in load_file(file).items()}
 
@@ -51,23 +46,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, tmp_p
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-@pytest.fixture(scope="module")
-def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps; to be copied."""
-    out = tmp_path_factory.mktemp("done") / "run"
-    run(data, out, *FLAT, "training.max_steps=2", "training.save_steps=1")
-    return out
-
-
 @pytest.fixture
 def copy(done: Path, tmp_path: Path) -> Path:
-    """The same in a folder of its own."""
     return Path(shutil.copytree(done, tmp_path / "copy"))
 
 
-def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(
-    data: Path, done: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(data, done, tmp_path):
     start = f"training.resume_from_checkpoint={done / 'checkpoints' / 'step-00000002'}"
     changed = (start, "training.learning_rate=0.0123")
     second = run(data, tmp_path / "b", *FLAT, "training.max_steps=4", *changed)
@@ -78,17 +62,7 @@ def test_a_run_goes_on_in_another_folder_at_todays_learning_rate(
 
 
 def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, copy: Path) -> None:
-    path = copy / "checkpoints" / "step-00000002" / "config.yaml"
-    config = OmegaConf.load(path)
-    values = {old: OmegaConf.select(config, new) for old, new in RENAMED.items()}
-    for new in RENAMED.values():
-        section, _, name = new.rpartition(".")
-        OmegaConf.select(config, section).pop(name)
-    for old, value in values.items():
-        OmegaConf.update(config, old, value)
-    config.training.betas = list(config.training.betas.values())
-    config.training.race = []  # a setting that is gone
-    OmegaConf.save(config, path)
+    write_former_names(copy / "checkpoints" / "step-00000002" / "config.yaml")
     auto = "training.batch_seconds=auto"
     assert run(data, copy, *FLAT, "training.max_steps=3", RESUME, auto).steps == 3
 

@@ -1,34 +1,38 @@
 """What a run leaves behind, and what it refuses before it starts."""
 
-from __future__ import annotations
-
+import contextlib
 import importlib.util
+import io
 import logging
 from pathlib import Path
 
 import pytest
 
-from tests.train.helpers import TEXTS, rows, run, settings
+from tests.train.helpers import TEXTS, rows, run, settings, untimed
 from tiny_audio.errors import ConfigError, MissingExtraError
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.checkpoint import read_config, read_info, resolve_model
-from tiny_audio.train.build import train
+from tiny_audio.train.build import RunSummary, train
 
 SHORT = ("training.max_steps=3", "training.eval_steps=2", "training.eval_utterances=3")
 
 
-def test_a_run_leaves_everything_in_its_folder(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    summary = run(data, out, *SHORT)
+@pytest.fixture(scope="module")
+def short(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary, str]:
+    """A run of three steps: its folder, its summary and what it said."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        summary = run(data, out, *SHORT)
+    return out, summary, said.getvalue()
+
+
+def test_a_run_leaves_everything_in_its_folder(data, short):
+    out, summary, said = short
     assert (summary.exit_code, summary.steps) == (0, 3)
-    assert summary.best is not None
     for name in ("config.yaml", "metrics.jsonl", "loss.png", "checkpoints/index.json"):
         assert (out / name).is_file(), name
     assert [row["step"] for row in rows(out)] == [1, 2, 3]
     assert [row["step"] for row in rows(out, "eval")] == [2, 3]
-    said = capsys.readouterr().out
     for line in (
         "Learns: projector (45,280)",
         "Held out for evaluation: 8 utterances",
@@ -41,6 +45,13 @@ def test_a_run_leaves_everything_in_its_folder(
     expected.data.labels.case_of = {"main": "keep"}  # what case=auto decided
     assert read_config(summary.best) == expected
     assert read_info(summary.best).metadata["wer"] == summary.wer
+    row = rows(out)[-1]
+    for name in (
+        *("step", "epoch", "loss", "grad_norm", "grad_norm_max", "lr_projector", "memory_gb"),
+        *("audio_seconds_per_second", "seconds_per_step", "guess_loss", "projector_output_rms"),
+    ):
+        assert isinstance(row[name], int | float), name
+    assert row["epoch"] > 0
 
 
 @pytest.mark.slow
@@ -59,41 +70,20 @@ def test_the_tiny_pair_learns_eight_utterances_by_heart(data: Path, tmp_path: Pa
     assert tuple(transcript.text for transcript in transcripts) == TEXTS
 
 
-def test_a_row_holds_what_the_metrics_promise(data: Path, tmp_path: Path) -> None:
-    steps = ("training.max_steps=2", "training.gradient_accumulation_steps=2")
-    none = ("data.eval_path=null", "data.holdout=0")
-    summary = run(data, tmp_path / "run", *steps, *none, "model.projector.type=moe")
-    assert summary.wer is None
-    assert summary.best == summary.last is not None
-    row = rows(tmp_path / "run")[-1]
-    for name in (
-        *("step", "epoch", "loss", "grad_norm", "grad_norm_max", "lr_projector", "memory_gb"),
-        *("audio_seconds_per_second", "seconds_per_step", "guess_loss"),
-        *("projector_output_rms", "projector_share_0"),
-    ):
-        assert isinstance(row[name], int | float), name
-    assert row["epoch"] > 0
+def test_equal_seeds_give_equal_runs(data, tmp_path, short):
+    default = settings(data, tmp_path).seed
+    for name, seed in (("same", default), ("other", default + 1)):
+        run(data, tmp_path / name, *SHORT, f"seed={seed}")
+        assert (untimed(tmp_path / name) == untimed(short[0])) == (name == "same")
 
 
-def test_equal_seeds_give_equal_runs(data: Path, tmp_path: Path) -> None:
-    short = ("training.max_steps=2", "training.eval_steps=0", "training.learns=[projector,lora]")
-    losses = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(data, tmp_path / name, *short, f"seed={seed}")
-        losses.append([row["loss"] for row in rows(tmp_path / name)])
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_bf16_autocast_on_the_cpu_and_tensorboard_with_every_figure(
-    data: Path, tmp_path: Path
-) -> None:
+def test_bf16_autocast_on_the_cpu_and_tensorboard_with_every_figure(data, tmp_path, short):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
     )
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     run(data, tmp_path / "a", *SHORT, "training.precision=bf16", "training.report_to=tensorboard")
-    run(data, tmp_path / "b", *SHORT, "training.precision=fp32")
-    half, full = (rows(tmp_path / name)[-1]["loss"] for name in "ab")
+    half, full = (rows(folder)[-1]["loss"] for folder in (tmp_path / "a", short[0]))
     assert half != full
     assert half == pytest.approx(full, rel=0.02)
     events = next((tmp_path / "a").rglob("events.out.tfevents*"))
@@ -105,9 +95,7 @@ def test_bf16_autocast_on_the_cpu_and_tensorboard_with_every_figure(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(data, tmp_path):
     with pytest.raises(MissingExtraError, match=r"tiny-audio\[track\]"):
         run(data, tmp_path / "run", "training.report_to=wandb")
 

@@ -1,7 +1,5 @@
 """Exactly the parameters of the stage's row learn, at its rate, in every respect."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -91,12 +89,11 @@ def test_a_later_stage_needs_a_start(data: Path, tmp_path: Path) -> None:
 
 
 def weights(folder: Path | None) -> dict[str, torch.Tensor]:
-    assert folder is not None
     return load_file(folder / "model.safetensors")
 
 
-def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
-    one = run(data, tmp_path / "1", *SHORT).last
+def test_three_stages_hand_their_weights_on(data: Path, done: Path, tmp_path: Path) -> None:
+    one = done / "checkpoints" / "step-00000002"
     two = run(data, tmp_path / "2", *SHORT, "+experiments=mlp_lora", f"model.init_from={one}").last
     for name, value in weights(one).items():  # the projector rested
         assert torch.equal(value, weights(two)[name]), name
@@ -104,19 +101,11 @@ def test_three_stages_hand_their_weights_on(data: Path, tmp_path: Path) -> None:
         data, tmp_path / "3", *SHORT, "+experiments=mlp_fine_tune", f"model.init_from={two}"
     ).last
     assert any(not torch.equal(v, weights(last)[n]) for n, v in weights(one).items())
-    assert last is not None
     assert (last / "adapter" / "adapter_model.safetensors").is_file()
 
-    for change, field in (
-        ("model.projector.type=mosa", "projector.type"),
-        ("model.projector.mlp.hidden=64", "projector.sizes"),
-        ("model.decoder.instruction='Write down: '", "decoder.instruction"),
-    ):
-        with pytest.raises(CheckpointError, match=field):
-            run(data, tmp_path / "4", *SHORT, f"model.init_from={one}", change)
-
-
-# -------------------------------------------------------------------------------------- rates
+    other = "model.decoder.instruction='Write down: '"
+    with pytest.raises(CheckpointError, match=r"decoder\.instruction"):
+        run(data, tmp_path / "4", *SHORT, f"model.init_from={one}", other)
 
 
 def multipliers(warmup: int, steps: int, ratio: float) -> list[float]:

@@ -1,7 +1,5 @@
 """Small projectors of every kind, for the tests of this folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +21,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=list(OPTIONS))
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each projector's name in turn."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Projector]:
-    """Build a small projector; keyword arguments override its options."""
-
     def build(kind: str, **changes: Any) -> Projector:
         torch.manual_seed(3)
         return build_projector(kind, D, W, RMS, {**OPTIONS[kind], **changes})

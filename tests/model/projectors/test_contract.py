@@ -1,7 +1,5 @@
 """What holds for every projector: lengths, padding, scale, dtypes, gradients, copying."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 
