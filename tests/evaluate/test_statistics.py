@@ -10,7 +10,7 @@ import pytest
 from tests.evaluate.helpers import evaluation, failure, random_evaluation
 from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
-    bin_name,
+    DURATIONS,
     bootstrap,
     breakdown,
     calibration,
@@ -105,23 +105,24 @@ def test_what_cannot_be_known_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize("kind", BREAKDOWNS)
-def test_the_parts_add_up_to_the_whole_without_failures(kind: str) -> None:
+def test_the_parts_add_up_to_the_whole(kind: str) -> None:
     whole = random_evaluation(200)
     found = divide(whole, kind)
     assert len(found) > 1
-    assert sum((p.score.words for p in found.values()), Counts()) == whole.score.words
-    assert sorted(int(r.id) for p in found.values() for r in p.records) == list(range(200))
-    rows = breakdown(whole, kind)
-    assert list(rows) == list(found)
+    assert sorted(i for part in found.values() for i in part) == list(range(200))
+    parts = [whole.select(part).score.words for part in found.values()]
+    assert Counts.total(parts) == whole.score.words
     failed = replace(whole, records=(failure("x"), *whole.records), scores=(None, *whole.scores))
-    assert breakdown(failed, kind) == rows
+    rows = breakdown(failed, kind).values()
+    assert sum(row["utterances"] for row in rows) == 200
+    assert sum(row["failed"] for row in rows) == 1
 
 
 def test_bins_come_in_order_and_hold_their_lower_edges() -> None:
-    found = divide(random_evaluation(300), "duration")
-    assert list(found) == [bin_name(seconds) for seconds in (0.0, 2.0, 5.0, 10.0, 20.0, 30.0)]
-    assert [bin_name(seconds) for seconds in (1.999, 4.999)] == ["0 to 2 s", "2 to 5 s"]
-    assert list(found)[-1] == "30 s and more"
+    assert list(divide(random_evaluation(300), "duration")) == DURATIONS
+    edges = evaluation([("a", "a")] * 5, duration=[30.0, 5.0, 4.999, 2.0, 1.999])
+    found = {"0 to 2 s": [4], "2 to 5 s": [2, 3], "5 to 10 s": [1], "30 s and more": [0]}
+    assert divide(edges, "duration") == found
 
 
 # --------------------------------------------------------------------------------- calibration

@@ -90,11 +90,11 @@ def compare(
 def report(
     results: Several,
     out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
-    audio: Annotated[str, typer.Option(help="embed, link or none")] = "embed",
-    audio_mb: Annotated[float, typer.Option(min=0, help="embed clips up to so many MB")] = 50.0,
+    audio_mb: Annotated[float, typer.Option(min=0, help="of recordings; others are linked")] = 50.0,
     scoring: Scoring = None,
 ) -> None:
     """Write one or two evaluations as an HTML page that opens without a network."""
     from tiny_audio.evaluate.report import write_report
+    from tiny_audio.evaluate.results import load_systems
 
-    write_report(results, out=out, audio=audio, audio_mb=audio_mb, scoring=scoring)
+    write_report(load_systems(results, scoring), out=out, audio_mb=audio_mb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -55,23 +56,17 @@ def read_samples(
         cost=lambda sample: getattr(sample[0], "seconds", 0.0),
         budget=ahead_seconds,
     )
-    return ((_as_written(item), where) for item, where in samples)
-
-
-def _as_written(item: Utterance | Reject) -> Utterance | Reject:
-    """With the transcript as the source has it for its text."""
-    if isinstance(item, Reject):
-        return item
-    return replace(item, text=str(item.extra.get("transcript", item.text)))
+    for item, where in samples:
+        if isinstance(item, Utterance):  # with the transcript as the source has it
+            item = replace(item, text=str(item.extra.get("transcript", item.text)))
+        yield item, where
 
 
 def count(sources: Sequence[Source], limit: int | None) -> int | None:
     """Utterances that `read_samples` gives, None where it is not known beforehand."""
-    lengths = [math.inf if source.endless else source.length for source in sources]
-    if any(length is None for length in lengths):
-        return None
-    total = min(sum(length or 0 for length in lengths), math.inf if limit is None else limit)
-    return None if math.isinf(total) else int(total)
+    lengths = [limit if source.endless else source.length for source in sources]
+    known = [length for length in lengths if length is not None]
+    return min(sum(known), limit or sys.maxsize) if len(known) == len(lengths) else None
 
 
 def _location(item: data.Item) -> dict[str, Any]:
