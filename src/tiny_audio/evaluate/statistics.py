@@ -28,14 +28,15 @@ LEVEL = 0.95  # of intervals
 BINS = 10  # of confidence
 _CELLS = 1 << 21  # weights that are held in memory at once
 
-# Of an utterance: what is added up above and below the line of each rate.
-RATES: dict[str, Callable[[UtteranceScore], tuple[int, int]]] = {
-    "wer": lambda one: (one.words.errors, one.words.reference),
-    "substitution_rate": lambda one: (one.words.substitutions, one.words.reference),
-    "deletion_rate": lambda one: (one.words.deletions, one.words.reference),
-    "insertion_rate": lambda one: (one.words.insertions, one.words.reference),
-    "cer": lambda one: (one.characters.errors, one.characters.reference),
-    "sentence_error_rate": lambda one: (one.words.errors > 0, 1),
+# What an utterance adds above and below the line of each rate.
+RATES: dict[str, Callable[[Record, UtteranceScore], tuple[float, float]]] = {
+    "wer": lambda _, one: (one.words.errors, one.words.reference),
+    "substitution_rate": lambda _, one: (one.words.substitutions, one.words.reference),
+    "deletion_rate": lambda _, one: (one.words.deletions, one.words.reference),
+    "insertion_rate": lambda _, one: (one.words.insertions, one.words.reference),
+    "cer": lambda _, one: (one.characters.errors, one.characters.reference),
+    "sentence_error_rate": lambda _, one: (one.words.errors > 0, 1),
+    "rtfx": lambda record, _: (record.duration, record.seconds),
 }
 
 # ------------------------------------------------------------------------------------ resampling
@@ -85,7 +86,7 @@ class Bootstrap(NamedTuple):
 def bootstrap(evaluation: Evaluation) -> Bootstrap:
     """Intervals of all RATES of an evaluation; the same records give the same intervals."""
     units, unit = resampling_units(evaluation.scored)
-    rows = [[rate(one) for rate in RATES.values()] for _, one in evaluation.pairs()]
+    rows = [[rate(*pair) for rate in RATES.values()] for pair in evaluation.pairs()]
     values = np.array(rows, dtype=np.float64).reshape(-1, len(RATES), 2)
     above, below = (group_sums(values[..., i], units) for i in (0, 1))
     found = intervals(above, below, RESAMPLES, np.random.default_rng(0))
