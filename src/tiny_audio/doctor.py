@@ -30,26 +30,18 @@ Finding = tuple[str, str]  # mark and text
 
 def doctor_command() -> int:
     """Print what is found; 0, or 1 where something must be mended first. Nothing is downloaded."""
-    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    subjects: dict[str, Callable[[], Finding]] = {
-        "Python": lambda: (GOOD, python),
-        "packages": _packages,
-        "PyTorch": _torch,
-        "memory": _memory,
-        "cache": _cache,
-        "hub": _hub,
-        "extras": _extras,
-    }
-    bad = []
-    width = shutil.get_terminal_size().columns
-    for subject, examine in subjects.items():
+    bad, width = [], shutil.get_terminal_size().columns
+    for subject, examine in SUBJECTS.items():
         mark, text = examine()
         line = f"{mark}  {subject:<9} {text}"
         print(textwrap.fill(line, width, subsequent_indent=" " * 14, break_on_hyphens=False))
-        if mark == BAD:
-            bad.append(subject)
+        bad += [subject] if mark == BAD else []
     print(f"\nMend first: {', '.join(bad)}" if bad else "\nTiny Audio works on this machine.")
     return 1 if bad else 0
+
+
+def _python() -> Finding:
+    return GOOD, f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
 def _packages() -> Finding:
@@ -102,11 +94,10 @@ def _cache() -> Finding:
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / _GB
     text = f"{cache}, {free:.0f} GB free"
-    if not os.access(there, os.W_OK):
-        return NOTE, f"{text}: cannot be written; set HF_HOME to another folder"
-    if free < _PAIR_GB:
-        return NOTE, f"{text}: the default pair takes {_PAIR_GB:.0f} GB; set HF_HOME elsewhere"
-    return GOOD, text
+    if os.access(there, os.W_OK) and free >= _PAIR_GB:
+        return GOOD, text
+    why = f"the default pair takes {_PAIR_GB:.0f} GB" if free < _PAIR_GB else "cannot be written"
+    return NOTE, f"{text}: {why}; set HF_HOME to another folder"
 
 
 def _hub() -> Finding:
@@ -128,3 +119,14 @@ def _extras() -> Finding:
     missing = ", ".join(name for name in _EXTRAS if name not in there)
     how = f"; not installed: {missing} (pip install 'tiny-audio[NAME]')" if missing else ""
     return NOTE if missing else GOOD, (", ".join(there) or "none") + how
+
+
+SUBJECTS: dict[str, Callable[[], Finding]] = {
+    "Python": _python,
+    "packages": _packages,
+    "PyTorch": _torch,
+    "memory": _memory,
+    "cache": _cache,
+    "hub": _hub,
+    "extras": _extras,
+}

@@ -80,7 +80,9 @@ def test_other_files_are_refused_with_the_line(tmp_path: Path, text: str) -> Non
 
 def test_the_summary_is_json_and_has_every_figure() -> None:
     found = json.loads(json.dumps(summary(random_evaluation(60)), allow_nan=False))
-    assert set(found["breakdown"]) == set(BREAKDOWNS)
+    assert {"set", *found["breakdown"]} == set(BREAKDOWNS)
+    for parts in (found["sets"], *found["breakdown"].values()):
+        assert sum(part["utterances"] for part in parts.values()) == 60
     assert set(found["sets"]) == {"u", "v", "w"}
     assert set(found["intervals"]) == set(RATES)
     for name, (low, high) in found["intervals"].items():

@@ -120,10 +120,10 @@ def conclusion(comparison: Comparison) -> str:
     else:
         text = f"No difference is shown: {better} has the lower WER, {rates}, but it may be luck"
     units = " or ".join(f"{word}s" for word in comparison.unit.split(" or "))
-    low, high = map(points, drawn.interval)
+    points, low, high = (f"{100 * rate:+.2f}" for rate in (drawn.difference, *drawn.interval))
     text += (
-        f"; difference {points(drawn.difference)} points of WER ({b} less {a}; 95 % interval "
-        f"{low} to {high}), p = {drawn.p:.2g} by paired bootstrap over {drawn.units} {units}."
+        f"; difference {points} points of WER ({b} less {a}; 95 % interval {low} to {high}), "
+        f"p = {drawn.p:.2g} by paired bootstrap over {drawn.units} {units}."
     )
     if drawn.units < FEW:
         text += f" With only {drawn.units} {units} p is not to be trusted."
@@ -153,15 +153,14 @@ def sections(comparison: Comparison, top: int) -> Iterator[Section]:
 
 def breakdown_sections(comparison: Comparison) -> Iterator[Section]:
     """On how many utterances each is better; then by set, duration and speaker, where known."""
-    a, b = comparison.names
-    differences = comparison.differences
-    counts = {
-        f"{a} has fewer errors": sum(d > 0 for d in differences),
-        f"{b} has fewer errors": sum(d < 0 for d in differences),
-        "as many": sum(d == 0 for d in differences),
-    }
-    outcomes = [(name, str(n), percent(n / len(differences))) for name, n in counts.items()]
-    yield Section("Utterances", ("outcome", "utterances", "share"), outcomes)
+    (a, b), differences = comparison.names, comparison.differences
+    counts = [sum(d > 0 for d in differences), sum(d < 0 for d in differences), 0]
+    counts[2] = len(differences) - sum(counts)
+    outcomes = zip(
+        (f"{a} has fewer errors", f"{b} has fewer errors", "as many"), counts, strict=True
+    )
+    shares = [(name, str(n), percent(n / len(differences))) for name, n in outcomes]
+    yield Section("Utterances", ("outcome", "utterances", "share"), shares)
     for kind in ("set", "duration", "speaker"):
         found = comparison.divide(kind)
         if not found.keys() - {UNKNOWN}:
@@ -170,14 +169,8 @@ def breakdown_sections(comparison: Comparison) -> Iterator[Section]:
         rows = []
         for name in most if kind == "speaker" else found:
             x, y = (part.score.words for part in found[name])
-            gap = points(y.rate - x.rate) if x.rate is not None and y.rate is not None else "–"
             winner = comparison.names[y.errors < x.errors] if x.errors != y.errors else "–"
             sizes = (str(len(found[name][0].records)), str(x.reference))
-            rows.append((name, *sizes, percent(x.rate), percent(y.rate), gap, winner))
-        columns = ("part", "utts", "words", a, b, "points", "fewer errors")
-        yield Section(f"By {kind}", columns, rows, text=(0, 6))
-
-
-def points(rate: float) -> str:
-    """A difference of two rates, in percentage points."""
-    return f"{100 * rate:+.2f}"
+            rows.append((name, *sizes, percent(x.rate), percent(y.rate), winner))
+        columns = ("part", "utts", "words", a, b, "fewer errors")
+        yield Section(f"By {kind}", columns, rows, text=(0, 5))

@@ -32,7 +32,6 @@ from tiny_audio.model.checkpoint import BUNDLED, INFO, find_checkpoint, resolve_
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.speech import SpeechModel
 
-CHECKPOINTS = ("best", "last")
 WINDOW_SECONDS = 30.0  # longer recordings are cut for foreign models; what Whisper hears at once
 LEAST_SAMPLES = 400  # that a foreign model is given: one frame of wav2vec 2.0
 MODEL_FAILED = "model_failed"  # an error in the foreign model's code
@@ -48,6 +47,7 @@ class Options:
 
     language: of foreign models, None lets them guess. quantise: ``int8`` of ours. dtype: None: as
     in training, or as a foreign model's files say. max_bytes: of a recording at an address.
+    limit: only the first so many utterances of each set.
     """
 
     device: str
@@ -58,6 +58,7 @@ class Options:
     quantise: str | None = None
     dtype: str | None = None
     max_bytes: int | None = None
+    limit: int | None = None
 
 
 class ModelFolder(NamedTuple):
@@ -73,8 +74,8 @@ def find_model(name: str, checkpoint: str) -> ModelFolder:
 
     Raises HubError, ModelError or CheckpointError where it is none of these.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise ConfigError(f"--checkpoint {checkpoint}: use {' or '.join(CHECKPOINTS)}.")
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"--checkpoint {checkpoint}: use best or last.")
     folder = Path(name).expanduser()
     if name not in BUNDLED and not folder.exists() and is_hub_id(name):
         ours = (snapshot(name, files=SMALL_FILES) / INFO).is_file()
@@ -96,29 +97,16 @@ def open_model(found: ModelFolder, options: Options) -> Transcribe:
     return partial(
         transcribe,
         quantise(model, options.quantise),
-        generation=GenerationConfig(num_beams=options.beams),
+        options=GenerationConfig(num_beams=options.beams),
         batch_seconds=options.batch_seconds,
         max_utterances=options.max_utterances,
     )
 
 
-def transcribe(
-    model: SpeechModel,
-    recordings: Recordings,
-    *,
-    generation: GenerationConfig,
-    batch_seconds: float,
-    max_utterances: int,
-) -> Iterator[Record]:
-    """Let one of our own models fill records; batches as in `Options`."""
+def transcribe(model: SpeechModel, recordings: Recordings, **options: Any) -> Iterator[Record]:
+    """Let one of our own models fill records; `options` are those of `recognise`."""
     keyed = (((r, model.audio_tokens(len(w)) > 0), w) for r, w in recordings)
-    for (record, long_enough), found in recognise(
-        model,
-        keyed,
-        options=generation,
-        batch_seconds=batch_seconds,
-        max_utterances=max_utterances,
-    ):
+    for (record, long_enough), found in recognise(model, keyed, **options):
         done = replace(record, duration=found.seconds, seconds=found.work_seconds)
         if not long_enough:
             yield _too_short(done)
@@ -134,10 +122,8 @@ def transcribe(
 
 def _too_short(record: Record) -> Record:
     """One that failed before keeps its reason."""
-    if record.error is not None:
-        return record
     message = f"{record.duration:.3f} s are too short for the model"
-    return replace(record, error="too_short", message=message)
+    return record if record.error else replace(record, error="too_short", message=message)
 
 
 class TransformersAdapter:

@@ -27,7 +27,7 @@ from rich.progress import track
 from tiny_audio import logs
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.decode import Mono
-from tiny_audio.config import DataConfig, GenerationConfig
+from tiny_audio.config import GenerationConfig
 from tiny_audio.data.records import Source, Utterance
 from tiny_audio.data.rejects import Reject
 from tiny_audio.data.sources import open_set
@@ -43,7 +43,6 @@ from tiny_audio.evaluate.models import (
 )
 from tiny_audio.evaluate.results import RESULTS, SUMMARY, Evaluation, Record
 from tiny_audio.evaluate.sets import chunks, count, read_samples, whole_chunks
-from tiny_audio.model.build import pick_device
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import ScoringRule, get_rule
 
@@ -71,7 +70,7 @@ def evaluate(
         records = transcribe(
             model,
             map(recording, utterances),
-            generation=generation,
+            options=generation,
             batch_seconds=batch_seconds,
             max_utterances=max_utterances,
         )
@@ -86,9 +85,9 @@ def recording(item: Utterance | Reject, **columns: Any) -> tuple[Record, Mono]:
         columns |= {"error": item.reason, "message": item.message}
         return Record(item.id, item.source, "", "", 0.0, 0.0, **columns), np.zeros(0, np.float32)
     others = {name: value for name, value in item.extra.items() if name != "transcript"}
-    # Values that JSON has not (bytes, arrays) become null.
-    columns["extra"] = json.loads(json.dumps(others, default=lambda _: None))
-    columns["speaker"] = item.speaker
+    # What JSON has not (bytes, arrays, NaN) becomes null.
+    text = json.dumps(others, default=lambda _: None)
+    columns |= {"speaker": item.speaker, "extra": json.loads(text, parse_constant=lambda _: None)}
     return Record(item.id, item.source, item.text, "", 0.0, 0.0, **columns), item.waveform
 
 
@@ -98,22 +97,17 @@ def recording(item: Utterance | Reject, **columns: Any) -> tuple[Record, Mono]:
 def evaluate_command(
     models: Sequence[str],
     data: Sequence[str],
-    *,
-    out: Path | None,
-    scoring: str,
     options: Options,
-    limit: int | None = None,
+    scoring: str,
+    out: Path | None = None,
     checkpoint: str = "best",
     report: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate every model on every set; write results.jsonl and summary.json, show tables.
 
-    Args:
-        models, checkpoint: see `find_model`.
-        data: manifests, folders, benchmarks or presets; the first `limit` utterances of each.
-        out: folder of the results, None: a new one under runs/. Where it holds a part of this very
-            evaluation, this goes on there.
-        report: HTML page to write, of one model or two.
+    models, checkpoint: see `find_model`. data: manifests, folders, benchmarks or presets. out:
+    folder of the results, None: a new one under runs/; where it holds a part of this very
+    evaluation, this goes on there. report: HTML page to write.
 
     Returns model -> its evaluation over all sets. Raises TinyAudioError where something is
     unknown or unreadable, `out` holds another evaluation, or every utterance failed.
@@ -130,7 +124,6 @@ def evaluate_command(
         "models": {name: [one.path, fingerprint(one.path)] for name, one in found.items()},
         "data": {name: [one, fingerprint(one)] for name, one in zip(names, data, strict=True)},
         "scoring": rule.id,
-        "limit": limit,
         **asdict(options),
     }
     claim(out, settings)
@@ -140,14 +133,14 @@ def evaluate_command(
         print(f"going on in {out} after {len(records):,} utterances", file=sys.stderr)
     with logs.to_file(out), (out / RESULTS).open("a", encoding="utf-8") as file:
         for name, model in found.items() if not complete else ():
-            for record in _transcribe(name, model, sets, options, limit, records):
+            for record in _transcribe(name, model, sets, options, records):
                 file.write(record.to_json() + "\n")
                 file.flush()
                 records.append(record)
     evaluations = {
         name: Evaluation.of((one for one in records if one.model == name), rule) for name in found
     }
-    _finish(evaluations, {"data": list(data), "limit": limit, **asdict(options)}, out, report)
+    _finish(evaluations, {"data": list(data), **asdict(options)}, out, report)
     return evaluations
 
 
@@ -170,33 +163,24 @@ def _transcribe(
     model: ModelFolder,
     sets: dict[str, list[Source]],
     options: Options,
-    limit: int | None,
     done: Sequence[Record],
 ) -> Iterator[Record]:
     """What a model makes of what is left of all sets, in chunks; shows progress."""
     begun = Counter((record.model, record.set) for record in done)
     recognise: Transcribe | None = None
-    workers = 0 if pick_device(options.device).type == "cpu" else DataConfig().num_workers
     for test_set, sources in sets.items():
         start = begun[name, test_set]
         if (name, test_set) in list(begun)[:-1]:  # each set is read to its end before the next
             continue
         recognise = recognise or open_model(model, options)
-        samples = read_samples(
-            sources,
-            limit=limit,
-            num_workers=workers,
-            ahead_seconds=options.batch_seconds,
-            start=start,
-            max_bytes=options.max_bytes,
-        )
+        samples = read_samples(sources, options, start)
         waiting = (recording(item, **about, model=name, set=test_set) for item, about in samples)
         size = CHUNK_BATCHES * options.batch_seconds
         parts = chunks(waiting, size, lambda one: len(one[1]) / SAMPLE_RATE)
         yield from track(
             (record for part in parts for record in recognise(part)),
             escape(f"{name} on {test_set}"),
-            total=count(sources, limit),
+            total=count(sources, options.limit),
             completed=start,
             console=Console(stderr=True),
             transient=True,

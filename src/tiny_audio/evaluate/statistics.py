@@ -1,4 +1,4 @@
-"""How sure a figure is, whether two systems differ, where the errors are, and calibration.
+"""How sure a figure is, whether two systems differ, and where the errors are.
 
 Intervals and comparisons are bootstraps (Bisani and Ney 2004) over speakers where these are known:
 one speaker's utterances are right or wrong together. Not `scipy.stats.bootstrap`: a matrix product
@@ -25,7 +25,6 @@ Interval = tuple[float, float]
 
 RESAMPLES, PAIRED_RESAMPLES = 1000, 5000
 LEVEL = 0.95  # of intervals
-BINS = 10  # of confidence
 _CELLS = 1 << 21  # weights that are held in memory at once
 
 # What an utterance adds above and below the line of each rate.
@@ -76,8 +75,9 @@ def resampled_sums(values: Floats, resamples: int, rng: np.random.Generator) -> 
 
 
 class Bootstrap(NamedTuple):
-    """Intervals by figure, None where one has no value; unit: see `resampling_units`."""
+    """Rates and their intervals, None where one has no value; unit: see `resampling_units`."""
 
+    rates: dict[str, float | None]
     intervals: dict[str, Interval | None]
     unit: str
     units: int
@@ -88,9 +88,11 @@ def bootstrap(evaluation: Evaluation) -> Bootstrap:
     units, unit = resampling_units(evaluation.scored)
     rows = [[rate(*pair) for rate in RATES.values()] for pair in evaluation.pairs()]
     values = np.array(rows, dtype=np.float64).reshape(-1, len(RATES), 2)
+    rates = [share(*sums) for sums in values.sum(axis=0).tolist()]
     above, below = (group_sums(values[..., i], units) for i in (0, 1))
     found = intervals(above, below, RESAMPLES, np.random.default_rng(0))
-    return Bootstrap(dict(zip(RATES, found, strict=True)), unit, len(above))
+    both = (dict(zip(RATES, rates, strict=True)), dict(zip(RATES, found, strict=True)))
+    return Bootstrap(*both, unit, len(above))
 
 
 def intervals(
@@ -160,12 +162,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "empty_references": sum(not one.reference for one in score.utterances),
         "reference_words": words.reference,
         **words._asdict(),
-        "wer": score.wer,
-        "substitution_rate": share(words.substitutions, words.reference),
-        "deletion_rate": share(words.deletions, words.reference),
-        "insertion_rate": share(words.insertions, words.reference),
-        "cer": score.cer,
-        "sentence_error_rate": score.sentence_error_rate,
+        **drawn.rates,
         "audio_seconds": round(evaluation.audio_seconds, 3),
         "wall_seconds": round(evaluation.wall_seconds, 3),
         "rtfx": evaluation.rtfx,
@@ -176,7 +173,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def share(count: float, total: int) -> float | None:
+def share(count: float, total: float) -> float | None:
     """A part of a total; None where there is no total."""
     return count / total if total else None
 
@@ -197,47 +194,3 @@ def divide(evaluation: Evaluation, kind: str) -> dict[str, list[int]]:
     found = evaluation.positions(BREAKDOWNS[kind])
     order = DURATIONS if kind == "duration" else list(found)
     return {name: found[name] for name in order if name in found}
-
-
-def breakdown(evaluation: Evaluation, kind: str) -> dict[str, dict[str, Any]]:
-    """Figures of every part by one of BREAKDOWNS, ready for JSON."""
-    parts = divide(evaluation, kind)
-    return {name: figures(evaluation.select(part)) for name, part in parts.items()}
-
-
-# ----------------------------------------------------------------------------------- calibration
-
-
-def calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """Whether confidence, exp(mean log-probability of a token), means anything; ready for JSON.
-
-    An utterance is correct where it has no word error. ece = sum over bins of (utterances in it /
-    all) * |share correct - mean confidence| (Guo et al. 2017). auroc: the chance that a correct
-    utterance has more confidence than a wrong one; None where all are right or all wrong.
-    """
-    pairs = [
-        (record.logprob, one.words.errors == 0)
-        for record, one in evaluation.pairs()
-        if record.logprob is not None
-    ]
-    confidence = np.exp(np.minimum([logprob for logprob, _ in pairs], 0.0))
-    correct = np.array([right for _, right in pairs], dtype=bool)
-    number = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    bins = [
-        {
-            "low": int(i) / BINS,
-            "utterances": int((number == i).sum()),
-            "confidence": float(confidence[number == i].mean()),
-            "correct": float(correct[number == i].mean()),
-        }
-        for i in np.unique(number)
-    ]
-    gap = sum(one["utterances"] * abs(one["correct"] - one["confidence"]) for one in bins)
-    right, wrong = confidence[correct], confidence[~correct]
-    auroc = None
-    if len(right) and len(wrong):
-        from scipy.stats import mannwhitneyu
-
-        u = mannwhitneyu(right, wrong, method="asymptotic").statistic
-        auroc = float(u / (len(right) * len(wrong)))
-    return {"utterances": len(pairs), "ece": share(gap, len(pairs)), "auroc": auroc, "bins": bins}

@@ -17,8 +17,7 @@ from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
     LEVEL,
     bootstrap,
-    breakdown,
-    calibration,
+    divide,
     figures,
     share,
 )
@@ -33,13 +32,18 @@ EXAMPLES = 3  # ids of utterances that are named for a confusion
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """What summary.json holds: figures of the whole, of each set, and by BREAKDOWNS."""
+    """What summary.json holds: figures of the whole and of its parts."""
+    parts = {
+        kind: {
+            name: figures(evaluation.select(at)) for name, at in divide(evaluation, kind).items()
+        }
+        for kind in BREAKDOWNS
+    }
     return {
         **figures(evaluation),
-        "sets": {name: figures(part) for name, part in evaluation.by(set_name).items()},
-        "breakdown": {kind: breakdown(evaluation, kind) for kind in BREAKDOWNS},
+        "sets": parts.pop("set"),
+        "breakdown": parts,
         "hallucination": hallucination(evaluation),
-        "calibration": calibration(evaluation),
     }
 
 
@@ -99,13 +103,13 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}%"
 
 
-def figures_section(evaluation: Evaluation, title: str) -> Section:
-    """One row a set (of one set: a source) and, where there are several, one for all."""
+def figures_section(evaluation: Evaluation, title: str, kind: str | None = None) -> Section:
+    """One row a part by `kind` (None: a set, of one set a source) and, of several, one for all."""
     several = len({record.set for record in evaluation.records}) > 1
-    parts = evaluation.by(set_name if several else lambda record: record.source)
-    whole = [("all", evaluation)] if len(parts) != 1 else []
+    found = divide(evaluation, kind or ("set" if several else "source"))
+    parts = [(name, evaluation.select(at)) for name, at in found.items()]
     rows = []
-    for name, part in [*parts.items(), *whole]:
+    for name, part in parts if len(parts) == 1 else [*parts, ("all", evaluation)]:
         score, words, rtfx = part.score, part.score.words, part.rtfx
         sizes = (len(score.utterances), words.reference)
         errors = (words.substitutions, words.deletions, words.insertions)
@@ -133,14 +137,12 @@ def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
     return Section(title, ("model", *sets), rows)
 
 
-def with_interval(part: Evaluation, name: str | None = None) -> str:
-    """The ``wer`` or ``cer`` as people read it; without `name`, the one of the scoring rule."""
-    name = name or get_rule(part.rule).primary
-    value = part.score.wer if name == "wer" else part.score.cer
+def with_interval(part: Evaluation) -> str:
+    """The figure that the scoring rule compares by, as people read it."""
+    name = get_rule(part.rule).primary
+    value = percent(part.score.wer if name == "wer" else part.score.cer)
     interval = bootstrap(part).intervals[name]
-    if interval is None:
-        return percent(value)
-    return f"{percent(value)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return f"{value} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else value
 
 
 def high_wer_section(

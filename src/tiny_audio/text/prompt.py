@@ -152,9 +152,11 @@ def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare
     text = _render(tokenizer, {"user": "?", "assistant": spare}, add_generation_prompt=False)
     ids, control = _tokenize(tokenizer, text), _added_tokens(tokenizer).values()
     after = ids[len(ids) - ids[::-1].index(spare_id) :] if spare_id in ids else []
-    written = (token for token in after if token in control or tokenizer.decode([token]).strip())
+    written = (
+        token for token in after if token in control or str(tokenizer.decode([token])).strip()
+    )
     first = next(written, None)
-    if first in control:
+    if first is not None and first in control:
         return first
     if isinstance(tokenizer.eos_token_id, int):
         return tokenizer.eos_token_id

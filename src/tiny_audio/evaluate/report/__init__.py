@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
@@ -31,8 +31,8 @@ from tiny_audio.errors import AudioError, ConfigError, DataError
 from tiny_audio.evaluate.comparison import breakdown_sections, compare, conclusion
 from tiny_audio.evaluate.errors import confusions, homophones
 from tiny_audio.evaluate.results import Evaluation, Record
-from tiny_audio.evaluate.statistics import BINS, DURATIONS, bootstrap, calibration, divide, share
-from tiny_audio.evaluate.tables import LEGEND, figures_section, percent, with_interval
+from tiny_audio.evaluate.statistics import bootstrap, share
+from tiny_audio.evaluate.tables import LEGEND, figures_section, percent
 from tiny_audio.evaluate.wer import UtteranceScore
 
 MOST_SYSTEMS = 2  # in one report
@@ -89,12 +89,13 @@ def render(
         subtitle=f"{len(utterances)} utterances, scoring {parts[0].rule}, {date.today()}",
         systems=list(both.items()),
         summaries=[
-            replace(figures_section(evaluation, f"{name}: by set"), note=LEGEND)
+            replace(figures_section(evaluation, f"{name}: by {kind}", kind), note="")
             for name, evaluation in both.items()
+            for kind in ("set", "duration")
         ],
         conclusion=None if compared is None else conclusion(compared),
         comparison=[] if compared is None else list(breakdown_sections(compared)),
-        charts=list(_charts(parts)),
+        legend=LEGEND,
         share=share,
         bootstrap=bootstrap,
         confusions=confusions,
@@ -115,24 +116,6 @@ def _hash(text: str) -> str:
 
 
 # -------------------------------------------------------------------------------- what it shows
-
-
-Bars = dict[str, tuple[float, str]]  # label -> share and its text
-
-
-def _charts(systems: Iterable[Evaluation]) -> Iterator[tuple[str, str, list[str], list[Bars]]]:
-    """Title, what a row is, labels in order, and the bars of each system."""
-    wer, correct = list[Bars](), list[Bars]()
-    for one in systems:
-        parts = {label: one.select(at) for label, at in divide(one, "duration").items()}
-        wer.append(
-            {x: (part.score.wer or 0, with_interval(part, "wer")) for x, part in parts.items()}
-        )
-        bins = {f"from {found['low']:.0%}": found["correct"] for found in calibration(one)["bins"]}
-        correct.append({label: (rate, percent(rate)) for label, rate in bins.items()})
-    yield "WER by duration", "audio", DURATIONS, wer
-    labels = [f"from {i / BINS:.0%}" for i in range(BINS)]
-    yield "Utterances without an error, by confidence", "confidence", labels, correct
 
 
 def _utterance(
