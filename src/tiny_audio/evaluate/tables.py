@@ -24,7 +24,7 @@ from tiny_audio.evaluate.statistics import (
 from tiny_audio.evaluate.wer import AlignedWord
 from tiny_audio.text.scoring import get_rule
 
-COLUMNS = ("set", "utts", "words", "WER", "S", "D", "I", "CER", "SER", "RTFx", "failed")
+COLUMNS = ("utts", "words", "WER", "S", "D", "I", "CER", "SER", "RTFx", "failed")
 LEGEND = "S, D, I: words substituted, deleted, inserted. SER: utterances with an error"
 MARKS = "Marks: [reference→hypothesis] substituted, (reference) deleted, +hypothesis+ inserted."
 KINDS = {"substitute": "Substitutions", "delete": "Deletions", "insert": "Insertions"}
@@ -106,8 +106,8 @@ def percent(share: float | None) -> str:
 def figures_section(evaluation: Evaluation, title: str, kind: str | None = None) -> Section:
     """One row a part by `kind` (None: a set, of one set a source) and, of several, one for all."""
     several = len({record.set for record in evaluation.records}) > 1
-    found = divide(evaluation, kind or ("set" if several else "source"))
-    parts = [(name, evaluation.select(at)) for name, at in found.items()]
+    kind = kind or ("set" if several else "source")
+    parts = [(name, evaluation.select(at)) for name, at in divide(evaluation, kind).items()]
     rows = []
     for name, part in parts if len(parts) == 1 else [*parts, ("all", evaluation)]:
         score, words, rtfx = part.score, part.score.words, part.rtfx
@@ -121,7 +121,7 @@ def figures_section(evaluation: Evaluation, title: str, kind: str | None = None)
     failed = f"; failed: {failures}" if failures else ""
     rule = get_rule(evaluation.rule)
     first = f"{rule.primary.upper()} {with_interval(evaluation)}"
-    return Section(title, COLUMNS, rows, f"{first}, scoring {rule.id}{failed}\n{LEGEND}")
+    return Section(title, (kind, *COLUMNS), rows, f"{first}, scoring {rule.id}{failed}\n{LEGEND}")
 
 
 def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
