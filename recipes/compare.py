@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -114,18 +113,15 @@ def projectors(given: argparse.Namespace) -> str:
 
 
 def quickstarts(given: argparse.Namespace) -> str:
-    """One row a quickstart, from its report."""
+    """One row a quickstart."""
     rows, rates = [], []
     for seed in given.seeds:
         folder = given.out / str(seed)
         done = run(folder, "quickstart", "--seed", str(seed), "--out", str(folder))
-        report = (folder / "report.md").read_text()
-        took = re.search(r"\| time \| (.+?) \|", report)
-        rate = re.search(r"sentences \| ([\d.]+)%", report)
-        if took is None or rate is None:
-            raise SystemExit(f"{folder / 'report.md'} is not a quickstart's report")
-        rates.append(float(rate[1]))
-        rows.append((seed, done.last_eval["step"], took[1], done.cliff, f"{rates[-1]:.1f} %"))
+        figures = json.loads((folder / "quickstart.json").read_text())
+        took = f"{figures['training_seconds']:.0f} s"
+        rates.append(100 * figures["wer"])
+        rows.append((seed, figures["steps"], took, done.cliff, f"{rates[-1]:.1f} %"))
     columns = ("seed", "steps", "training", "cliff at step", "WER, unseen voices and sentences")
     return f"{markdown(columns, rows)}\n\nmedian {median(rates):.1f} %"
 

@@ -1,5 +1,6 @@
 """The quickstart, from the first sentence to the report, only shorter."""
 
+import json
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_a_short_quickstart_leaves_all_it_promises(tmp_path: Path) -> None:
     assert str(recording) in run.stdout
     assert "tiny-audio transcribe" in run.stdout
     assert (out / "loss.png").stat().st_size > 5_000
-    assert "| was said | was understood |" in (out / "report.md").read_text()
+    assert json.loads((out / "quickstart.json").read_text())["steps"] == 12
     assert (out / "checkpoints" / "index.json").is_file()
 
 

@@ -87,9 +87,7 @@ def root(
 
 @app.command()
 def quickstart(
-    try_file: Annotated[
-        Path | None, typer.Option("--try", help="a recording of yours, to see what it understands")
-    ] = None,
+    try_file: Annotated[Path | None, typer.Option("--try", help="a recording of yours")] = None,
     seed: Annotated[int, typer.Option(help="of sentences, voices and weights")] = Config.seed,
     out: Annotated[Path | None, typer.Option(help="the run's folder [default: in runs/]")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="updates of the projector")] = None,
@@ -164,19 +162,9 @@ def evaluate(
     from tiny_audio.evaluate.models import Options
     from tiny_audio.evaluate.run import evaluate_command
 
-    options = Options(
-        device, batch_seconds, batch_size, beams, language, quantise, dtype, max_download
-    )
-    evaluate_command(
-        models,
-        data,
-        out=out,
-        scoring=scoring,
-        options=options,
-        limit=limit,
-        checkpoint=checkpoint,
-        report=report,
-    )
+    sizes = batch_seconds, batch_size
+    options = Options(device, *sizes, beams, language, quantise, dtype, max_download, limit)
+    evaluate_command(models, data, options, scoring, out, checkpoint, report)
 
 
 @app.command()

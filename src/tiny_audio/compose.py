@@ -43,11 +43,8 @@ ConfigStore.instance().store(name="tiny_audio_config", node=Config)  # as conf/c
 def compose(overrides: Sequence[str] = ()) -> Config:
     """The configuration that ``tiny-audio train`` would run with the same arguments.
 
-    Args:
-        overrides: ``key=value``, ``group=option`` or ``+experiments=NAME``.
-
-    Raises:
-        ConfigError: a setting is unknown, missing or of the wrong type.
+    overrides: ``key=value``, ``group=option`` or ``+experiments=NAME``. Raises ConfigError for a
+    setting that is unknown, missing or of the wrong type.
     """
     with _plain_errors(), hydra.initialize_config_module(CONF, version_base="1.3"):
         return _typed(hydra.compose("config", overrides=list(overrides)), overrides)
@@ -132,10 +129,9 @@ def _one_line(error: Exception) -> ConfigError:
     key = str(cause.full_key or cause.key or "")
     message = " ".join(str(cause.msg or cause).split("\n")[0].split())
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        if cause.object_type is not dict:
-            return hints.unknown_key(key)
-        section, _, name = key.rpartition(".")
-        return hints.unknown_name(section, name, typing.get_args(cause.ref_type)[1])
+        if cause.object_type is dict:
+            return hints.unknown_name(key, typing.get_args(cause.ref_type)[1])
+        return hints.unknown_key(key)
     if isinstance(cause, ValidationError):
         return hints.wrong_value(key, message)
     return ConfigError(f"{key}: {message}" if key else message)

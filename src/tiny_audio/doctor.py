@@ -11,7 +11,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-_PACKAGE = "tiny-audio"
+from tiny_audio.errors import first_line
+
 _EXTRAS = {
     "synth": "espeakng_loader",
     "augment": "audiomentations",
@@ -20,7 +21,6 @@ _EXTRAS = {
 }
 _PAIR_GB = 3.0  # what the default pair takes in the cache
 _MEMORY_GB = 8.0  # for training its projector on a CPU
-_ASK_SECONDS = 1.5
 _GB = 1e9
 
 # Marks: NOTE: something will not work; BAD: nothing will.
@@ -30,23 +30,12 @@ Finding = tuple[str, str]  # mark and text
 
 def doctor_command() -> int:
     """Print what is found; 0, or 1 where something must be mended first. Nothing is downloaded."""
-    subjects: dict[str, Callable[[], Finding]] = {
-        "Python": _python,
-        "packages": _packages,
-        "PyTorch": _torch,
-        "memory": _memory,
-        "cache": _cache,
-        "hub": _hub,
-        "extras": _extras,
-    }
-    bad = []
-    width = shutil.get_terminal_size().columns
-    for subject, examine in subjects.items():
+    bad, width = [], shutil.get_terminal_size().columns
+    for subject, examine in SUBJECTS.items():
         mark, text = examine()
         line = f"{mark}  {subject:<9} {text}"
         print(textwrap.fill(line, width, subsequent_indent=" " * 14, break_on_hyphens=False))
-        if mark == BAD:
-            bad.append(subject)
+        bad += [subject] if mark == BAD else []
     print(f"\nMend first: {', '.join(bad)}" if bad else "\nTiny Audio works on this machine.")
     return 1 if bad else 0
 
@@ -59,36 +48,33 @@ def _packages() -> Finding:
     from packaging.requirements import Requirement
 
     unmet = []
-    for wanted in map(Requirement, importlib.metadata.requires(_PACKAGE) or []):
+    for wanted in map(Requirement, importlib.metadata.requires("tiny-audio") or []):
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
         try:
             version = importlib.metadata.version(wanted.name)
-            if not wanted.specifier.contains(version, prereleases=True):
-                unmet.append(f"{wanted.name} {version} (needs {wanted.specifier})")
         except importlib.metadata.PackageNotFoundError:
-            unmet.append(wanted.name)
+            version = ""
+        if not version or not wanted.specifier.contains(version, prereleases=True):
+            unmet.append(f"{wanted.name} {version or 'is missing'} (needs {wanted.specifier})")
     if unmet:
-        text = f"missing or too old: {', '.join(unmet)}; pip install -e . in the project's folder"
-        return BAD, text
-    names = ("transformers", "huggingface-hub", "datasets", "peft", "accelerate")
-    return GOOD, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+        return BAD, f"{', '.join(unmet)}; pip install -e . in the project's folder"
+    return GOOD, f"all there; transformers {importlib.metadata.version('transformers')}"
 
 
 def _torch() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return BAD, f"cannot be imported: {str(error).splitlines()[0]}"
+        return BAD, f"cannot be imported: {first_line(error)}"
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         names = ", ".join(f"{gpu.name} {gpu.total_memory / _GB:.0f} GB" for gpu in gpus)
         return GOOD, f"{torch.__version__}; CUDA {torch.version.cuda}: {names}"
     if torch.backends.mps.is_available():
         return GOOD, f"{torch.__version__}; MPS (Apple GPU)"
-    built = "this build has CUDA but no GPU answers" if torch.version.cuda else "no CUDA, no MPS"
     cpu = f"{os.cpu_count()} CPU cores do for model=nano, slow for the big pair"
-    return NOTE, f"{torch.__version__}; {built}: {cpu}"
+    return NOTE, f"{torch.__version__}; no GPU answers: {cpu}"
 
 
 def _memory() -> Finding:
@@ -108,11 +94,10 @@ def _cache() -> Finding:
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / _GB
     text = f"{cache}, {free:.0f} GB free"
-    if not os.access(there, os.W_OK):
-        return NOTE, f"{text}: cannot be written; set HF_HOME to another folder"
-    if free < _PAIR_GB:
-        return NOTE, f"{text}: the default pair takes {_PAIR_GB:.0f} GB; set HF_HOME elsewhere"
-    return GOOD, text
+    if os.access(there, os.W_OK) and free >= _PAIR_GB:
+        return GOOD, text
+    why = f"the default pair takes {_PAIR_GB:.0f} GB" if free < _PAIR_GB else "cannot be written"
+    return NOTE, f"{text}: {why}; set HF_HOME to another folder"
 
 
 def _hub() -> Finding:
@@ -122,7 +107,7 @@ def _hub() -> Finding:
     if HF_HUB_OFFLINE:
         return NOTE, "HF_HUB_OFFLINE is set: only what is in the cache"
     try:
-        get_session().head(ENDPOINT, timeout=_ASK_SECONDS)
+        get_session().head(ENDPOINT, timeout=1.5)
     except Exception as error:  # httpx's, by whichever name it goes
         away = f"{ENDPOINT} cannot be reached ({type(error).__name__})"
         return NOTE, f"{away}: only what is in the cache; model=nano needs none"
@@ -131,8 +116,17 @@ def _hub() -> Finding:
 
 def _extras() -> Finding:
     there = [name for name, module in _EXTRAS.items() if find_spec(module)]
-    missing = [name for name in _EXTRAS if name not in there]
-    text = ", ".join(there) or "none"
-    if not missing:
-        return GOOD, text
-    return NOTE, f"{text}; not installed: {', '.join(missing)} (pip install 'tiny-audio[NAME]')"
+    missing = ", ".join(name for name in _EXTRAS if name not in there)
+    how = f"; not installed: {missing} (pip install 'tiny-audio[NAME]')" if missing else ""
+    return NOTE if missing else GOOD, (", ".join(there) or "none") + how
+
+
+SUBJECTS: dict[str, Callable[[], Finding]] = {
+    "Python": _python,
+    "packages": _packages,
+    "PyTorch": _torch,
+    "memory": _memory,
+    "cache": _cache,
+    "hub": _hub,
+    "extras": _extras,
+}

@@ -70,11 +70,8 @@ def nearest_key(key: str) -> str | None:
 
 
 def advice_on(key: str) -> str | None:
-    """What to set instead of a setting of earlier versions, or of transformers' Trainer.
-
-    Args:
-        key: in full, bare, or under ``training``.
-    """
+    """What to set instead of a setting (in full, bare, or under ``training``) of earlier versions,
+    or of transformers' Trainer."""
     name = key.replace("-", "_").removeprefix("training.")
     today = []
     for old, new in RENAMED.items():
@@ -91,14 +88,13 @@ def advice_on(key: str) -> str | None:
 def unknown_key(key: str) -> ConfigError:
     """There is no such setting: say what to set instead, or name the nearest one."""
     near = nearest_key(key)
-    tip = advice_on(key)
-    if tip is None:
-        tip = f"did you mean {near}?" if near else "tiny-audio train --cfg job shows every setting"
-    return ConfigError(f"there is no setting {key}: {tip}")
+    nearest = f"did you mean {near}?" if near else "tiny-audio train --cfg job shows every setting"
+    return ConfigError(f"there is no setting {key}: {advice_on(key) or nearest}")
 
 
-def unknown_name(section: str, name: str, values: type) -> ConfigError:
+def unknown_name(key: str, values: type) -> ConfigError:
     """A mapping has not this name yet: say how to add it."""
+    section, _, name = key.rpartition(".")
     several = dataclasses.is_dataclass(values)
     how = f"'+{section}={{{name}: {{key: value}}}}'" if several else f"+{section}.{name}=VALUE"
     return ConfigError(f"{section} has no {name}: add it with {how}")

@@ -30,16 +30,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def snapshot(repo_id: str, revision: str | None = None, *, files: list[str] | None = None) -> Path:
     """Return a folder with the files of a repository: a folder as it is, else of the cache.
 
-    The hub is not asked where ``revision`` is a commit whose files are there. Where it cannot be
-    reached, the newest files in the cache are used, and the log says so.
-
-    Args:
-        repo_id: folder or hub id.
-        revision: commit, branch or tag; None: ``main``.
-        files: patterns of what is needed; None: everything.
-
-    Raises:
-        HubError: not there, not allowed, no space, or not in the cache and no network.
+    revision: commit, branch or tag; None: ``main``. files: patterns of what is needed; None:
+    everything. The hub is not asked for a commit whose files are there. Where it cannot be reached,
+    the newest files in the cache are used, and the log says so. Raises HubError: not there, not
+    allowed, no space, or not in the cache and no network.
     """
     if Path(repo_id).is_dir():
         return Path(repo_id)
@@ -51,25 +45,24 @@ def snapshot(repo_id: str, revision: str | None = None, *, files: list[str] | No
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
     if (pinned or HF_HUB_OFFLINE) and (found := look()):
         return found
-    failure: Exception = OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-    if not HF_HUB_OFFLINE:
-        try:
-            if not pinned:
-                newest = HfApi().model_info(repo_id, revision=revision, timeout=_ASK_SECONDS)
-                if (found := look()) and found.name == newest.sha:
-                    return found
-            with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
-                return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
-        except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
-            failure = error
-        if not isinstance(failure, RevisionNotFoundError) and (found := look()):
-            why = "be reached" if is_unreachable(failure) else "be asked"
-            logger.warning(
-                "The hub cannot %s (%s): %s comes from the cache, commit %s",
-                *(why, first_line(failure).rstrip("."), repo_id, found.name[:8]),
-            )
-            return found
-    fail(failure, repo_id, revision)
+    try:
+        if HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        if not pinned:
+            newest = HfApi().model_info(repo_id, revision=revision, timeout=_ASK_SECONDS)
+            if (found := look()) and found.name == newest.sha:
+                return found
+        with bars(shown=files != SMALL_FILES and sys.stderr.isatty()):
+            return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
+    except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
+        if isinstance(error, RevisionNotFoundError) or not (found := look()):
+            fail(error, repo_id, revision)
+        why = "be reached" if is_unreachable(error) else "be asked"
+        logger.warning(
+            f"The hub cannot {why} ({first_line(error).rstrip('.')}): {repo_id} comes from the "
+            f"cache, commit {found.name[:8]}"
+        )
+        return found
 
 
 @contextmanager
@@ -81,14 +74,14 @@ def bars(shown: bool) -> Iterator[None]:
         enable_progress_bars,
     )
 
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
+    hide = not shown and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        if hide:
+            enable_progress_bars()
 
 
 def cached(
@@ -125,9 +118,8 @@ def is_unreachable(error: BaseException) -> bool:
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             return status == 429 or status >= 500
-        if isinstance(cause, (OfflineModeIsEnabled, ConnectionError, TimeoutError)):
-            return True
-        if isinstance(cause, HfHubHTTPError.__bases__[0]):  # httpx's, by whichever name it goes
+        httpx_error = HfHubHTTPError.__bases__[0]  # by whichever name it goes
+        if isinstance(cause, (OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx_error)):
             return True
     return isinstance(error, LocalEntryNotFoundError)
 
@@ -155,28 +147,27 @@ def explain(
         match cause:
             case errors.GatedRepoError():
                 then = "" if get_token() else "then "
-                return f"{repo_id}: is gated: accept its terms on {page}, {then}{login}"
+                what = f"is gated: accept its terms on {page}, {then}{login}"
             case errors.RepositoryNotFoundError() | errors.HFValidationError():
-                return (
-                    f"{repo_id}: there is no such {repo_type} on the hub, or it is private: check "
-                    f"the name; for a private one, {login}"
-                )
+                what = f"there is no such {repo_type} on the hub, or it is private"
+                what += f": check the name; for a private one, {login}"
             case errors.RevisionNotFoundError():
-                return f"{repo_id}: has no revision '{revision}': see {page}/commits/main"
+                what = f"has no revision '{revision}': see {page}/commits/main"
             case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
-                return _not_cached(repo_id, revision, repo_type, cause)
+                what = _not_cached(repo_id, revision, repo_type, cause)
             case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-                return (
-                    f"{repo_id}: no space left in {HF_HUB_CACHE}: free some, or set HF_HOME to a "
-                    "folder on another disk; what has come is kept"
-                )
+                what = f"no space left in {HF_HUB_CACHE}: free some, or set HF_HOME to a folder "
+                what += "on another disk; what has come is kept"
             case OSError(errno=errno.EACCES | errno.EROFS):
-                return f"{repo_id}: {HF_HUB_CACHE} cannot be written: set HF_HOME to another folder"
+                what = f"{HF_HUB_CACHE} cannot be written: set HF_HOME to another folder"
             case errors.HfHubHTTPError():
                 status = f"{cause.response.status_code} {cause.response.reason_phrase}".strip()
-                return f"{repo_id}: the hub answers {status}: try again later"
-        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):  # httpx's
-            return _not_cached(repo_id, revision, repo_type, cause)
+                what = f"the hub answers {status}: try again later"
+            case _ if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
+                what = _not_cached(repo_id, revision, repo_type, cause)  # httpx's
+            case _:
+                continue
+        return f"{repo_id}: {what}"
     if is_unreachable(error):
         why = first_line(error).rstrip(".")
         return f"{repo_id}: the download broke off ({why}); run again to go on"
@@ -214,7 +205,5 @@ def _not_cached(repo_id: str, revision: str | None, repo_type: str, error: BaseE
     other = "; model=nano needs no download" if repo_type == "model" else ""
     away = f"the hub cannot be reached ({first_line(error).rstrip('.')})"
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else away
-    return (
-        f"{repo_id}: is not in the cache {HF_HUB_CACHE} and {why}: where there is a network, fetch "
-        f"it with 'hf download {repo_id}{kind}{at}'{other}"
-    )
+    fetch = f"where there is a network, fetch it with 'hf download {repo_id}{kind}{at}'"
+    return f"is not in the cache {HF_HUB_CACHE} and {why}: {fetch}{other}"

@@ -38,8 +38,7 @@ class _Terminal(logging.Handler):
 def start(verbose: bool) -> None:
     """Let the terminal show warnings, or with ``verbose`` every record."""
     root = logging.getLogger()
-    for handler in [item for item in root.handlers if isinstance(item, _Terminal)]:
-        root.removeHandler(handler)
+    root.handlers = [item for item in root.handlers if not isinstance(item, _Terminal)]
     root.addHandler(_Terminal(verbose))
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -50,9 +49,8 @@ def route_libraries() -> None:
     """Pass on what libraries log, where they are imported and the command line has a log."""
     if not any(isinstance(handler, _Terminal) for handler in logging.getLogger().handlers):
         return  # used from Python: whoever imports us decides about logging
-    for name in _LIBRARIES:
-        library = logging.getLogger(name)
-        if name in sys.modules and library.handlers:
+    for library in map(logging.getLogger, _LIBRARIES):
+        if library.name in sys.modules and library.handlers:
             library.handlers, library.propagate = [], True
 
 

@@ -7,6 +7,7 @@ of conf/experiments/quickstart.yaml; nothing here is a shortcut of its own.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tiny_audio.compose import compose
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.errors import TinyAudioError
 from tiny_audio.evaluate.run import evaluate
+from tiny_audio.evaluate.statistics import figures
 from tiny_audio.evaluate.tables import percent
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.checkpoint import resolve_model
@@ -25,7 +27,7 @@ from tiny_audio.train.build import train
 from tiny_audio.train.metrics import duration
 
 UNSEEN = 200  # utterances in the final test
-SHOWN = 6  # of them, in the report
+SHOWN = 6  # of them, at the end
 
 _INTRODUCTION = """\
 A frozen encoder hears, a frozen language model writes, and between them is
@@ -37,32 +39,11 @@ speaks. Watch three things:
 """
 
 _NEXT = """
-The curve with the cliff: {out}/loss.png   the report: {out}/report.md
+The curve with the cliff: {out}/loss.png   the figures: {out}/quickstart.json
 Next:
   tiny-audio transcribe FILE --model {out}    your recording, your projector
   tiny-audio transcribe FILE                  the same, with the projector that ships
   tiny-audio train +experiments=quickstart model.projector.type=mosa"""
-
-_REPORT = """\
-# Quickstart
-
-The projector of the bundled pair, trained on synthetic speech. The bundled pair teaches
-how such a model learns; it is no product.
-
-| figure | value |
-|---|---|
-| steps | {steps:,} |
-| time | {time} |
-| seed | {seed} |
-| word error rate, unseen voices and sentences | {wer} |
-| substitutions, deletions, insertions | {edits} words |
-
-![loss and word error rate](loss.png)
-
-| was said | was understood |
-|---|---|
-{pairs}
-"""
 
 
 def run(
@@ -70,11 +51,8 @@ def run(
 ) -> int:
     """Train, test, try, and say what to type next; returns the exit status.
 
-    Args:
-        seed: of everything random: sentences, voices, weights, order.
-        out: the run's folder; None: a new one under runs/.
-        steps: updates; None: as the experiment says.
-        try_file: a recording to transcribe at the end.
+    seed: of sentences, voices, weights, order. out: the run's folder; None: a new one under runs/.
+    steps: updates; None: as the experiment says. try_file: a recording to transcribe at the end.
     """
     console = Console()
     if try_file is not None and not try_file.is_file():
@@ -96,31 +74,21 @@ def run(
         max_utterances=cfg.evaluation.max_utterances,
         generation=cfg.evaluation.generation,
     )
-    words, time = test.score.words, duration(summary.seconds)
-    pairs = [(record.reference, record.hypothesis) for record in test.records[:SHOWN]]
-    report = _REPORT.format(
-        steps=summary.steps,
-        time=time,
-        seed=seed,
-        wer=percent(words.rate),
-        edits=f"{words.substitutions}, {words.deletions}, {words.insertions} of {words.reference}",
-        pairs="\n".join(f"| {said} | {understood} |" for said, understood in pairs),
-    )
     table = Table("was said", "was understood", title_justify="left")
     table.title = "On voices and sentences never heard in training"
-    for pair in pairs:
-        table.add_row(*pair)
+    for record in test.records[:SHOWN]:
+        table.add_row(record.reference, record.hypothesis)
     console.print("", table)
     console.print(
-        f"Word error rate {percent(words.rate)} over {len(test.records)} utterances, "
-        f"after {time} of training",
+        f"Word error rate {percent(test.score.wer)} over {len(test.records)} utterances, "
+        f"after {duration(summary.seconds)} of training",
         highlight=False,
     )
+    about = {"seed": seed, "steps": summary.steps, "training_seconds": round(summary.seconds, 1)}
+    (out / "quickstart.json").write_text(json.dumps(about | figures(test), indent=2))
     if try_file is not None:
         transcript = Recogniser(model).transcribe(try_file)
         tried = transcript.text if transcript.error is None else f"({transcript.error})"
-        report += f"\n`{try_file}`: {tried}\n"
         console.print(f"{try_file}: {tried}", highlight=False, markup=False)
-    (out / "report.md").write_text(report, encoding="utf-8")
     console.print(_NEXT.format(out=out), highlight=False, markup=False)
     return summary.exit_code

@@ -61,9 +61,9 @@ class Page(HTMLParser):
             self.shown += data
 
 
-def page(tmp_path: Path, *sets: list[Record], audio: str = "none") -> tuple[str, Page]:
+def page(tmp_path: Path, *sets: list[Record]) -> tuple[str, Page]:
     paths = [write(tmp_path / f"system{i}", found) for i, found in enumerate(sets)]
-    text, _ = render(load_systems(paths, None), out=tmp_path / "out.html", audio=audio)
+    text, _ = render(load_systems(paths, None), out=tmp_path / "out.html")
     return text, Page(text)
 
 
@@ -104,7 +104,7 @@ def test_the_page_is_well_formed_and_loads_nothing(tmp_path: Path, systems: int)
 
 @pytest.mark.parametrize("systems", [1, 2])
 def test_texts_are_harmless_and_come_back_whole(tmp_path: Path, systems: int) -> None:
-    text, found = page(tmp_path, *[evil_records()] * systems, audio="embed")
+    text, found = page(tmp_path, *[evil_records()] * systems)
     tags = [tag for tag, _ in found.tags]
     assert "img" not in tags
     assert tags.count("script") == 2  # the data and the program
@@ -148,7 +148,7 @@ def recorded(tmp_path: Path) -> list[Record]:
 
 
 def test_clips_are_embedded_cut_and_small(tmp_path: Path, recorded: list[Record]) -> None:
-    _, found = page(tmp_path, recorded, audio="embed")
+    _, found = page(tmp_path, recorded)
     rows = json.loads(found.scripts["data"])["utterances"]
     assert [row.get("clip", False) for row in rows] == [True, True, False, False]
     for place, seconds in ((0, 2.0), (1, 3.0)):
@@ -165,12 +165,11 @@ def test_clips_are_embedded_cut_and_small(tmp_path: Path, recorded: list[Record]
 def test_what_does_not_fit_is_linked(tmp_path: Path, recorded: list[Record]) -> None:
     out = tmp_path / "pages" / "out.html"
     systems = load_systems([write(tmp_path / "one", recorded)], None)
-    text, note = render(systems, out=out, audio="embed", audio_mb=0.001)
+    text, note = render(systems, out=out, audio_mb=0.001)
     assert "2 linked" in note
     rows = json.loads(Page(text).scripts["data"])["utterances"]
     assert [row.get("link") for row in rows] == ["../a.wav", "../long.wav", None, None]
     assert rows[1]["part"] == [4.0, 7.0]
-    assert render(systems, out=out, audio="none")[1] == ""
 
 
 def test_the_commands_write_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +179,6 @@ def test_the_commands_write_the_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is better" in Page(out.read_text()).shown
     assert str(out) in capsys.readouterr().out
     assert run(["analysis", "report", *paths, "--out", str(out)]) == 2
-    assert run(["analysis", "report", paths[1], "--audio", "loud", "--out", str(out)]) == 2
     assert run(["eval", "--rescore", paths[0], "--report", str(tmp_path / "page.html")]) == 0
     assert "<table" in (tmp_path / "page.html").read_text()
     assert run(["eval", *["nano"] * 3, "--data", paths[0], "--report", str(out)]) == 2

@@ -13,7 +13,7 @@ from tests.evaluate.helpers import evaluation, random_evaluation, write
 from tiny_audio.errors import DataError
 from tiny_audio.evaluate.results import Evaluation, Record, read_records
 from tiny_audio.evaluate.run import rescore_command
-from tiny_audio.evaluate.statistics import BREAKDOWNS, FIGURES
+from tiny_audio.evaluate.statistics import BREAKDOWNS, RATES
 from tiny_audio.evaluate.tables import COLUMNS, figures_section, summary
 from tiny_audio.text.scoring import get_rule
 
@@ -45,13 +45,13 @@ def test_table_and_markdown_have_a_row_a_source_and_one_for_all() -> None:
 
 def test_every_column_is_seen_in_eighty_characters() -> None:
     records = [replace(r, source=f"a set [with] a long name/{r.source}") for r in RECORDS]
-    console = Console(width=80, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO(), markup=False)
     section = figures_section(Evaluation.of(records * 400, get_rule("basic")), "model [x] on data")
     console.print(section.table())
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "model [x] on data" in shown
-    for column, cell in zip(COLUMNS[1:], section.rows[-1][1:], strict=True):
+    for column, cell in zip(COLUMNS, section.rows[-1][1:], strict=True):
         assert column in shown
         assert cell in shown
 
@@ -66,9 +66,11 @@ def test_other_files_are_refused_with_the_line(tmp_path: Path, text: str) -> Non
 
 def test_the_summary_is_json_and_has_every_figure() -> None:
     found = json.loads(json.dumps(summary(random_evaluation(60)), allow_nan=False))
-    assert set(found["breakdown"]) == set(BREAKDOWNS)
+    assert {"set", *found["breakdown"]} == set(BREAKDOWNS)
+    for parts in (found["sets"], *found["breakdown"].values()):
+        assert sum(part["utterances"] for part in parts.values()) == 60
     assert set(found["sets"]) == {"u", "v", "w"}
-    assert set(found["intervals"]) == set(FIGURES)
+    assert set(found["intervals"]) == set(RATES)
     for name, (low, high) in found["intervals"].items():
         assert low - 1e-9 <= found[name] <= high + 1e-9
     assert (found["scoring"], found["primary"]) == ("basic/1", "cer")

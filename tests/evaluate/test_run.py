@@ -90,10 +90,8 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def command(model: str, data: Path | str, out: Path | None, limit: int | None = None) -> Evaluation:
-    options = Options("cpu", batch_seconds=30.0, max_utterances=8)
-    (evaluation,) = evaluate_command(
-        [model], [str(data)], out=out, scoring="basic", options=options, limit=limit
-    ).values()
+    options = Options("cpu", batch_seconds=30.0, max_utterances=8, limit=limit)
+    (evaluation,) = evaluate_command([model], [str(data)], options, "basic", out).values()
     return evaluation
 
 

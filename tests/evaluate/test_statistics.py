@@ -1,17 +1,13 @@
-"""Intervals and tests err as often as they say; breakdowns add up; calibration is as defined."""
-
-from dataclasses import replace
+"""Intervals and tests err as often as they say; breakdowns add up."""
 
 import numpy as np
 import pytest
 
-from tests.evaluate.helpers import evaluation, failure, random_evaluation
+from tests.evaluate.helpers import evaluation, random_evaluation
 from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
-    bin_name,
+    DURATIONS,
     bootstrap,
-    breakdown,
-    calibration,
     crossing_p,
     divide,
     intervals,
@@ -93,36 +89,17 @@ def test_what_cannot_be_known_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize("kind", BREAKDOWNS)
-def test_the_parts_add_up_to_the_whole_without_failures(kind: str) -> None:
+def test_the_parts_add_up_to_the_whole(kind: str) -> None:
     whole = random_evaluation(200)
     found = divide(whole, kind)
     assert len(found) > 1
-    assert sum((p.score.words for p in found.values()), Counts()) == whole.score.words
-    assert sorted(int(r.id) for p in found.values() for r in p.records) == list(range(200))
-    rows = breakdown(whole, kind)
-    assert list(rows) == list(found)
-    failed = replace(whole, records=(failure("x"), *whole.records), scores=(None, *whole.scores))
-    assert breakdown(failed, kind) == rows
+    assert sorted(i for part in found.values() for i in part) == list(range(200))
+    parts = [whole.select(part).score.words for part in found.values()]
+    assert Counts.total(parts) == whole.score.words
 
 
 def test_bins_come_in_order_and_hold_their_lower_edges() -> None:
-    found = divide(random_evaluation(300), "duration")
-    assert list(found) == [bin_name(seconds) for seconds in (0.0, 2.0, 5.0, 10.0, 20.0, 30.0)]
-    assert [bin_name(seconds) for seconds in (1.999, 4.999)] == ["0 to 2 s", "2 to 5 s"]
-    assert list(found)[-1] == "30 s and more"
-
-
-def test_calibration_equals_the_definitions() -> None:
-    confidence = [0.95, 0.92, 0.55, 0.52, 1.0]
-    right = [True, False, True, False, True]
-    pairs = [("a", "a" if r else "b") for r in right]
-    found = calibration(evaluation(pairs, logprob=[float(np.log(c)) for c in confidence]))
-    high, low = abs(2 / 3 - (0.95 + 0.92 + 1.0) / 3), abs(1 / 2 - (0.55 + 0.52) / 2)
-    assert found["ece"] == pytest.approx(3 / 5 * high + 2 / 5 * low)
-    assert found["auroc"] == pytest.approx(5 / 6)  # of six pairs, one is the wrong way round
-    assert [(one["low"], one["utterances"]) for one in found["bins"]] == [(0.5, 2), (0.9, 3)]
-    alike = calibration(evaluation(pairs, logprob=[-0.01] * 5))
-    assert alike["ece"] == pytest.approx(np.exp(-0.01) - 3 / 5)
-    assert alike["auroc"] == 0.5
-    unknown = calibration(evaluation(pairs))
-    assert (unknown["utterances"], unknown["ece"], unknown["bins"]) == (0, None, [])
+    assert list(divide(random_evaluation(300), "duration")) == DURATIONS
+    edges = evaluation([("a", "a")] * 5, duration=[30.0, 5.0, 4.999, 2.0, 1.999])
+    found = {"0 to 2 s": [4], "2 to 5 s": [2, 3], "5 to 10 s": [1], "30 s and more": [0]}
+    assert divide(edges, "duration") == found

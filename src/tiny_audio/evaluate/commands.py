@@ -31,11 +31,12 @@ Top = Annotated[int, typer.Option(min=1, help="rows of each table at most")]
 @analysis.command("summary")
 def summary(results: Several, scoring: Scoring = None, markdown: Markdown = False) -> None:
     """Show the figures of evaluations again, under any scoring rule."""
+    from tiny_audio.evaluate import tables
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import figures_section, show
 
     systems = load_systems(results, scoring)
-    show((figures_section(one, name) for name, one in systems.items()), markdown=markdown)
+    sections = (tables.figures_section(one, name) for name, one in systems.items())
+    tables.show(sections, markdown=markdown)
 
 
 @analysis.command("high-wer")
@@ -47,11 +48,11 @@ def high_wer(
     markdown: Markdown = False,
 ) -> None:
     """List the utterances with a high word error rate, the worst first."""
+    from tiny_audio.evaluate import tables
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import high_wer_section, show
 
     for name, one in load_systems([results], scoring).items():
-        show([high_wer_section(name, one, threshold, limit)], markdown=markdown)
+        tables.show([tables.high_wer_section(name, one, threshold, limit)], markdown=markdown)
 
 
 @analysis.command("errors")
@@ -59,11 +60,11 @@ def errors(
     results: Results, top: Top = 15, scoring: Scoring = None, markdown: Markdown = False
 ) -> None:
     """Show which words are substituted, deleted and inserted, and which are homophones."""
+    from tiny_audio.evaluate import tables
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import error_sections, show
 
     for one in load_systems([results], scoring).values():
-        show(error_sections(one, top), markdown=markdown)
+        tables.show(tables.error_sections(one, top), markdown=markdown)
 
 
 @analysis.command("compare")
@@ -72,29 +73,27 @@ def compare(
 ) -> None:
     """Say which recogniser is better, how surely and where; all against the first."""
     from tiny_audio.errors import DataError
-    from tiny_audio.evaluate import comparison
+    from tiny_audio.evaluate import comparison, tables
     from tiny_audio.evaluate.results import load_systems
-    from tiny_audio.evaluate.tables import show
 
-    systems = load_systems(results, scoring)
-    first, *others = systems
+    first, *others = load_systems(results, scoring).items()
     if not others:
         raise DataError(f"{results[0]}: holds one model's results; name a second results file.")
     for other in others:
-        found = comparison.compare({name: systems[name] for name in (first, other)})
+        found = comparison.compare(dict((first, other)))
         print(comparison.conclusion(found) + "\n")
-        show(comparison.sections(found, top), markdown=markdown)
+        tables.show(comparison.sections(found, top), markdown=markdown)
 
 
 @analysis.command("report")
 def report(
     results: Several,
     out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
-    audio: Annotated[str, typer.Option(help="embed, link or none")] = "embed",
-    audio_mb: Annotated[float, typer.Option(min=0, help="embed clips up to so many MB")] = 50.0,
+    audio_mb: Annotated[float, typer.Option(min=0, help="of recordings; others are linked")] = 50.0,
     scoring: Scoring = None,
 ) -> None:
     """Write one or two evaluations as an HTML page that opens without a network."""
     from tiny_audio.evaluate.report import write_report
+    from tiny_audio.evaluate.results import load_systems
 
-    write_report(results, out=out, audio=audio, audio_mb=audio_mb, scoring=scoring)
+    write_report(load_systems(results, scoring), out=out, audio_mb=audio_mb)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import DataError
 from tiny_audio.evaluate.results import Evaluation, Record
 from tiny_audio.evaluate.statistics import (
     UNKNOWN,
@@ -20,6 +21,7 @@ from tiny_audio.evaluate.statistics import (
     resampling_units,
 )
 from tiny_audio.evaluate.tables import MARKS, Section, marked, percent
+from tiny_audio.text.scoring import require_same_rule
 
 LEVEL = 0.05  # p below which a difference counts as shown
 FEW = 10  # units below which a bootstrap is not to be trusted
@@ -54,11 +56,8 @@ class Comparison:
 
     def divide(self, kind: str) -> dict[str, tuple[Evaluation, Evaluation]]:
         """Both by one of `statistics.BREAKDOWNS`, as A's records are divided."""
-        position = {id(record): i for i, record in enumerate(self.a.records)}
-        return {
-            name: (part, self.b.select([position[id(record)] for record in part.records]))
-            for name, part in divide(self.a, kind).items()
-        }
+        parts = divide(self.a, kind)
+        return {name: (self.a.select(at), self.b.select(at)) for name, at in parts.items()}
 
 
 def compare(systems: Mapping[str, Evaluation]) -> Comparison:
@@ -67,18 +66,13 @@ def compare(systems: Mapping[str, Evaluation]) -> Comparison:
     Raises ConfigError for scores under two rules, DataError where they share no reference word.
     """
     (one, left), (other, right) = systems.items()
-    if left.rule != right.rule:
-        raise ConfigError(
-            f"{one} is scored under {left.rule} and {other} under {right.rule}: figures of two "
-            "rules do not compare, score both under one."
-        )
+    require_same_rule((left.rule, right.rule))
     positions, left_out = _common(systems)
     a, b = left.select([i for i, _ in positions]), right.select([j for _, j in positions])
     if not a.score.words.reference:
-        why = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "no reference words"
         raise DataError(
-            f"{one} and {other} cannot be compared, they share no utterance with words ({why}): "
-            "evaluate both on one set."
+            f"{one} and {other} cannot be compared, they share no utterance with words "
+            f"({_listed(left_out) or 'no reference words'}): evaluate both on one set."
         )
     counts = [
         (x.words.errors, y.words.errors, x.words.reference)
@@ -90,99 +84,83 @@ def compare(systems: Mapping[str, Evaluation]) -> Comparison:
 
 
 def _common(systems: Mapping[str, Evaluation]) -> tuple[list[tuple[int, int]], Counter[str]]:
-    """Positions of the utterances that both have scored; those that one has not, by reason."""
-    ids = [[record.id for record in found.records] for found in systems.values()]
-    by_id = all(len(set(names)) == len(names) for names in ids)
-    keys = [_keys(found.records, by_id) for found in systems.values()]
+    """Positions of the utterances that both have scored; those that one has not, by reason.
+
+    Utterances are found again by their ids where these are unique, else by set and source too.
+    """
+    (one, left), (other, right) = systems.items()
+    keys: list[Callable[[Record], Any]] = [lambda r: r.id, lambda r: (r.set, r.source, r.id)]
+    first, second = (found.positions(keys[0]) for found in (left, right))
+    if any(len(at) > 1 for at in (*first.values(), *second.values())):
+        first, second = (found.positions(keys[1]) for found in (left, right))
+    positions: list[tuple[int, int]] = []
     left_out: Counter[str] = Counter()
-    positions = []
-    for key in dict.fromkeys(chain(*keys)):
-        references, reasons = [], []
-        for known, (name, found) in zip(keys, systems.items(), strict=True):
-            score = found.scores[known[key]] if key in known else None
-            if score is None:
-                reasons.append(f"{'failed' if key in known else 'missing'} in {name}")
-            else:
-                references.append(score.reference)
-        if len(reasons) == 1:
-            left_out[reasons[0]] += 1
-        elif len(set(references)) == 2:
-            left_out["with different references"] += 1
-        elif references:
-            positions.append((keys[0][key], keys[1][key]))
+    for key in {**first, **second}:
+        for i, j in zip_longest(first.get(key, ()), second.get(key, ())):
+            x, y = i is not None and left.scores[i], j is not None and right.scores[j]
+            if x and y and x.reference == y.reference:
+                positions.append((i, j))
+            elif x and y:
+                left_out["with different references"] += 1
+            elif x or y:
+                name, at = (other, j) if x else (one, i)
+                left_out[f"{'missing' if at is None else 'failed'} in {name}"] += 1
     return positions, left_out
-
-
-def _keys(records: Sequence[Record], by_id: bool) -> dict[Hashable, int]:
-    """Name of an utterance -> its position: its id where that is enough, else its set and source
-    too; and its number among those of one name."""
-    times: Counter[Hashable] = Counter()
-    found: dict[Hashable, int] = {}
-    for position, record in enumerate(records):
-        name = record.id if by_id else (record.set, record.source, record.id)
-        found[name, times[name]] = position
-        times[name] += 1
-    return found
 
 
 def conclusion(comparison: Comparison) -> str:
     """Which is better, by how much and how surely, in a few sentences."""
-    a, b = comparison.names
+    (a, b), drawn, better = comparison.names, comparison.bootstrap, comparison.better
     wer = {a: comparison.a.score.wer, b: comparison.b.score.wer}
-    drawn, better = comparison.bootstrap, comparison.better
+    rates = " against ".join(percent(wer[name]) for name in sorted(wer, key=lambda n: n != better))
     if better is None:
         text = f"No difference: both have a word error rate of {percent(wer[a])}"
-    else:
-        rates = f"{percent(wer[better])} against {percent(wer[a if better == b else b])}"
+    elif drawn.p < LEVEL:
         text = f"{better} is better: WER {rates}"
-        if drawn.p >= LEVEL:
-            text = (
-                f"No difference is shown: {better} has the lower WER, {rates}, but it may be luck"
-            )
+    else:
+        text = f"No difference is shown: {better} has the lower WER, {rates}, but it may be luck"
     units = " or ".join(f"{word}s" for word in comparison.unit.split(" or "))
-    low, high = drawn.interval
+    points, low, high = (f"{100 * rate:+.2f}" for rate in (drawn.difference, *drawn.interval))
     text += (
-        f"; difference {points(drawn.difference)} points of WER ({b} less {a}; 95 % interval "
-        f"{points(low)} to {points(high)}), p = {p_value(drawn.p)} by paired bootstrap over "
-        f"{drawn.units} {units}."
+        f"; difference {points} points of WER ({b} less {a}; 95 % interval {low} to {high}), "
+        f"p = {drawn.p:.2g} by paired bootstrap over {drawn.units} {units}."
     )
     if drawn.units < FEW:
         text += f" With only {drawn.units} {units} p is not to be trusted."
-    if comparison.left_out:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in comparison.left_out.items())
-        text += f" Compared on {len(comparison.a.records)} common utterances; left out: {reasons}."
+    if left_out := _listed(comparison.left_out):
+        text += f" Compared on {len(comparison.a.records)} common utterances; left out: {left_out}."
     return text
+
+
+def _listed(left_out: Counter[str]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in left_out.items())
 
 
 def sections(comparison: Comparison, top: int) -> Iterator[Section]:
     """Who wins where, then the utterances that changed most."""
     yield from breakdown_sections(comparison)
+    (a, b), differences = comparison.names, comparison.differences
+    scores = list(zip(comparison.a.score.utterances, comparison.b.score.utterances, strict=True))
     rows = []
-    differences = comparison.differences
-    changed = sorted(
-        (i for i, n in enumerate(differences) if n), key=lambda i: -abs(differences[i])
-    )
-    for i in changed[:top]:
-        texts = (
-            f"{name}: {marked(part.score.utterances[i].alignment)}"
-            for name, part in zip(comparison.names, (comparison.a, comparison.b), strict=True)
-        )
-        rows.append((comparison.a.records[i].id, f"{differences[i]:+d}", "\n".join(texts)))
-    note = f"errors: of {comparison.names[1]} less those of {comparison.names[0]}. {MARKS}"
+    for i in sorted(range(len(scores)), key=lambda i: -abs(differences[i]))[:top]:
+        if differences[i]:
+            x, y = (marked(one.alignment) for one in scores[i])
+            id_, text = comparison.a.records[i].id, f"{a}: {x}\n{b}: {y}"
+            rows.append((id_, f"{differences[i]:+d}", text))
+    note = f"errors: of {b} less those of {a}. {MARKS}"
     yield Section("Most changed", ("id", "errors", "texts"), rows, note, text=(0, 2))
 
 
 def breakdown_sections(comparison: Comparison) -> Iterator[Section]:
     """On how many utterances each is better; then by set, duration and speaker, where known."""
-    a, b = comparison.names
-    differences = comparison.differences
-    counts = {
-        f"{a} has fewer errors": sum(d > 0 for d in differences),
-        f"{b} has fewer errors": sum(d < 0 for d in differences),
-        "as many": sum(d == 0 for d in differences),
-    }
-    outcomes = [(name, str(n), percent(n / len(differences))) for name, n in counts.items()]
-    yield Section("Utterances", ("outcome", "utterances", "share"), outcomes)
+    (a, b), differences = comparison.names, comparison.differences
+    counts = [sum(d > 0 for d in differences), sum(d < 0 for d in differences), 0]
+    counts[2] = len(differences) - sum(counts)
+    outcomes = zip(
+        (f"{a} has fewer errors", f"{b} has fewer errors", "as many"), counts, strict=True
+    )
+    shares = [(name, str(n), percent(n / len(differences))) for name, n in outcomes]
+    yield Section("Utterances", ("outcome", "utterances", "share"), shares)
     for kind in ("set", "duration", "speaker"):
         found = comparison.divide(kind)
         if not found.keys() - {UNKNOWN}:
@@ -191,21 +169,8 @@ def breakdown_sections(comparison: Comparison) -> Iterator[Section]:
         rows = []
         for name in most if kind == "speaker" else found:
             x, y = (part.score.words for part in found[name])
-            gap = points(y.rate - x.rate) if x.rate is not None and y.rate is not None else "–"
             winner = comparison.names[y.errors < x.errors] if x.errors != y.errors else "–"
             sizes = (str(len(found[name][0].records)), str(x.reference))
-            rows.append((name, *sizes, percent(x.rate), percent(y.rate), gap, winner))
-        columns = ("part", "utts", "words", a, b, "points", "fewer errors")
-        yield Section(f"By {kind}", columns, rows, text=(0, 6))
-
-
-def points(rate: float) -> str:
-    """A difference of two rates, in percentage points."""
-    return f"{100 * rate:+.2f}"
-
-
-def p_value(p: float) -> str:
-    """A p-value to two figures, as small as it is worth saying."""
-    if p < 1e-4:
-        return "< 0.0001"
-    return f"{p:.4f}" if p < LEVEL else f"{p:.2f}"
+            rows.append((name, *sizes, percent(x.rate), percent(y.rate), winner))
+        columns = ("part", "utts", "words", a, b, "fewer errors")
+        yield Section(f"By {kind}", columns, rows, text=(0, 5))

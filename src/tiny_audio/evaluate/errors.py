@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 from tiny_audio.evaluate.results import Evaluation, Record
-from tiny_audio.evaluate.wer import AlignedWord
+from tiny_audio.evaluate.wer import AlignedWord, UtteranceScore
 
 Pair = tuple[str, str]  # reference, hypothesis; "" where there is none
 Confusions = dict[Pair, list[str]]  # ids of utterances, one for each time; the most frequent first
@@ -58,10 +58,8 @@ def _homophones(alignment: Sequence[AlignedWord]) -> Iterator[tuple[Pair, int]]:
 
 def sound_alike(one: str, other: str) -> bool:
     """Whether two phrases are in one group of the list, or differ only in spaces."""
-    if not one or not other:
-        return False
     groups = homophone_groups()
-    same_letters = one.replace(" ", "") == other.replace(" ", "")
+    same_letters = one.replace(" ", "") == other.replace(" ", "") != ""
     return same_letters or bool(groups.get(one, set()) & groups.get(other, set()))
 
 
@@ -108,27 +106,26 @@ def hallucination(evaluation: Evaluation) -> dict[str, Any]:
     runaways: more than twice the reference's words and five. unfinished: cut off, see `Record`.
     """
     pairs = evaluation.pairs()
-
-    def listed(records: Sequence[Record]) -> dict[str, Any]:
-        return {"count": len(records), "examples": [record.id for record in records[:EXAMPLES]]}
-
     silent = [(record, one) for record, one in pairs if not one.reference]
     minutes = sum(record.duration for record, _ in silent) / 60
     inserted = sum(one.words.insertions for _, one in silent)
+
+    def listed(test: Callable[[Record, UtteranceScore], object]) -> dict[str, Any]:
+        ids = [record.id for record, one in pairs if test(record, one)]
+        return {"count": len(ids), "examples": ids[:EXAMPLES]}
+
     return {
         "nonspeech": {
             "utterances": len(silent),
             "minutes": round(minutes, 3),
             "insertions": inserted,
             "insertions_per_minute": inserted / minutes if minutes else None,
-            "answered": listed([r for r, one in silent if one.hypothesis]),
+            "answered": listed(lambda _, one: not one.reference and one.hypothesis),
         },
-        "empty": listed([r for r, one in pairs if one.reference and not one.hypothesis]),
-        "loops": listed(
-            [r for r, one in pairs if loop(one.hypothesis) and not loop(one.reference)]
-        ),
+        "empty": listed(lambda _, one: one.reference and not one.hypothesis),
+        "loops": listed(lambda _, one: loop(one.hypothesis) and not loop(one.reference)),
         "runaways": listed(
-            [r for r, one in pairs if len(one.hypothesis.split()) > 2 * one.words.reference + 5]
+            lambda _, one: len(one.hypothesis.split()) > 2 * one.words.reference + 5
         ),
-        "unfinished": listed([r for r, _ in pairs if not r.finished]),
+        "unfinished": listed(lambda record, _: not record.finished),
     }

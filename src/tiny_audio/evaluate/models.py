@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from tiny_audio.audio.segment import split_long
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.batching import length_batches
 from tiny_audio.data.records import Utterance
-from tiny_audio.errors import ConfigError, ModelError
+from tiny_audio.errors import ConfigError, ModelError, first_line
 from tiny_audio.evaluate.results import Record
 from tiny_audio.hub import MODEL_FILES, SMALL_FILES, is_hub_id, snapshot
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, recognise
@@ -31,10 +32,13 @@ from tiny_audio.model.checkpoint import BUNDLED, INFO, find_checkpoint, resolve_
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.speech import SpeechModel
 
-CHECKPOINTS = ("best", "last")
 WINDOW_SECONDS = 30.0  # longer recordings are cut for foreign models; what Whisper hears at once
 LEAST_SAMPLES = 400  # that a foreign model is given: one frame of wav2vec 2.0
 MODEL_FAILED = "model_failed"  # an error in the foreign model's code
+
+# Records without a hypothesis, with waveforms [S] float32 16 kHz; and what fills them, in order.
+Recordings = Iterable[tuple[Record, np.ndarray]]
+Transcribe = Callable[[Recordings], Iterator[Record]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Options:
 
     language: of foreign models, None lets them guess. quantise: ``int8`` of ours. dtype: None: as
     in training, or as a foreign model's files say. max_bytes: of a recording at an address.
+    limit: only the first so many utterances of each set.
     """
 
     device: str
@@ -53,6 +58,7 @@ class Options:
     quantise: str | None = None
     dtype: str | None = None
     max_bytes: int | None = None
+    limit: int | None = None
 
 
 class ModelFolder(NamedTuple):
@@ -68,8 +74,8 @@ def find_model(name: str, checkpoint: str) -> ModelFolder:
 
     Raises HubError, ModelError or CheckpointError where it is none of these.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise ConfigError(f"--checkpoint {checkpoint}: use {' or '.join(CHECKPOINTS)}.")
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"--checkpoint {checkpoint}: use best or last.")
     folder = Path(name).expanduser()
     if name not in BUNDLED and not folder.exists() and is_hub_id(name):
         ours = (snapshot(name, files=SMALL_FILES) / INFO).is_file()
@@ -79,58 +85,45 @@ def find_model(name: str, checkpoint: str) -> ModelFolder:
     return ModelFolder(name, str(find_checkpoint(str(folder), checkpoint)), True)
 
 
-def open_model(found: ModelFolder, options: Options) -> Adapter:
+def open_model(found: ModelFolder, options: Options) -> Transcribe:
     """Load a model; raises ModelError or CheckpointError if it does not load."""
     if not found.ours:
         if options.quantise is not None:
             raise ConfigError(f"{found.name}: takes no --quantise, it is none of ours.")
-        return TransformersAdapter(found.path, options)
+        return TransformersAdapter(found.path, options).transcribe
     if options.language is not None:
         raise ConfigError(f"{found.name}: takes no --language.")
     model = resolve_model(found.path, device=options.device, dtype=options.dtype)
-    model = quantise(model, options.quantise)
-    generation = GenerationConfig(num_beams=options.beams)
-    return SpeechAdapter(model, generation, options.batch_seconds, options.max_utterances)
+    return partial(
+        transcribe,
+        quantise(model, options.quantise),
+        options=GenerationConfig(num_beams=options.beams),
+        batch_seconds=options.batch_seconds,
+        max_utterances=options.max_utterances,
+    )
+
+
+def transcribe(model: SpeechModel, recordings: Recordings, **options: Any) -> Iterator[Record]:
+    """Let one of our own models fill records; `options` are those of `recognise`."""
+    keyed = (((r, model.audio_tokens(len(w)) > 0), w) for r, w in recordings)
+    for (record, long_enough), found in recognise(model, keyed, **options):
+        done = replace(record, duration=found.seconds, seconds=found.work_seconds)
+        if not long_enough:
+            yield _too_short(done)
+            continue
+        yield replace(
+            done,
+            hypothesis=found.text,
+            logprob=found.logprob,
+            tokens=sum(segment.tokens for segment in found.segments),
+            finished=found.finished,
+        )
 
 
 def _too_short(record: Record) -> Record:
     """One that failed before keeps its reason."""
-    if record.error is not None:
-        return record
     message = f"{record.duration:.3f} s are too short for the model"
-    return replace(record, error="too_short", message=message)
-
-
-@dataclass(frozen=True)
-class SpeechAdapter:
-    """One of our own models; batch_seconds, max_utterances: as in `Options`."""
-
-    model: SpeechModel
-    generation: GenerationConfig
-    batch_seconds: float
-    max_utterances: int
-
-    def transcribe(self, recordings: Iterable[tuple[Record, np.ndarray]]) -> Iterator[Record]:
-        """Fill records without a hypothesis from waveforms [S] float32 16 kHz; in order."""
-        keyed = (((r, self.model.audio_tokens(len(w)) > 0), w) for r, w in recordings)
-        for (record, long_enough), found in recognise(
-            self.model,
-            keyed,
-            options=self.generation,
-            batch_seconds=self.batch_seconds,
-            max_utterances=self.max_utterances,
-        ):
-            done = replace(record, duration=found.seconds, seconds=found.work_seconds)
-            if not long_enough:
-                yield _too_short(done)
-                continue
-            yield replace(
-                done,
-                hypothesis=found.text,
-                logprob=found.logprob,
-                tokens=sum(segment.tokens for segment in found.segments),
-                finished=found.finished,
-            )
+    return record if record.error else replace(record, error="too_short", message=message)
 
 
 class TransformersAdapter:
@@ -151,8 +144,8 @@ class TransformersAdapter:
         elif options.beams > 1 or options.language is not None:
             raise ModelError(f"{name}: a CTC model takes neither --beams nor --language.")
 
-    def transcribe(self, recordings: Iterable[tuple[Record, np.ndarray]]) -> Iterator[Record]:
-        """Fill records from waveforms [S] float32 16 kHz; in order, all at the end."""
+    def transcribe(self, recordings: Recordings) -> Iterator[Record]:
+        """Fill records, all at the end."""
         began = time.perf_counter()
         waiting = list(recordings)
         spans = [_spans(waveform) for _, waveform in waiting]
@@ -169,11 +162,11 @@ class TransformersAdapter:
             seconds = elapsed * len(waveform) / max(total, 1)
             done = replace(record, duration=len(waveform) / SAMPLE_RATE, seconds=seconds)
             found = [texts[clip] for clip in clips]
-            failed = [text for text in found if isinstance(text, Exception)]
+            failed = next((text for text in found if isinstance(text, Exception)), None)
             if not found:
                 yield _too_short(done)
-            elif failed:
-                message = f"{type(failed[0]).__name__}: {failed[0]}".splitlines()[0]
+            elif failed is not None:
+                message = f"{type(failed).__name__}: {first_line(failed)}"
                 yield replace(done, error=MODEL_FAILED, message=message)
             else:
                 yield replace(done, hypothesis=join_texts(map(str, found)))
@@ -199,9 +192,6 @@ class TransformersAdapter:
             return [text for clip in batch for text in self._texts([clip])]
 
 
-Adapter = SpeechAdapter | TransformersAdapter
-
-
 def _spans(waveform: np.ndarray) -> list[Utterance]:
     """A waveform [S] in pieces of at most one window; none where it is too short."""
     return [
@@ -220,7 +210,7 @@ def _load(name: str, device: torch.device, dtype: str) -> Any:
     try:
         found = pipeline("automatic-speech-recognition", model=name, device=device, dtype=dtype)
     except Exception as error:  # config, tokenizer, weights and hub errors share no base class
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name}: does not load as a speech recogniser: {first}") from error
+        why = first_line(error)
+        raise ModelError(f"{name}: does not load as a speech recogniser: {why}") from error
     found.model.eval()
     return found

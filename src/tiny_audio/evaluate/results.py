@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tiny_audio.config import EvaluationConfig
-from tiny_audio.errors import ConfigError, DataError
+from tiny_audio.errors import DataError
 from tiny_audio.evaluate.wer import Score, UtteranceScore, score_utterance
-from tiny_audio.text.scoring import SCORING, ScoringRule, get_rule
+from tiny_audio.text.scoring import ScoringRule, get_rule, require_same_rule
 
+K = TypeVar("K")
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 
 
@@ -69,9 +70,7 @@ class Evaluation:
         """Score every record that has a hypothesis."""
         records = tuple(records)
         scores = (
-            score_utterance(record.reference, record.hypothesis, rule)
-            if record.error is None
-            else None
+            None if record.error else score_utterance(record.reference, record.hypothesis, rule)
             for record in records
         )
         return cls(rule.id, records, tuple(scores))
@@ -111,12 +110,16 @@ class Evaluation:
         """Seconds of audio recognised in one second; None where nothing was."""
         return self.audio_seconds / self.wall_seconds if self.wall_seconds else None
 
-    def by(self, key: Callable[[Record], str]) -> dict[str, Evaluation]:
-        """The same evaluation in parts, for example by source or speaker; scores nothing anew."""
-        parts: dict[str, list[int]] = defaultdict(list)
+    def positions(self, key: Callable[[Record], K]) -> dict[K, list[int]]:
+        """Where the records of each part are, in parts for example by source or speaker."""
+        parts: dict[K, list[int]] = defaultdict(list)
         for position, record in enumerate(self.records):
             parts[key(record)].append(position)
-        return {name: self.select(positions) for name, positions in parts.items()}
+        return parts
+
+    def by(self, key: Callable[[Record], str]) -> dict[str, Evaluation]:
+        """The same evaluation in these parts; scores nothing anew."""
+        return {name: self.select(found) for name, found in self.positions(key).items()}
 
     def select(self, positions: Sequence[int]) -> Evaluation:
         """The records at some positions, in that order."""
@@ -155,12 +158,8 @@ def parse_record(line: str | bytes) -> Record | None:
 
 
 def results_file(path: Path) -> Path:
-    """A results file, or the one in a folder; DataError where the folder has none."""
-    if not path.is_dir():
-        return path
-    if not (path / RESULTS).is_file():
-        raise DataError(f"{path}: the folder holds no {RESULTS}; give one of `tiny-audio eval`.")
-    return path / RESULTS
+    """A results file, or the one in a folder."""
+    return path / RESULTS if path.is_dir() else path
 
 
 def load_systems(paths: Sequence[Path], scoring: str | None) -> dict[str, Evaluation]:
@@ -179,10 +178,10 @@ def load_systems(paths: Sequence[Path], scoring: str | None) -> dict[str, Evalua
         folder = file.parent.resolve().name if file.name == RESULTS else file.stem
         for model, part in evaluation.by(lambda record: record.model or "").items():
             name = (Path(model).name if Path(model).exists() else model) or folder
-            found.append((name, f"{folder}/{name}", part))
+            found.append((name, folder, part))
     names = [name for name, _, _ in found]
-    unlike = distinct([full if names.count(name) > 1 else name for name, full, _ in found])
-    return {name: part for name, (_, _, part) in zip(unlike, found, strict=True)}
+    full = [f"{folder}/{name}" if names.count(name) > 1 else name for name, folder, _ in found]
+    return dict(zip(distinct(full), (part for _, _, part in found), strict=True))
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -193,18 +192,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 def _common_rule(files: Sequence[Path]) -> str:
     """The rule that all summaries beside the files agree on, or the default."""
-    found: dict[str, Path] = {}
-    for file in files:
-        try:
-            summary = json.loads((file.parent / SUMMARY).read_text(encoding="utf-8"))
-            found[str(summary["scoring"])] = file.parent
-        except (OSError, ValueError, TypeError, KeyError):
-            continue  # no summary: results alone name no rule
-    if len(found) > 1:
-        listed = ", ".join(f"{folder} with {rule}" for rule, folder in found.items())
-        raise ConfigError(
-            f"These were scored under different rules ({listed}): name one by --scoring, and all "
-            "are scored again under it."
-        )
-    name = next(iter(found), EvaluationConfig.scoring).split("/")[0]
-    return name if name in SCORING else EvaluationConfig.scoring
+    summaries = [file.parent / SUMMARY for file in files]
+    found = [json.loads(one.read_text())["scoring"] for one in summaries if one.is_file()]
+    require_same_rule(found)
+    return str(found[0]) if found else EvaluationConfig.scoring

@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -26,22 +27,21 @@ from rich.progress import track
 from tiny_audio import logs
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.decode import Mono
-from tiny_audio.config import DataConfig, GenerationConfig
+from tiny_audio.config import GenerationConfig
 from tiny_audio.data.records import Reject, Source, Utterance
 from tiny_audio.data.sources import open_set
 from tiny_audio.errors import ConfigError, DataError
 from tiny_audio.evaluate import results, tables
 from tiny_audio.evaluate.models import (
-    Adapter,
     ModelFolder,
     Options,
-    SpeechAdapter,
+    Transcribe,
     find_model,
     open_model,
+    transcribe,
 )
 from tiny_audio.evaluate.results import RESULTS, SUMMARY, Evaluation, Record
 from tiny_audio.evaluate.sets import chunks, count, read_samples, whole_chunks
-from tiny_audio.model.build import pick_device
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.scoring import ScoringRule, get_rule
 
@@ -63,11 +63,17 @@ def evaluate(
     The utterances' `text` is the reference; rejects become records of failures. A batch has at most
     `batch_seconds` of padded audio and `max_utterances` clips. The model's mode is restored.
     """
-    adapter = SpeechAdapter(model, generation, batch_seconds, max_utterances)
     was_training = model.training
     model.eval()
     try:
-        return Evaluation.of(adapter.transcribe(map(recording, utterances)), rule)
+        records = transcribe(
+            model,
+            map(recording, utterances),
+            options=generation,
+            batch_seconds=batch_seconds,
+            max_utterances=max_utterances,
+        )
+        return Evaluation.of(records, rule)
     finally:
         model.train(was_training)
 
@@ -77,14 +83,10 @@ def recording(item: Utterance | Reject, **columns: Any) -> tuple[Record, Mono]:
     if isinstance(item, Reject):
         columns |= {"error": item.reason, "message": item.message}
         return Record(item.id, item.source, "", "", 0.0, 0.0, **columns), np.zeros(0, np.float32)
-    extra = {}
-    for name, value in item.extra.items():
-        try:
-            extra[name] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):  # bytes, arrays and the like
-            continue
-    extra.pop("transcript", None)  # the text before cleaning
-    columns |= {"speaker": item.speaker, "extra": extra}
+    others = {name: value for name, value in item.extra.items() if name != "transcript"}
+    # What JSON has not (bytes, arrays, NaN) becomes null.
+    text = json.dumps(others, default=lambda _: None)
+    columns |= {"speaker": item.speaker, "extra": json.loads(text, parse_constant=lambda _: None)}
     return Record(item.id, item.source, item.text, "", 0.0, 0.0, **columns), item.waveform
 
 
@@ -94,22 +96,17 @@ def recording(item: Utterance | Reject, **columns: Any) -> tuple[Record, Mono]:
 def evaluate_command(
     models: Sequence[str],
     data: Sequence[str],
-    *,
-    out: Path | None,
-    scoring: str,
     options: Options,
-    limit: int | None = None,
+    scoring: str,
+    out: Path | None = None,
     checkpoint: str = "best",
     report: Path | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate every model on every set; write results.jsonl and summary.json, show tables.
 
-    Args:
-        models, checkpoint: see `find_model`.
-        data: manifests, folders, benchmarks or presets; the first `limit` utterances of each.
-        out: folder of the results, None: a new one under runs/. Where it holds a part of this very
-            evaluation, this goes on there.
-        report: HTML page to write, of one model or two.
+    models, checkpoint: see `find_model`. data: manifests, folders, benchmarks or presets. out:
+    folder of the results, None: a new one under runs/; where it holds a part of this very
+    evaluation, this goes on there. report: HTML page to write.
 
     Returns model -> its evaluation over all sets. Raises TinyAudioError where something is
     unknown or unreadable, `out` holds another evaluation, or every utterance failed.
@@ -126,7 +123,6 @@ def evaluate_command(
         "models": {name: [one.path, fingerprint(one.path)] for name, one in found.items()},
         "data": {name: [one, fingerprint(one)] for name, one in zip(names, data, strict=True)},
         "scoring": rule.id,
-        "limit": limit,
         **asdict(options),
     }
     claim(out, settings)
@@ -136,15 +132,14 @@ def evaluate_command(
         print(f"going on in {out} after {len(records):,} utterances", file=sys.stderr)
     with logs.to_file(out), (out / RESULTS).open("a", encoding="utf-8") as file:
         for name, model in found.items() if not complete else ():
-            for record in _transcribe(name, model, sets, options, limit, records):
+            for record in _transcribe(name, model, sets, options, records):
                 file.write(record.to_json() + "\n")
                 file.flush()
                 records.append(record)
     evaluations = {
         name: Evaluation.of((one for one in records if one.model == name), rule) for name in found
     }
-    about = {"data": list(data), "limit": limit, **asdict(options)}
-    _finish(evaluations, rule, about, out, report, out)
+    _finish(evaluations, {"data": list(data), **asdict(options)}, out, report)
     return evaluations
 
 
@@ -155,13 +150,10 @@ def rescore_command(
 
     With `out`, a folder, also writes its summary.json; with `report`, an HTML page.
     """
-    file = results.results_file(file)
-    rule = get_rule(scoring)
-    whole = Evaluation.of(results.read_records(file), rule)
-    evaluations = whole.by(lambda record: record.model or file.parent.name or file.stem)
     if out is not None and (out / SUMMARY).exists():
         raise ConfigError(f"{out} holds a {SUMMARY}: choose another --out.")
-    _finish(evaluations, rule, {"results": str(file)}, out, report, file)
+    evaluations = results.load_systems([file], scoring)
+    _finish(evaluations, {"results": str(file)}, out, report)
     return evaluations
 
 
@@ -170,33 +162,24 @@ def _transcribe(
     model: ModelFolder,
     sets: dict[str, list[Source]],
     options: Options,
-    limit: int | None,
     done: Sequence[Record],
 ) -> Iterator[Record]:
     """What a model makes of what is left of all sets, in chunks; shows progress."""
-    begun = list(dict.fromkeys((record.model, record.set) for record in done))
-    adapter: Adapter | None = None
-    workers = 0 if pick_device(options.device).type == "cpu" else DataConfig().num_workers
+    begun = Counter((record.model, record.set) for record in done)
+    recognise: Transcribe | None = None
     for test_set, sources in sets.items():
-        if (name, test_set) in begun[:-1]:  # each set is read to its end before the next
+        start = begun[name, test_set]
+        if (name, test_set) in list(begun)[:-1]:  # each set is read to its end before the next
             continue
-        adapter = adapter or open_model(model, options)
-        start = sum((record.model, record.set) == (name, test_set) for record in done)
-        samples = read_samples(
-            sources,
-            limit=limit,
-            num_workers=workers,
-            ahead_seconds=options.batch_seconds,
-            start=start,
-            max_bytes=options.max_bytes,
-        )
+        recognise = recognise or open_model(model, options)
+        samples = read_samples(sources, options, start)
         waiting = (recording(item, **about, model=name, set=test_set) for item, about in samples)
         size = CHUNK_BATCHES * options.batch_seconds
         parts = chunks(waiting, size, lambda one: len(one[1]) / SAMPLE_RATE)
         yield from track(
-            (record for part in parts for record in adapter.transcribe(part)),
+            (record for part in parts for record in recognise(part)),
             escape(f"{name} on {test_set}"),
-            total=count(sources, limit),
+            total=count(sources, options.limit),
             completed=start,
             console=Console(stderr=True),
             transient=True,
@@ -205,18 +188,17 @@ def _transcribe(
 
 def _finish(
     evaluations: dict[str, Evaluation],
-    rule: ScoringRule,
     about: dict[str, Any],
     out: Path | None,
     report: Path | None,
-    file: Path,
 ) -> None:
     """Summary, tables and report; DataError where nothing of a model could be scored."""
-    head = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **about, "scoring": rule.id}
+    rule = next(iter(evaluations.values())).rule
+    head = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **about, "scoring": rule}
     each = {name: {"model": name, **tables.summary(one)} for name, one in evaluations.items()}
-    only = next(iter(each.values())) if len(each) == 1 else {"models": each}
     if out is not None:
-        _write_json(out / SUMMARY, {**head, **only})
+        figures = {"models": each} if len(each) > 1 else next(iter(each.values()))
+        _write_json(out / SUMMARY, {**head, **figures})
     tables.show(tables.figures_section(one, name) for name, one in evaluations.items())
     if len(evaluations) > 1:
         tables.show([tables.matrix_section(evaluations)])
@@ -227,7 +209,7 @@ def _finish(
     if report is not None:
         from tiny_audio.evaluate.report import write_report
 
-        write_report([file], out=report, scoring=rule.name)
+        write_report(evaluations, out=report)
 
 
 def _set_name(data: str) -> str:
@@ -248,10 +230,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             raise ConfigError(f"{out} holds the results of an evaluation: choose another --out.")
         _write_json(file, settings)
     before = json.loads(file.read_text(encoding="utf-8"))
+    both = [(name, before.get(name), settings.get(name)) for name in {**before, **settings}]
     changed = [
-        f"{name} was {_short(before.get(name))}, now {_short(settings.get(name))}"
-        for name in {**before, **settings}
-        if before.get(name) != settings.get(name)
+        f"{name} was {_short(was)}, now {_short(now)}" for name, was, now in both if was != now
     ]
     if changed:
         raise ConfigError(
@@ -265,12 +246,9 @@ def fingerprint(name: str) -> str | None:
     path = Path(name).expanduser()
     if not path.exists():
         return None
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    state = hashlib.blake2b(digest_size=8)
-    for file in files:
-        about = file.stat()
-        state.update(f"{file.relative_to(path)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    return state.hexdigest()
+    files = sorted(one for one in (path, *path.rglob("*")) if one.is_file())
+    state = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.blake2b(repr(state).encode(), digest_size=8).hexdigest()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How sure a figure is, whether two systems differ, where the errors are, and calibration.
+"""How sure a figure is, whether two systems differ, and where the errors are.
 
 Intervals and comparisons are bootstraps (Bisani and Ney 2004) over speakers where these are known:
 one speaker's utterances are right or wrong together. Not `scipy.stats.bootstrap`: a matrix product
@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiny_audio.evaluate.results import Evaluation, Record, set_name
+from tiny_audio.evaluate.wer import UtteranceScore
 from tiny_audio.text.scoring import get_rule
 
 Floats = NDArray[np.float64]
@@ -24,13 +25,18 @@ Interval = tuple[float, float]
 
 RESAMPLES, PAIRED_RESAMPLES = 1000, 5000
 LEVEL = 0.95  # of intervals
-BINS = 10  # of confidence
 _CELLS = 1 << 21  # weights that are held in memory at once
 
-FIGURES = (
-    "wer", "substitution_rate", "deletion_rate", "insertion_rate", "cer", "sentence_error_rate",
-    "rtfx",
-)  # fmt: skip
+# What an utterance adds above and below the line of each rate.
+RATES: dict[str, Callable[[Record, UtteranceScore], tuple[float, float]]] = {
+    "wer": lambda _, one: (one.words.errors, one.words.reference),
+    "substitution_rate": lambda _, one: (one.words.substitutions, one.words.reference),
+    "deletion_rate": lambda _, one: (one.words.deletions, one.words.reference),
+    "insertion_rate": lambda _, one: (one.words.insertions, one.words.reference),
+    "cer": lambda _, one: (one.characters.errors, one.characters.reference),
+    "sentence_error_rate": lambda _, one: (one.words.errors > 0, 1),
+    "rtfx": lambda record, _: (record.duration, record.seconds),
+}
 
 # ------------------------------------------------------------------------------------ resampling
 
@@ -69,28 +75,24 @@ def resampled_sums(values: Floats, resamples: int, rng: np.random.Generator) -> 
 
 
 class Bootstrap(NamedTuple):
-    """Intervals by figure, None where one has no value; unit: see `resampling_units`."""
+    """Rates and their intervals, None where one has no value; unit: see `resampling_units`."""
 
+    rates: dict[str, float | None]
     intervals: dict[str, Interval | None]
     unit: str
     units: int
 
 
 def bootstrap(evaluation: Evaluation) -> Bootstrap:
-    """Intervals of all FIGURES of an evaluation; the same records give the same intervals."""
-    rows = [
-        (
-            one.words.errors, one.words.substitutions, one.words.deletions, one.words.insertions,
-            one.characters.errors, one.words.errors > 0, record.duration,
-            *[one.words.reference] * 4, one.characters.reference, 1, record.seconds,
-        )
-        for record, one in evaluation.pairs()
-    ]  # fmt: skip
+    """Intervals of all RATES of an evaluation; the same records give the same intervals."""
     units, unit = resampling_units(evaluation.scored)
-    values = np.array(rows, dtype=np.float64).reshape(-1, 2 * len(FIGURES))
-    above, below = np.split(group_sums(values, units), 2, axis=1)
+    rows = [[rate(*pair) for rate in RATES.values()] for pair in evaluation.pairs()]
+    values = np.array(rows, dtype=np.float64).reshape(-1, len(RATES), 2)
+    rates = [share(*sums) for sums in values.sum(axis=0).tolist()]
+    above, below = (group_sums(values[..., i], units) for i in (0, 1))
     found = intervals(above, below, RESAMPLES, np.random.default_rng(0))
-    return Bootstrap(dict(zip(FIGURES, found, strict=True)), unit, len(above))
+    both = (dict(zip(RATES, rates, strict=True)), dict(zip(RATES, found, strict=True)))
+    return Bootstrap(*both, unit, len(above))
 
 
 def intervals(
@@ -110,12 +112,9 @@ def intervals(
     tail = ndtr(-stdtrit(n - 1, (1 + LEVEL) / 2) * math.sqrt(n / (n - 1)))
     found: list[Interval | None] = []
     for over, under in zip(sums[:, :figures].T, sums[:, figures:].T, strict=True):
-        defined = under > 0
-        if not defined.any():
-            found.append(None)
-            continue
-        low, high = np.quantile(over[defined] / under[defined], [tail, 1 - tail])
-        found.append((float(low), float(high)))
+        ratios = over[under > 0] / under[under > 0]
+        ends = tuple(np.quantile(ratios, [tail, 1 - tail]).tolist()) if len(ratios) else None
+        found.append(ends)
     return found
 
 
@@ -162,13 +161,8 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "utterances": len(score.utterances),
         "empty_references": sum(not one.reference for one in score.utterances),
         "reference_words": words.reference,
-        **asdict(words),
-        "wer": score.wer,
-        "substitution_rate": share(words.substitutions, words.reference),
-        "deletion_rate": share(words.deletions, words.reference),
-        "insertion_rate": share(words.insertions, words.reference),
-        "cer": score.cer,
-        "sentence_error_rate": score.sentence_error_rate,
+        **words._asdict(),
+        **drawn.rates,
         "audio_seconds": round(evaluation.audio_seconds, 3),
         "wall_seconds": round(evaluation.wall_seconds, 3),
         "rtfx": evaluation.rtfx,
@@ -179,84 +173,24 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def share(count: float, total: int) -> float | None:
+def share(count: float, total: float) -> float | None:
     """A part of a total; None where there is no total."""
     return count / total if total else None
 
 
 UNKNOWN = "unknown"
-SECONDS = (0, 2, 5, 10, 20, 30)  # of audio, where bins begin
-
-
-def bin_name(seconds: float) -> str:
-    """The half-open bin [low, high): ``0 to 2 s``, ``2 to 5 s``, ``30 s and more``."""
-    position = bisect_right(SECONDS, seconds) - 1
-    low, *rest = SECONDS[position:]
-    return f"{low:g} to {rest[0]:g} s" if rest else f"{low:g} s and more"
-
-
+SECONDS = (0, 2, 5, 10, 20, 30)  # of audio, where bins begin: half open, [low, high)
+DURATIONS = [*(f"{low} to {high} s" for low, high in pairwise(SECONDS)), "30 s and more"]
 BREAKDOWNS: dict[str, Callable[[Record], str]] = {
-    "duration": lambda record: bin_name(record.duration),
+    "duration": lambda record: DURATIONS[bisect_right(SECONDS, record.duration) - 1],
     "set": set_name,
     "source": lambda record: record.source,
     "speaker": lambda r: UNKNOWN if r.speaker is None else f"{r.source}/{r.speaker}",
 }
 
 
-def divide(evaluation: Evaluation, kind: str) -> dict[str, Evaluation]:
-    """The scored utterances by one of BREAKDOWNS; bins in order, names as they come."""
-    scored = [i for i, record in enumerate(evaluation.records) if record.error is None]
-    if kind == "duration":
-        scored.sort(key=lambda i: bisect_right(SECONDS, evaluation.records[i].duration))
-    return evaluation.select(scored).by(BREAKDOWNS[kind])
-
-
-def breakdown(evaluation: Evaluation, kind: str) -> dict[str, dict[str, Any]]:
-    """Figures of every part by one of BREAKDOWNS, ready for JSON."""
-    names = ("utterances", "audio_seconds", "reference_words", "substitutions", "deletions",
-             "insertions", "wer", "cer", "sentence_error_rate")  # fmt: skip
-    rows: dict[str, dict[str, Any]] = {}
-    for part_name, part in divide(evaluation, kind).items():
-        found = figures(part)
-        rows[part_name] = {name: found[name] for name in names}
-        rows[part_name]["wer_interval"] = found["intervals"]["wer"]
-    return rows
-
-
-# ----------------------------------------------------------------------------------- calibration
-
-
-def calibration(evaluation: Evaluation) -> dict[str, Any]:
-    """Whether confidence, exp(mean log-probability of a token), means anything; ready for JSON.
-
-    An utterance is correct where it has no word error. ece = sum over bins of (utterances in it /
-    all) * |share correct - mean confidence| (Guo et al. 2017). auroc: the chance that a correct
-    utterance has more confidence than a wrong one; None where all are right or all wrong.
-    """
-    pairs = [
-        (record.logprob, one.words.errors == 0)
-        for record, one in evaluation.pairs()
-        if record.logprob is not None
-    ]
-    confidence = np.exp(np.minimum([logprob for logprob, _ in pairs], 0.0))
-    correct = np.array([right for _, right in pairs], dtype=bool)
-    number = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    bins = [
-        {
-            "low": int(i) / BINS,
-            "high": (int(i) + 1) / BINS,
-            "utterances": int((number == i).sum()),
-            "confidence": float(confidence[number == i].mean()),
-            "correct": float(correct[number == i].mean()),
-        }
-        for i in np.unique(number)
-    ]
-    gap = sum(one["utterances"] * abs(one["correct"] - one["confidence"]) for one in bins)
-    right, wrong = confidence[correct], confidence[~correct]
-    auroc = None
-    if len(right) and len(wrong):
-        from scipy.stats import mannwhitneyu
-
-        u = mannwhitneyu(right, wrong, method="asymptotic").statistic
-        auroc = float(u / (len(right) * len(wrong)))
-    return {"utterances": len(pairs), "ece": share(gap, len(pairs)), "auroc": auroc, "bins": bins}
+def divide(evaluation: Evaluation, kind: str) -> dict[str, list[int]]:
+    """Positions of the records by one of BREAKDOWNS; durations in order, names as they come."""
+    found = evaluation.positions(BREAKDOWNS[kind])
+    order = DURATIONS if kind == "duration" else list(found)
+    return {name: found[name] for name in order if name in found}

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tiny_audio.evaluate.errors import Confusions, confusions, hallucination, homophones
@@ -18,15 +17,14 @@ from tiny_audio.evaluate.statistics import (
     BREAKDOWNS,
     LEVEL,
     bootstrap,
-    breakdown,
-    calibration,
+    divide,
     figures,
     share,
 )
 from tiny_audio.evaluate.wer import AlignedWord
 from tiny_audio.text.scoring import get_rule
 
-COLUMNS = ("set", "utts", "words", "WER", "S", "D", "I", "CER", "SER", "RTFx", "failed")
+COLUMNS = ("utts", "words", "WER", "S", "D", "I", "CER", "SER", "RTFx", "failed")
 LEGEND = "S, D, I: words substituted, deleted, inserted. SER: utterances with an error"
 MARKS = "Marks: [reference→hypothesis] substituted, (reference) deleted, +hypothesis+ inserted."
 KINDS = {"substitute": "Substitutions", "delete": "Deletions", "insert": "Insertions"}
@@ -34,13 +32,18 @@ EXAMPLES = 3  # ids of utterances that are named for a confusion
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """What summary.json holds: figures of the whole, of each set, and by BREAKDOWNS."""
+    """What summary.json holds: figures of the whole and of its parts."""
+    parts = {
+        kind: {
+            name: figures(evaluation.select(at)) for name, at in divide(evaluation, kind).items()
+        }
+        for kind in BREAKDOWNS
+    }
     return {
         **figures(evaluation),
-        "sets": {name: figures(part) for name, part in evaluation.by(set_name).items()},
-        "breakdown": {kind: breakdown(evaluation, kind) for kind in BREAKDOWNS},
+        "sets": parts.pop("set"),
+        "breakdown": parts,
         "hallucination": hallucination(evaluation),
-        "calibration": calibration(evaluation),
     }
 
 
@@ -58,20 +61,19 @@ class Section:
         """For the terminal; with many columns set tightly, for one of 80 characters."""
         tight = len(self.columns) > 8
         result = Table(
-            title=escape(self.title),
+            title=self.title,
             title_justify="left",
-            caption=escape(self.note) or None,
+            caption=self.note or None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=0 if tight else (0, 1, 0, 0),
         )
+        texts: dict[str, Any] = {"overflow": "fold", "min_width": 8 if tight else 14}
+        numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
         for position, column in enumerate(self.columns):
-            if position in self.text:
-                result.add_column(escape(column), overflow="fold", min_width=8 if tight else 14)
-            else:
-                result.add_column(escape(column), justify="right", no_wrap=True)
+            result.add_column(column, **texts if position in self.text else numbers)
         for row in self.rows:
-            result.add_row(*map(escape, row))
+            result.add_row(*row)
         return result
 
     def markdown(self) -> str:
@@ -88,7 +90,7 @@ def _cell(text: str) -> str:
 
 def show(sections: Iterable[Section], *, markdown: bool = False) -> None:
     """Print tables one after the other."""
-    console = Console()
+    console = Console(markup=False)  # cells hold texts of any kind
     for section in sections:
         if markdown:
             print(section.markdown())
@@ -101,28 +103,25 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}%"
 
 
-def figures_section(evaluation: Evaluation, title: str) -> Section:
-    """One row a set (of one set: a source) and, where there are several, one for all."""
+def figures_section(evaluation: Evaluation, title: str, kind: str | None = None) -> Section:
+    """One row a part by `kind` (None: a set, of one set a source) and, of several, one for all."""
     several = len({record.set for record in evaluation.records}) > 1
-    parts = evaluation.by(set_name if several else lambda record: record.source)
-    rows = [_figures_row(name, part) for name, part in parts.items()]
-    if len(parts) != 1:
-        rows.append(_figures_row("all", evaluation))
+    kind = kind or ("set" if several else "source")
+    parts = [(name, evaluation.select(at)) for name, at in divide(evaluation, kind).items()]
+    rows = []
+    for name, part in parts if len(parts) == 1 else [*parts, ("all", evaluation)]:
+        score, words, rtfx = part.score, part.score.words, part.rtfx
+        sizes = (len(score.utterances), words.reference)
+        errors = (words.substitutions, words.deletions, words.insertions)
+        rates = (percent(score.cer), percent(score.sentence_error_rate))
+        speed = "-" if rtfx is None else f"{rtfx:.1f}"
+        cells = (*sizes, percent(score.wer), *errors, *rates, speed, part.failures.total())
+        rows.append((name, *map(str, cells)))
     failures = ", ".join(f"{n} {reason}" for reason, n in evaluation.failures.most_common())
     failed = f"; failed: {failures}" if failures else ""
     rule = get_rule(evaluation.rule)
     first = f"{rule.primary.upper()} {with_interval(evaluation)}"
-    return Section(title, COLUMNS, rows, f"{first}, scoring {rule.id}{failed}\n{LEGEND}")
-
-
-def _figures_row(name: str, part: Evaluation) -> tuple[str, ...]:
-    score, words = part.score, part.score.words
-    counts = (words.substitutions, words.deletions, words.insertions)
-    rates = (percent(score.cer), percent(score.sentence_error_rate))
-    rtfx = "-" if part.rtfx is None else f"{part.rtfx:.1f}"
-    sizes = (str(len(score.utterances)), str(words.reference))
-    failed = str(part.failures.total())
-    return (name, *sizes, percent(score.wer), *map(str, counts), *rates, rtfx, failed)
+    return Section(title, (kind, *COLUMNS), rows, f"{first}, scoring {rule.id}{failed}\n{LEGEND}")
 
 
 def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
@@ -138,43 +137,39 @@ def matrix_section(evaluations: Mapping[str, Evaluation]) -> Section:
     return Section(title, ("model", *sets), rows)
 
 
-def with_interval(part: Evaluation, name: str | None = None) -> str:
-    """The ``wer`` or ``cer`` as people read it; without `name`, the one of the scoring rule."""
-    name = name or get_rule(part.rule).primary
-    value = part.score.wer if name == "wer" else part.score.cer
+def with_interval(part: Evaluation) -> str:
+    """The figure that the scoring rule compares by, as people read it."""
+    name = get_rule(part.rule).primary
+    value = percent(part.score.wer if name == "wer" else part.score.cer)
     interval = bootstrap(part).intervals[name]
-    if interval is None:
-        return percent(value)
-    return f"{percent(value)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return f"{value} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else value
 
 
 def high_wer_section(
     name: str, evaluation: Evaluation, threshold: float, limit: int | None
 ) -> Section:
     """The utterances at or above a word error rate, or with text for no reference, worst first."""
-    pairs = [
-        (math.inf if one.words.rate is None else one.words.rate, record, one.words, one.alignment)
+    found = [
+        (math.inf if one.words.rate is None else one.words.rate, one, record)
         for record, one in evaluation.pairs()
         if one.words.errors
     ]
-    found = [one for one in pairs if one[0] >= threshold]
-    found.sort(key=lambda one: (-one[0], -one[2].errors))
+    found = [entry for entry in found if entry[0] >= threshold]
+    found.sort(key=lambda entry: (-entry[0], -entry[1].words.errors))
     rows = [
         (
             record.id,
-            percent(words.rate),
-            f"{words.errors}/{words.reference}",
+            percent(one.words.rate),
+            f"{one.words.errors}/{one.words.reference}",
             f"{record.duration:.1f}",
-            marked(alignment),
+            marked(one.alignment),
         )
-        for _, record, words, alignment in found[:limit]
+        for _, one, record in found[:limit]
     ]
+    errors = sum(one.words.errors for _, one, _ in found)
     score = evaluation.score
-    errors = sum(words.errors for _, _, words, _ in found)
-    note = (
-        f"{len(found)} of {len(score.utterances)} utterances, {errors} of {score.words.errors} "
-        f"errors. {MARKS}"
-    )
+    of = f"{len(found)} of {len(score.utterances)} utterances"
+    note = f"{of}, {errors} of {score.words.errors} errors. {MARKS}"
     title = f"{name}: word error rate of {percent(threshold)} or more"
     return Section(title, ("id", "WER", "errors", "seconds", "text"), rows, note, (0, 4))
 
@@ -199,9 +194,8 @@ def _confusion_section(title: str, found: Confusions, top: int, note: str = "") 
     rows = []
     for pair, ids in list(found.items())[:top]:
         different = list(dict.fromkeys(ids))
-        more = len(different) - EXAMPLES
-        examples = ", ".join(different[:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
-        rows.append((*pair, str(len(ids)), examples))
+        more = ["…"] if len(different) > EXAMPLES else []
+        rows.append((*pair, str(len(ids)), ", ".join([*different[:EXAMPLES], *more])))
     total = sum(map(len, found.values()))
     columns = ("reference", "hypothesis", "times", "in")
     return Section(title, columns, rows, f"{total} in all, {len(found)} different{note}", (0, 1, 3))

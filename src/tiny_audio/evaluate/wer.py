@@ -24,14 +24,18 @@ class AlignedWord(NamedTuple):
     hypothesis: str
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Hits and errors of an alignment, of words or of characters; adds up with `+`."""
+class Counts(NamedTuple):
+    """Hits and errors of an alignment, of words or of characters."""
 
     hits: int = 0
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable[Counts]) -> Counts:
+        """The counts of all parts added up."""
+        return cls(*(sum(column) for column in zip(*parts, strict=True)))
 
     @property
     def errors(self) -> int:
@@ -47,14 +51,6 @@ class Counts:
     def rate(self) -> float | None:
         """Errors per reference unit; None where the reference is empty."""
         return self.errors / self.reference if self.reference else None
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.hits + other.hits,
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +77,8 @@ class Score:
     def of(cls, rule: str, utterances: Iterable[UtteranceScore]) -> Score:
         """The sum of scored utterances."""
         utterances = tuple(utterances)
-        words = sum((one.words for one in utterances), Counts())
-        characters = sum((one.characters for one in utterances), Counts())
-        return cls(rule, words, characters, utterances)
+        words = Counts.total(one.words for one in utterances)
+        return cls(rule, words, Counts.total(one.characters for one in utterances), utterances)
 
     @property
     def wer(self) -> float | None:
@@ -98,9 +93,8 @@ class Score:
     @property
     def sentence_error_rate(self) -> float | None:
         """Share of utterances with at least one word error; None for a set of none."""
-        if not self.utterances:
-            return None
-        return sum(one.words.errors > 0 for one in self.utterances) / len(self.utterances)
+        wrong = sum(one.words.errors > 0 for one in self.utterances)
+        return wrong / len(self.utterances) if self.utterances else None
 
     def __add__(self, other: Score) -> Score:
         """Both sets as one; ConfigError where they were scored under different rules."""
@@ -122,14 +116,15 @@ def score_utterance(reference: str, hypothesis: str, rule: ScoringRule) -> Utter
     left, right = rule.normalise(reference).split(), rule.normalise(hypothesis).split()
     reference, hypothesis = " ".join(left), " ".join(right)
     words = jiwer.process_words(reference, hypothesis)
-    alignment = []
-    for chunk in words.alignments[0]:
-        spans = (
+    alignment = (
+        AlignedWord(chunk.type, *pair)
+        for chunk in words.alignments[0]
+        for pair in zip_longest(
             left[chunk.ref_start_idx : chunk.ref_end_idx],
             right[chunk.hyp_start_idx : chunk.hyp_end_idx],
+            fillvalue="",
         )
-        for pair in zip_longest(*spans, fillvalue=""):
-            alignment.append(AlignedWord(chunk.type, *pair))
+    )
     characters = _counts(jiwer.process_characters(reference, hypothesis))
     return UtteranceScore(reference, hypothesis, _counts(words), characters, tuple(alignment))
 

@@ -90,10 +90,12 @@ class LabelRules:
     case_of: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check("case", self.case, _CASES)
-        for name, value in self.case_of.items():
-            _check(f"case_of.{name}", value, _CASES[:-1])
-        _check("punctuation", self.punctuation, ("keep", "strip"))
+        checks = [("case", self.case, _CASES), ("punctuation", self.punctuation, ("keep", "strip"))]
+        checks += [(f"case_of.{name}", case, _CASES[:-1]) for name, case in self.case_of.items()]
+        for name, value, allowed in checks:
+            if value not in allowed:
+                choices = ", ".join(allowed)
+                raise ConfigError(f"labels.{name} is {value!r}: set it to one of {choices}.")
 
     def clean(self, text: str, source: str = "") -> str:
         """The label for a transcript of a set; cleaning a label again changes nothing.
@@ -164,13 +166,12 @@ def _reject_markers(text: str) -> None:
 
 def _remove_notes(text: str) -> str:
     """Remove notes from the inside out, until none is left; every round makes the text shorter."""
-    while True:
-        shorter = _SAID_LAUGHING.sub(r"\1", text)
-        shorter = _BRACKETED.sub(_drop_listed, shorter)
-        shorter = _FREE_STANDING.sub(" ", shorter)
-        if shorter == text:
-            return text
-        text = shorter
+    before = None
+    while text != before:
+        before = text
+        text = _BRACKETED.sub(_drop_listed, _SAID_LAUGHING.sub(r"\1", text))
+        text = _FREE_STANDING.sub(" ", text)
+    return text
 
 
 def _drop_listed(bracket: re.Match[str]) -> str:
@@ -191,8 +192,3 @@ def _strip_mark(mark: re.Match[str]) -> str:
     in_number = character in ".,:" and before.isdigit() and after.isdigit()
     decimal = character == "." and before.isspace() and after.isdigit()  # .5
     return character if in_word or in_number or decimal else " "
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"labels.{name} is {value!r}: set it to one of {', '.join(allowed)}.")

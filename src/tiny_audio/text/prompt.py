@@ -1,4 +1,4 @@
-"""THE prompt: what the decoder reads around the audio, the same in training and in use.
+"""The prompt: what the decoder reads around the audio, the same in training and in use.
 
 The user turn is the instruction followed by one placeholder per audio token, in the decoder's
 own chat template, thinking off:
@@ -65,15 +65,14 @@ class Prompt:
         the user's content in one piece.
         """
         name = _name(tokenizer)
-        if not getattr(tokenizer, "chat_template", None):
+        if not tokenizer.chat_template:
             raise ModelError(
                 f"The tokenizer {name} has no chat template, so there is no prompt to build: use "
                 "the instruction-tuned version of the model, or set tokenizer.chat_template."
             )
         spare = _choose_placeholder(tokenizer, placeholder)
         placeholder_id = _added_tokens(tokenizer)[spare]
-        turn = {"role": "user", "content": instruction + spare}
-        text = _render(tokenizer, [turn], add_generation_prompt=True)
+        text = _render(tokenizer, {"user": instruction + spare}, add_generation_prompt=True)
         ids = _tokenize(tokenizer, text)
         if ids.count(placeholder_id) != 1:
             raise ModelError(
@@ -82,20 +81,15 @@ class Prompt:
                 "another spare token with `placeholder`, or another chat template."
             )
         cut = ids.index(placeholder_id)
-        prompt = cls(
-            prefix_ids=ids[:cut],
-            suffix_ids=ids[cut + 1 :],
-            placeholder_id=placeholder_id,
-            end_id=_end_of_assistant_turn(tokenizer, spare, placeholder_id),
-            tokenizer=tokenizer,
-        )
+        end_id = _end_of_assistant_turn(tokenizer, spare, placeholder_id)
+        prompt = cls(ids[:cut], ids[cut + 1 :], placeholder_id, end_id, tokenizer)
         # A token that swallows its neighbour would make the prompt depend on the audio's length.
         repeated = _tokenize(tokenizer, text.replace(spare, spare * 3)) == prompt.build(3)
-        if not repeated or prompt.end_id == placeholder_id:
+        if not repeated or end_id == placeholder_id:
+            why = "ends a chat turn" if repeated else "changes the text around it"
             raise ModelError(
-                f"The token {spare} of {name} cannot stand for audio, as it "
-                + ("ends a chat turn" if repeated else "changes the text around it")
-                + ": choose another spare token with `placeholder`."
+                f"The token {spare} of {name} cannot stand for audio, as it {why}: choose another "
+                "spare token with `placeholder`."
             )
         return prompt
 
@@ -130,26 +124,23 @@ def _choose_placeholder(tokenizer: PreTrainedTokenizerBase, wanted: str | None) 
 
     Candidates by preference: by name, by pattern, then `<unk>` and the pad token.
     """
-    added, name = _added_tokens(tokenizer), _name(tokenizer)
-    taken = {tokenizer.bos_token, tokenizer.eos_token}
-    reserved = [token for token in added if PLACEHOLDER_PATTERN.fullmatch(token)]
-    last = [tokenizer.unk_token, tokenizer.pad_token]
-    spare = [t for t in (*PLACEHOLDER_NAMES, *reserved, *last) if t in added and t not in taken]
-    if wanted is not None:
-        if wanted in added and wanted not in taken:
-            return wanted
+    added = _added_tokens(tokenizer).keys() - {tokenizer.bos_token, tokenizer.eos_token}
+    reserved = [t for t in _added_tokens(tokenizer) if PLACEHOLDER_PATTERN.fullmatch(t)]
+    last = (tokenizer.unk_token, tokenizer.pad_token)
+    spare = [str(token) for token in (*PLACEHOLDER_NAMES, *reserved, *last) if token in added]
+    if wanted is not None and wanted not in added:
         raise ModelError(
-            f"The placeholder {wanted!r} is no spare token of {name}: choose a special token that "
-            f"nothing else uses, such as {', '.join(spare[:5])}."
+            f"The placeholder {wanted!r} is no spare token of {_name(tokenizer)}: choose a special "
+            f"token that nothing else uses, such as {', '.join(spare[:5])}."
         )
     template = tokenizer.get_chat_template()  # what it writes would not be unique in the prompt
-    chosen = next((token for token in spare if token not in template), None)
+    chosen = wanted or next((token for token in spare if token not in template), None)
     if chosen is None:
         raise ModelError(
-            f"The tokenizer {name} has no spare token to stand for audio: name one of its special "
-            "tokens with `placeholder`."
+            f"The tokenizer {_name(tokenizer)} has no spare token to stand for audio: name one of "
+            "its special tokens with `placeholder`."
         )
-    return str(chosen)
+    return chosen
 
 
 def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare_id: int) -> int:
@@ -158,15 +149,15 @@ def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare
     The spare token plays the answer, so that its place is exact; white space between answer and
     end token (as in Llama 2's template) is passed over. Templates that write none: `eos`.
     """
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": spare}]
-    ids = _tokenize(tokenizer, _render(tokenizer, turns, add_generation_prompt=False))
-    if spare_id in ids:
-        control = set(_added_tokens(tokenizer).values())
-        for token in ids[len(ids) - ids[::-1].index(spare_id) :]:  # after its last place
-            if token in control:
-                return token
-            if str(tokenizer.decode([token])).strip():
-                break
+    text = _render(tokenizer, {"user": "?", "assistant": spare}, add_generation_prompt=False)
+    ids, control = _tokenize(tokenizer, text), _added_tokens(tokenizer).values()
+    after = ids[len(ids) - ids[::-1].index(spare_id) :] if spare_id in ids else []
+    written = (
+        token for token in after if token in control or str(tokenizer.decode([token])).strip()
+    )
+    first = next(written, None)
+    if first is not None and first in control:
+        return first
     if isinstance(tokenizer.eos_token_id, int):
         return tokenizer.eos_token_id
     raise ModelError(
@@ -176,15 +167,15 @@ def _end_of_assistant_turn(tokenizer: PreTrainedTokenizerBase, spare: str, spare
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase, turns: dict[str, str], *, add_generation_prompt: bool
 ) -> str:
-    """The conversation as the template's own text; templates ignore arguments they don't know."""
+    """The turns (role -> text) as the template's own text; it ignores arguments it has not."""
     from jinja2 import TemplateError  # on first use: importing this module stays cheap
 
     template = tokenizer.get_chat_template()
     try:
         text: Any = tokenizer.apply_chat_template(
-            turns,
+            [{"role": role, "content": content} for role, content in turns.items()],
             chat_template=_DATE + template if "strftime_now" in template else template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
@@ -198,13 +189,9 @@ def _render(
     return str(text)
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool = False
-) -> list[int]:
+def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:
     """Token ids of `text` with nothing added before or after."""
-    ids: Any = tokenizer.encode(
-        text, add_special_tokens=False, split_special_tokens=split_special_tokens
-    )
+    ids: Any = tokenizer.encode(text, add_special_tokens=False, **options)
     return list(ids)
 
 
@@ -214,4 +201,4 @@ def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    return tokenizer.name_or_path or type(tokenizer).__name__

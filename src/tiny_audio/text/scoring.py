@@ -48,7 +48,7 @@ def whisper_en(text: str) -> str:
     # A model caught in a loop can write thousands of digits, and the number rules fail on what
     # Python refuses to parse (more than 4,300 digits): long tokens are cut.
     text = re.sub(r"(\S{1000})(?=\S)", r"\1 ", text)
-    return str(_english()(text)).strip()
+    return str(_stock("whisper-en")(text)).strip()
 
 
 def basic(text: str) -> str:
@@ -56,33 +56,26 @@ def basic(text: str) -> str:
 
     transformers' BasicTextNormalizer, which keeps diacritics.
     """
-    return str(_basic(split_letters=False)(text)).strip()
+    return str(_stock("basic")(text)).strip()
 
 
 def characters(text: str) -> str:
     """As `basic`, then split into letters with their marks, as Whisper scores scripts that put no
     space between words (Chinese, Japanese, Thai)."""
-    return str(_basic(split_letters=True)(text)).strip()
-
-
-# transformers' own, imported on first use: importing this module stays cheap.
+    return str(_stock("characters")(text)).strip()
 
 
 @cache
-def _english() -> Any:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+def _stock(name: str) -> Any:
+    """transformers' own, on first use: importing this module stays cheap."""
+    from transformers.models.whisper import english_normalizer
 
-    return EnglishTextNormalizer({})
-
-
-@cache
-def _basic(split_letters: bool) -> Any:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(split_letters=split_letters)
+    if name == "whisper-en":
+        return english_normalizer.EnglishTextNormalizer({})
+    return english_normalizer.BasicTextNormalizer(split_letters=name == "characters")
 
 
-SCORING: dict[str, ScoringRule] = {
+SCORING = {
     "whisper-en": ScoringRule("whisper-en", 1, whisper_en),
     "basic": ScoringRule("basic", 1, basic, primary="cer"),
     "characters": ScoringRule("characters", 1, characters, primary="cer"),
@@ -90,16 +83,11 @@ SCORING: dict[str, ScoringRule] = {
 
 
 def get_rule(name: str) -> ScoringRule:
-    """The rule called `name`, or with this id; ConfigError lists the names there are."""
-    plain, _, version = name.partition("/")
-    rule = SCORING.get(plain)
+    """The rule with this name or id; ConfigError lists the names there are."""
+    rule = SCORING.get(name.partition("/")[0])
     if rule is None:
-        raise ConfigError(
-            f"There is no scoring rule {name!r}: set evaluation.scoring to one of "
-            f"{', '.join(sorted(SCORING))}."
-        )
-    if version and rule.id != name:
-        raise ConfigError(f"The scoring rule {plain} is here as {rule.id}, not as {name}.")
+        known = ", ".join(sorted(SCORING))
+        raise ConfigError(f"There is no scoring rule {name!r}: set it to one of {known}.")
     return rule
 
 
@@ -108,6 +96,6 @@ def require_same_rule(ids: Iterable[str]) -> None:
     found = sorted(set(ids))
     if len(found) > 1:
         raise ConfigError(
-            f"Scores under {' and '.join(found)} cannot be compared: score all of them again "
-            "under one rule, with tiny-audio eval --rescore."
+            f"Scores under {' and '.join(found)} cannot be compared: name one rule by --scoring, "
+            "and all are scored again under it."
         )
