@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
-import soxr
 from rich.cells import cell_len
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.errors import AudioError, ConfigError, MissingExtraError, TinyAudioError, first_line
+from tiny_audio.errors import ConfigError, MissingExtraError, TinyAudioError, first_line
 from tiny_audio.infer.live import LiveTranscriber, LiveUpdate
 from tiny_audio.infer.transcribe import load
 from tiny_audio.infer.transcript import timestamp
@@ -124,18 +124,14 @@ def _last_part(text: str) -> str:
     return text
 
 
-def raw_pcm(pipe: BinaryIO) -> Iterator[np.ndarray]:
+def raw_pcm(pipe: BufferedIOBase) -> Iterator[np.ndarray]:
     """Blocks [S] of a pipe of 16-bit little-endian mono PCM at 16 kHz, each what has arrived."""
     odd = b""  # half of a sample
-    try:
-        while data := pipe.read1(_BYTES):  # type: ignore[attr-defined]
-            data = odd + data
-            whole = len(data) // 2 * 2
-            odd = data[whole:]
-            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
-    except OSError as error:
-        message = f"standard input cannot be read: {error.strerror}."
-        raise AudioError(message, "unreadable") from None
+    while data := pipe.read1(_BYTES):
+        data = odd + data
+        whole = len(data) // 2 * 2
+        odd = data[whole:]
+        yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
 
 
 def microphone(name: str | None = None) -> Iterator[np.ndarray]:
@@ -156,25 +152,18 @@ def microphone(name: str | None = None) -> Iterator[np.ndarray]:
 
     device = int(name) if name and name.isdecimal() else name
     try:
-        rate = SAMPLE_RATE
-        try:
-            sounddevice.check_input_settings(device, 1, "float32", samplerate=rate)
-        except sounddevice.PortAudioError:  # not every sound card takes 16 kHz
-            rate = round(sounddevice.query_devices(device, "input")["default_samplerate"])
-        stream = sounddevice.InputStream(rate, device=device, channels=1, callback=callback)
+        stream = sounddevice.InputStream(SAMPLE_RATE, device=device, channels=1, callback=callback)
     except (sounddevice.PortAudioError, ValueError) as error:
         which = "No microphone" if name is None else f"--input {name}: no such microphone"
         remedy = "tiny-audio listen --list-devices shows what there is."
         raise TinyAudioError(f"{which} ({first_line(error)}): {remedy}") from None
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
     try:
         with stream:
             while True:
                 blocks = [heard.get()]
                 while not heard.empty():
                     blocks.append(heard.get())
-                block = np.concatenate(blocks)
-                yield block if rate == SAMPLE_RATE else resampler.resample_chunk(block)
+                yield np.concatenate(blocks)
     finally:
         if overruns:
             print(f"The sound card lost audio {overruns} times.", file=sys.stderr)

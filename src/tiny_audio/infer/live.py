@@ -27,7 +27,7 @@ from tiny_audio.model.speech import SpeechModel
 INTERVAL = 0.3  # seconds of audio between two hypotheses, more where they take long
 MAX_SECONDS = 20.0  # of a line
 LIVE_VAD = VadOptions(min_silence_duration_ms=600, speech_pad_ms=300)
-_SETTLES = 0.5  # seconds that a word lies back before it settles
+_SETTLES = 1.0  # seconds that a word lies back before it settles
 _SHARE = 0.5  # of the time that hypotheses may take
 _HYSTERESIS = 0.15  # speech goes on at so much less than the probability at which it begins
 
