@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import queue
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import asdict
-from io import BufferedIOBase
-from typing import Any
+from itertools import chain
+from typing import Any, BinaryIO
 
 import numpy as np
 from rich.cells import cell_len
@@ -21,6 +20,8 @@ from tiny_audio.errors import ConfigError, MissingExtraError, TinyAudioError, fi
 from tiny_audio.infer.live import LiveTranscriber, LiveUpdate
 from tiny_audio.infer.transcribe import load
 from tiny_audio.infer.transcript import timestamp
+
+Blocks = Generator[np.ndarray, None, None]  # [S] float32 at 16 kHz
 
 _COLUMNS = 80  # at most, of the line that is redrawn
 _BYTES = 1 << 16  # read at once, two seconds: what a pipe holds
@@ -43,51 +44,19 @@ def pipe_command(files: list[str], **options: Any) -> None:
     _transcribe(raw_pcm(sys.stdin.buffer), **options)
 
 
-def _transcribe(blocks: Iterator[np.ndarray], *, model: str, as_json: bool, **options: Any) -> None:
+def _transcribe(blocks: Blocks, *, model: str, as_json: bool, **options: Any) -> None:
     """Write what is said in blocks [S] until they or Ctrl-C end it; the last line is finished."""
     if sys.stdout is None:
         raise TinyAudioError("standard output is closed: there is nowhere to write the text.")
-    screen, stop = Screen(as_json), Stop()
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        first = stop.waited(blocks)  # says what is wrong before a model is loaded
+    screen = Screen(as_json)
+    with closing(blocks):
+        first = next(blocks, None)  # says what is wrong before a model is loaded
         live = LiveTranscriber(load(model, **options).model)
-        while first is not None:
-            for update in live.feed(first):
-                screen.show(update)
-            first = stop.waited(blocks)
-        for update in live.finish():
-            screen.show(update)
-    finally:
-        signal.signal(signal.SIGINT, before)
+        with suppress(KeyboardInterrupt):
+            for block in chain([] if first is None else [first], blocks):
+                screen.show(live.feed(block))
+        screen.show(live.finish())
         screen.clear()
-        with suppress(ValueError):  # interrupted while it runs
-            blocks.close()  # type: ignore[attr-defined]
-
-
-class Stop:
-    """Ctrl-C ends the stream, not what is being recognised; a second one ends that, too."""
-
-    def __init__(self) -> None:
-        self.asked = self.waiting = False
-
-    def __call__(self, *_: object) -> None:
-        if self.asked or self.waiting:
-            self.asked = True
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def waited(self, blocks: Iterator[np.ndarray]) -> np.ndarray | None:
-        """The next block, None at the end."""
-        if self.asked:
-            return None
-        try:
-            self.waiting = True
-            return next(blocks, None)
-        except KeyboardInterrupt:
-            return None
-        finally:
-            self.waiting = False
 
 
 class Screen:
@@ -96,17 +65,18 @@ class Screen:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json, self.redraws = as_json, not as_json and sys.stdout.isatty()
 
-    def show(self, update: LiveUpdate) -> None:
-        """Show an update, or pass it over where nothing is redrawn and the line not complete."""
-        if self.as_json:
-            print(json.dumps(asdict(update), ensure_ascii=False), flush=True)
-            return
-        self.clear()
-        if update.final and update.words:
-            start, end = update.words[0].start, update.words[-1].end
-            print(f"[{timestamp(start)} --> {timestamp(end)}] {update.text}", flush=True)
-        elif self.redraws and not update.final:
-            print(_last_part(f"{update.text} {update.partial}".strip()), end="", flush=True)
+    def show(self, updates: list[LiveUpdate]) -> None:
+        """Show updates; where nothing is redrawn, of complete lines only."""
+        for update in updates:
+            if self.as_json:
+                print(json.dumps(asdict(update), ensure_ascii=False), flush=True)
+                continue
+            self.clear()
+            if update.final and update.words:
+                start, end = update.words[0].start, update.words[-1].end
+                print(f"[{timestamp(start)} --> {timestamp(end)}] {update.text}", flush=True)
+            elif self.redraws and not update.final:
+                print(_last_part(f"{update.text} {update.partial}".strip()), end="", flush=True)
 
     def clear(self) -> None:
         """Take away the line that is redrawn."""
@@ -124,17 +94,17 @@ def _last_part(text: str) -> str:
     return text
 
 
-def raw_pcm(pipe: BufferedIOBase) -> Iterator[np.ndarray]:
+def raw_pcm(pipe: BinaryIO) -> Blocks:
     """Blocks [S] of a pipe of 16-bit little-endian mono PCM at 16 kHz, each what has arrived."""
     odd = b""  # half of a sample
-    while data := pipe.read1(_BYTES):
+    while data := pipe.read1(_BYTES):  # type: ignore[attr-defined]
         data = odd + data
         whole = len(data) // 2 * 2
         odd = data[whole:]
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
 
 
-def microphone(name: str | None = None) -> Iterator[np.ndarray]:
+def microphone(name: str | None = None) -> Blocks:
     """Blocks [S] from a microphone, by part of its name or its number; each what was heard since
     the one before. At the end tells what the sound card lost.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -82,6 +83,7 @@ class LiveTranscriber:
         self._longest = max(2, _chunks(min(max_seconds, model.window_seconds)))
         self._samples = 0
         self._rest = np.zeros(0, np.float32)  # less than a chunk
+        self._last = 0.0  # seconds: the end of the last word that settled
         # From here on in chunks of 32 ms.
         self._position = 0  # of the stream's end
         self._held: list[np.ndarray] = []  # the line; what comes before it while nobody speaks
@@ -186,16 +188,14 @@ class LiveTranscriber:
         begun = _seconds(self._begun)
         words = [word.later(begun) for segment in found.segments for word in segment.words]
         words = words[_continuation(self._settled, words) :]
-        first, last = self._settled[-1].end if self._settled else 0.0, self.seconds
-        return [
-            replace(w, start=_within(w.start, first, last), end=_within(w.end, first, last))
-            for w in words
-        ]
+        clip = partial(np.clip, a_min=self._last, a_max=self.seconds)
+        return [replace(w, start=float(clip(w.start)), end=float(clip(w.end))) for w in words]
 
     def _settle(self, words: list[Word], count: int, final: bool = False) -> LiveUpdate:
         """The first words settle; the others are what may still change."""
-        begun = self._settled[-1].end if self._settled else _seconds(self._begun)
+        begun = self._last if self._settled else max(self._last, _seconds(self._begun))
         new, self._tail = words[:count], words[count:]
+        self._last = new[-1].end if new else self._last
         blank = " " if new and self._settled else ""
         self._settled = [*self._settled, *new]
         return LiveUpdate(
@@ -265,10 +265,6 @@ def _continuation(settled: list[Word], words: list[Word]) -> int:
 
 def _text(words: list[Word]) -> str:
     return " ".join(word.text for word in words)
-
-
-def _within(seconds: float, first: float, last: float) -> float:
-    return min(max(seconds, first), last)
 
 
 def _chunks(seconds: float) -> int:
