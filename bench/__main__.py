@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--simulated",
         action="store_true",
-        help="live: by a simulated clock, which waits for nothing",
+        help="live: a clock that waits for nothing, by CPU time",
     )
     args = parser.parse_args()
     held = True

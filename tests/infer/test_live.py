@@ -275,7 +275,7 @@ def test_json_has_every_update_and_a_reader_may_leave(talk: np.ndarray) -> None:
         process.stdin.close()
     assert process.stderr is not None
     assert process.stderr.read() == b""
-    assert process.wait() == 141
+    assert process.wait() in (1, 141)
 
 
 class SoundCard(ModuleType):
