@@ -57,7 +57,7 @@ def test_a_wrong_command_line_ends_in_status_2(arguments: str) -> None:
     assert cli.run(arguments.split()) == 2
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "eval", "transcribe", "merge", "debug"])
+@pytest.mark.parametrize("command", "quickstart train eval transcribe listen merge debug".split())
 def test_every_command_has_help(
     command: str,
     capsys: pytest.CaptureFixture[str],

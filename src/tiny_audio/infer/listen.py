@@ -40,7 +40,8 @@ def pipe_command(files: list[str], **options: Any) -> None:
     if files != ["-"]:
         raise ConfigError("--live reads raw audio from standard input: give - and no file.")
     if sys.stdin is None or sys.stdin.isatty():
-        raise ConfigError("--live: no audio on standard input; see tiny-audio transcribe --help.")
+        remedy = "feed raw audio in: ffmpeg … -ar 16000 -ac 1 -f s16le - | tiny-audio …"
+        raise ConfigError(f"--live: no audio comes on standard input; {remedy}")
     _transcribe(raw_pcm(sys.stdin.buffer), **options)
 
 
