@@ -55,7 +55,7 @@ def test_a_wrong_command_line_ends_in_status_2(arguments: str) -> None:
     assert cli.run(arguments.split()) == 2
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "eval", "transcribe", "merge", "debug"])
+@pytest.mark.parametrize("command", "quickstart train eval transcribe listen merge debug".split())
 def test_every_command_has_help(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.run([command, "--help"]) == 0

@@ -17,6 +17,7 @@ _EXTRAS = {
     "synth": "espeakng_loader",
     "augment": "audiomentations",
     "vad": "silero_vad",
+    "live": "sounddevice",
     "track": "wandb",
 }
 _PAIR_GB = 3.0  # what the default pair takes in the cache
