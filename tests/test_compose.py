@@ -114,7 +114,7 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
     "warmup_ratio": "training.warmup_steps",
     "dataloader_num_workers": "data.num_workers",
     "eval_strategy": "training.eval_steps",
-    "push_to_hub": "hf upload",
+    "push_to_hub": "tiny-audio push",
     "gradient_accumulation": "training.gradient_accumulation_steps",
     "lora_r": "model.lora.r",
     "flash_attention": "model.attn_implementation=flash_attention_2",

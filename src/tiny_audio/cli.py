@@ -253,6 +253,28 @@ def merge(
     merge_command(str(folder), str(out), device)
 
 
+Repository = Annotated[str, typer.Argument(metavar="USER/NAME", help="on the hub")]
+Private = Annotated[bool, typer.Option("--private", help="visible to its owner alone")]
+Branch = Annotated[str | None, typer.Option(help="branch [default: main]")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would be sent")]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")]
+
+
+@app.command()
+def push(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder or a checkpoint")],
+    name: Repository,
+    private: Private = False,
+    revision: Branch = None,
+    dry_run: DryRun = False,
+    create_pr: CreatePr = False,
+) -> None:
+    """Send a trained model and its card to the Hugging Face Hub, in one commit."""
+    from tiny_audio.share.hub import Target, push_command
+
+    push_command(model, Target(name, "model", revision, private, create_pr, dry_run))
+
+
 @debug.command("model")
 def debug_model(
     what: Annotated[
