@@ -275,6 +275,24 @@ def push(
     push_command(model, Target(name, "model", revision, private, create_pr, dry_run))
 
 
+@data_commands.command("push")
+def push_data(
+    what: Annotated[str, typer.Argument(metavar="DATA", help="a folder or a manifest")],
+    name: Repository,
+    split: Annotated[str, typer.Option(help="which part of the set this is")] = "train",
+    private: Private = False,
+    revision: Branch = None,
+    dry_run: DryRun = False,
+    create_pr: CreatePr = False,
+) -> None:
+    """Send recordings with their transcripts to the hub as parquet files, in one commit."""
+    from tiny_audio.share.data import data_push_command
+    from tiny_audio.share.hub import Target
+
+    target = Target(name, "dataset", revision, private, create_pr, dry_run)
+    data_push_command(what, target, split)
+
+
 @debug.command("model")
 def debug_model(
     what: Annotated[

@@ -195,3 +195,19 @@ def fetch_model(name: str) -> list[str]:
     from tiny_audio.hub import MODEL_FILES, snapshot
 
     return [path.name for path in snapshot(name, files=MODEL_FILES).iterdir()]
+
+
+def samples(name: str, splits: list[str]) -> dict[str, list[Any]]:
+    """What the preset `data=hub` reads of a set: id, text, speaker and waveform, by split."""
+    from tiny_audio.audio.io import load_audio
+    from tiny_audio.compose import compose
+    from tiny_audio.data.sources import open_sources
+
+    found = {}
+    for split in splits:
+        settings = ["data=hub", f"data.path={name}", f"data.train.main.split={split}"]
+        config = compose([*settings, "output_dir=."]).data.train
+        (source,) = open_sources({"main": vars(config["main"])}, key="data.train")
+        rows = [(r.id, r.text, r.speaker, load_audio(r.audio).tolist()) for r in source.records()]
+        found[split] = rows
+    return found

@@ -44,8 +44,8 @@ a small projector, which was trained, joins them.
 |---|---|---|
 {parts}
 
-Only what was trained is in this repository. Encoder and decoder come from where they were published,
-as they were when this model was trained.
+Only what was trained is in this repository. Encoder and decoder come from where they were
+published, as they were when this model was trained.
 
 ## Training
 
