@@ -16,14 +16,19 @@ import soundfile
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import (
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from tiny_audio.audio.fetch import opened
 from tiny_audio.audio.io import SAMPLE_RATE, load_audio
 from tiny_audio.data.records import Item, Record
 from tiny_audio.data.rejects import Reject, RejectCounts
 from tiny_audio.data.sources import open_set
-from tiny_audio.errors import AudioError, DataError
+from tiny_audio.errors import AudioError, DataError, HubError, first_line
+from tiny_audio.share.card import TASK
 from tiny_audio.share.hub import README, Target, check_target, send
 
 _SHARD_BYTES = 256 << 20  # of audio
@@ -70,6 +75,7 @@ def data_push_command(data: str, target: Target, split: str) -> None:
         raise DataError(f"--split {split}: use letters, digits and _, such as train or test.")
     if not Path(data).expanduser().exists():
         raise DataError(f"{data}: there is no such folder or manifest.")
+    datasets.disable_progress_bars()
     skipped = RejectCounts()
     records = (record for source in open_set(data, "DATA") for record in source.records())
     with tempfile.TemporaryDirectory(prefix="tiny-audio-") as folder:
@@ -142,14 +148,19 @@ def _audio(record: Record) -> tuple[str, bytes]:
 
 def _card(target: Target, split: str, shards: list[Shard]) -> str:
     """The set's card with this split in it; what else stands in the card on the hub stays."""
-    card = DatasetCard("---\n---\n" + _ABOUT.format(name=target.repo_id))
-    card.data = DatasetCardData(task_categories=["automatic-speech-recognition"])
+    data = DatasetCardData(task_categories=[TASK])
+    card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{_ABOUT.format(name=target.repo_id)}")
     if not target.dry_run:
         try:
             where: dict[str, Any] = {"repo_type": "dataset", "revision": target.revision}
             card = DatasetCard.load(hf_hub_download(target.repo_id, README, **where))
-        except (EntryNotFoundError, HfHubHTTPError):  # a new set, or what sending will explain
-            pass
+        except (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            pass  # a new set
+        except Exception as error:  # of httpx, huggingface_hub and the disk: no common base
+            raise HubError(
+                f"{target.repo_id}: its card cannot be read ({first_line(error).rstrip('.')}): "
+                "nothing was sent; run again"
+            ) from error
     infos = DatasetInfosDict.from_dataset_card_data(card.data)
     info = infos.get("default", datasets.DatasetInfo(splits=datasets.SplitDict()))
     splits = info.splits if info.splits is not None else datasets.SplitDict()
