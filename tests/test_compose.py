@@ -63,6 +63,7 @@ def test_groups_arrive_and_the_command_line_goes_before_the_experiment() -> None
         ("mosa", ("mosa", ["projector", "lora"], False)),
         ("moe", ("moe", ["projector", "lora"], False)),
         ("qformer", ("qformer", ["projector"], False)),
+        ("glm", ("glm", ["projector"], False)),
     ],
 )
 def test_each_stage_learns_its_row_of_the_table(name: str, row: tuple[object, ...]) -> None:

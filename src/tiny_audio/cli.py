@@ -275,6 +275,20 @@ def push(
     push_command(model, Target(name, "model", revision, private, create_pr, dry_run))
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="RUN", help=_MODELS)],
+    out: Annotated[Path, typer.Argument(help="a new folder")],
+    kind: Annotated[
+        str, typer.Option("--format", help="transformers: its own classes; pipeline: with ours")
+    ] = "transformers",
+) -> None:
+    """Write a trained model as a folder that transformers loads."""
+    from tiny_audio.share.export import export_command
+
+    export_command(model, out, kind)
+
+
 @data_commands.command("push")
 def push_data(
     what: Annotated[str, typer.Argument(metavar="DATA", help="a folder or a manifest")],

@@ -87,14 +87,20 @@ class QFormerConfig:
 
 
 @dataclass
+class GlmConfig:
+    """GLM-ASR's own: four frames stacked, Linear, GELU, Linear; the pair decides its sizes."""
+
+
+@dataclass
 class ProjectorConfig:
     """The module that learns. `type` picks one of the sections below it."""
 
-    type: str = "mlp"  # mlp | mosa | moe | qformer
+    type: str = "mlp"  # mlp | mosa | moe | qformer | glm
     mlp: MlpConfig = field(default_factory=MlpConfig)
     mosa: MosaConfig = field(default_factory=MosaConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    glm: GlmConfig = field(default_factory=GlmConfig)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tiny_audio.audio.io import load_audio
 from tiny_audio.data.records import Record
 from tiny_audio.data.sources import open_set
 from tiny_audio.errors import CheckpointError, HubError
-from tiny_audio.share.hub import Target, check_target, package
+from tiny_audio.share.hub import Target, check_bases, check_target, package
 
 NANO = REPO / "src" / "tiny_audio" / "assets" / "nano" / "recogniser"
 TOKEN = "hf_thisisthetoken"
@@ -258,7 +258,7 @@ def test_a_package_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     settings.model.decoder.id = str(tmp_path)
     OmegaConf.save(settings, file)
     with pytest.raises(CheckpointError, match="is a folder of this machine"):
-        package(tmp_path / "own", "me/x")
+        check_bases(tmp_path / "own")
 
 
 def test_names_and_offline_are_looked_at_first() -> None:

@@ -80,6 +80,7 @@ def push_command(run: str, target: Target) -> None:
     """Send a checkpoint with its card to the hub. Raises CheckpointError or HubError."""
     check_target(target)
     checkpoint = find_checkpoint(run)
+    check_bases(checkpoint)
     files = package(checkpoint, target.repo_id)
     message = f"Tiny Audio checkpoint {checkpoint.name}"
     if target.dry_run:
@@ -90,15 +91,9 @@ def push_command(run: str, target: Target) -> None:
 
 
 def package(checkpoint: Path, repo_id: str) -> Files:
-    """All that others need of a checkpoint, with its card and what transformers reads. Names of
-    folders on this machine are left out. Raises CheckpointError where a base is such a folder."""
-    info, config = read_info(checkpoint), read_config(checkpoint)
-    for name, base in (("encoder", config.model.encoder), ("decoder", config.model.decoder)):
-        if Path(base.id).is_dir() and not config.model.random_weights:
-            raise CheckpointError(
-                f"{checkpoint}: model.{name}.id={base.id} is a folder of this machine, where "
-                "nobody else finds it: push that model first, and train with its hub id"
-            )
+    """All that others need of a checkpoint, with its card and what transformers reads. Of paths on
+    this machine only the last part is left."""
+    info = read_info(checkpoint)
     named = [INFO, WEIGHTS]
     named += [DECODER] if "decoder" in info.parts else []
     named += ADAPTER_FILES if "lora" in info.parts else []
@@ -112,6 +107,17 @@ def package(checkpoint: Path, repo_id: str) -> Files:
     card, curve = model_card(checkpoint, repo_id)
     files[README] = card.encode()
     return files if curve is None else files | {CURVE: curve}
+
+
+def check_bases(checkpoint: Path) -> None:
+    """Raise CheckpointError where a base is a folder of this machine."""
+    config = read_config(checkpoint)
+    for name, base in (("encoder", config.model.encoder), ("decoder", config.model.decoder)):
+        if Path(base.id).is_dir() and not config.model.random_weights:
+            raise CheckpointError(
+                f"{checkpoint}: model.{name}.id={base.id} is a folder of this machine, where "
+                "nobody else finds it: push that model first, and train with its hub id"
+            )
 
 
 def _without_folders(value: Any) -> Any:

@@ -7,12 +7,19 @@ from typing import Any, cast
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.base import Projector
+from tiny_audio.model.projectors.glm import Glm
 from tiny_audio.model.projectors.mlp import Mlp
 from tiny_audio.model.projectors.moe import Moe
 from tiny_audio.model.projectors.mosa import Mosa
 from tiny_audio.model.projectors.qformer import QFormer
 
-PROJECTORS: dict[str, type[Projector]] = {"mlp": Mlp, "mosa": Mosa, "moe": Moe, "qformer": QFormer}
+PROJECTORS: dict[str, type[Projector]] = {
+    "mlp": Mlp,
+    "mosa": Mosa,
+    "moe": Moe,
+    "qformer": QFormer,
+    "glm": Glm,
+}
 
 
 def build_projector(
