@@ -241,6 +241,41 @@ def test_refusals_are_one_line(pushed: list[Result], world: Hub, place: Path) ->
     assert one_line(wrong, "does not know this token")
 
 
+@slow
+def test_peft_and_the_pipeline_take_it_from_the_hub(world: Hub, place: Path) -> None:
+    """Trained on a pair of the hub, with adapters; the commit before is another model."""
+    for part in ("encoder", "decoder"):
+        files = {f.name: f.read_bytes() for f in (NANO.parent / part).iterdir()}
+        world.create(f"us/{part}", files)
+    train = [
+        *("train", "model=nano", "model.encoder.id=us/encoder", "model.decoder.id=us/decoder"),
+        *("data=folder", "data.path=set", "data.eval_path=set", "data.num_workers=0"),
+        *("training.max_steps=3", "training.warmup_steps=1", "training.eval_steps=3"),
+        *("training.batch_seconds=4", "training.save_steps=3", "device=cpu"),
+    ]
+    learns = ["training.learns=[projector,lora]", "training.lora_learning_rate=0.01"]
+    found = visit(
+        world,
+        place,
+        [*train, "output_dir=runs/plain"],
+        ["push", "runs/plain", "me/peft"],
+        [*train, *learns, "output_dir=runs/lora"],
+        ["push", "runs/lora", "me/peft"],
+        ["transcribe", "set/one.wav", "--model", "runs/plain", "--device", "cpu", "--json"],
+    )
+    assert [result.status for result in found] == [0] * 5, found
+    old = world.repo("me/peft").find("main").parent
+    file = str(place / "set" / "one.wav")
+    same, moved, theirs, ours, before = client(
+        world, place / "home2", inside.without_us, "me/peft", "us/decoder", file, old.sha
+    )
+    assert same < 1e-5 < 1e-3 < moved
+    assert theirs == ours
+    assert before == json.loads(found[4].out)["text"]
+    card = ModelCard(world.files("me/peft")["README.md"].decode())
+    assert card.data.base_model == ["us/encoder", "us/decoder"]
+
+
 # ---------------------------------------------------------------------------- without any hub
 
 
