@@ -88,7 +88,9 @@ class QFormerConfig:
 
 @dataclass
 class GlmConfig:
-    """GLM-ASR's own: four frames stacked, Linear, GELU, Linear; the pair decides its sizes."""
+    """GLM-ASR's own: frame stacking, Linear, GELU, Linear; 2 W wide inside, with biases."""
+
+    stride: int = 4  # the only one that transformers' class takes
 
 
 @dataclass

@@ -94,10 +94,11 @@ def to_transformers(model: SpeechModel) -> tuple[Any, Any]:
             f"transformers has no class for the projector {name} on a {type(tower).__name__}: "
             "train with +experiments=glm, or use --format pipeline"
         )
-    if tower.config.intermediate_size != projector.stride * tower.config.hidden_size:
+    stacked = tower.config.intermediate_size / tower.config.hidden_size
+    if projector.stride != 4 or stacked != 4:  # the class's constant, and where it takes it from
         raise ModelError(
-            "transformers' class takes the encoder's intermediate_size for four times its width; "
-            f"here they are {tower.config.intermediate_size} and {tower.config.hidden_size}"
+            "transformers' class stacks four frames, and takes the encoder's intermediate_size for "
+            f"their width: not with stride {projector.stride} and {stacked:g} times the width"
         )
     decoder: Any = model.decoder
     lm = decoder.merge_and_unload() if isinstance(decoder, PeftModel) else model.causal_lm

@@ -10,18 +10,17 @@ from tiny_audio.model.projectors.base import Projector, stack_frames
 
 
 class Glm(Projector):
-    """Four frames stacked, Linear, GELU (exact), Linear, with biases; the inner width is 2 W. No
+    """Frame stacking, Linear, GELU (exact), Linear, with biases; the inner width is 2 W. No
     norm sets the scale, so the second Linear is scaled once, at the start: frames of unit variance
     give tokens of ``output_rms``."""
 
-    stride = 4
-
-    def __init__(self, d_encoder: int, d_decoder: int, output_rms: float) -> None:
-        super().__init__(d_encoder, d_decoder)
-        self.linear_1 = nn.Linear(self.stride * d_encoder, 2 * d_decoder)
+    def __init__(self, d_encoder: int, d_decoder: int, output_rms: float, *, stride: int) -> None:
+        super().__init__(d_encoder, d_decoder, stride=stride)
+        self.stride = stride
+        self.linear_1 = nn.Linear(stride * d_encoder, 2 * d_decoder)
         self.linear_2 = nn.Linear(2 * d_decoder, d_decoder)
         with torch.no_grad():
-            tokens = self._layers(torch.randn(64, self.stride * d_encoder))
+            tokens = self._layers(torch.randn(64, stride * d_encoder))
             scale = output_rms / tokens.square().mean().sqrt()
             for parameter in self.linear_2.parameters():
                 parameter.mul_(scale)
