@@ -25,6 +25,8 @@ from tiny_audio.audio.io import load_audio
 from tiny_audio.data.records import Record
 from tiny_audio.data.sources import open_set
 from tiny_audio.errors import CheckpointError, HubError
+from tiny_audio.evaluate.run import fingerprint
+from tiny_audio.share.card import model_card
 from tiny_audio.share.hub import Target, check_bases, check_target, package
 
 NANO = REPO / "src" / "tiny_audio" / "assets" / "nano" / "recogniser"
@@ -117,10 +119,10 @@ def test_the_card_is_read_by_the_hubs_own_classes(pushed: list[Result], world: H
     assert card.data.model_name == "model"
     for line in (
         "| test set | WER | 95% interval |",
-        f"| set | {result.metric_value:.1f}% |",
+        f"| set | {result.metric_value:.1f}% | ",
         "Hours of audio heard: 1.75 (books 1.25, real 0.50)",
         "![loss and word error rate over the steps](loss.png)",
-        "`mlp`, 393,984 parameters",
+        "393,984 parameters",
         "whisper-en/",
     ):
         assert line in card.text, line
@@ -294,6 +296,41 @@ def test_a_package_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     OmegaConf.save(settings, file)
     with pytest.raises(CheckpointError, match="is a folder of this machine"):
         check_bases(tmp_path / "own")
+
+
+def test_figures_of_this_very_checkpoint_become_results(place: Path) -> None:
+    """Of the newest evaluation of a whole set; a benchmark goes by its name on the hub."""
+    checkpoint = next((place / "runs" / "first" / "checkpoints").glob("step-*"))
+    figures = {
+        **{"wer": 0.25, "scoring": "whisper-en/1", "utterances": 7, "substitution_rate": 0.1},
+        **{"deletion_rate": 0.1, "insertion_rate": 0.05, "intervals": {"wer": [0.2, 0.3]}},
+        "bootstrap": {"unit": "speaker", "units": 3},
+    }
+    models = {"x": [str(checkpoint), fingerprint(str(checkpoint))]}
+    for name, date, changes, mark in (
+        ("e1", "2026-11-24", {"wer": 0.5}, {}),
+        ("e2", "2026-11-25", {}, {}),
+        ("e3", "2026-11-26", {"wer": 0.1}, {"limit": 2}),
+        ("e4", "2026-11-26", {"wer": 0.1}, {"models": {"x": [str(checkpoint), "another"]}}),
+    ):
+        out = checkpoint.parents[1] / name
+        out.mkdir()
+        sets = {"librispeech_clean": figures | changes, "own": figures | {"wer": None}}
+        summary = {"date": date, "sets": sets, "limit": None} | mark
+        summary.pop("models", None)
+        (out / "summary.json").write_text(json.dumps(summary))
+        (out / "settings.json").write_text(json.dumps({"models": models} | mark))
+    card = ModelCard(model_card(checkpoint, "me/x")[0])
+    for folder in checkpoint.parents[1].glob("e?"):
+        shutil.rmtree(folder)
+    (one,) = card.data.eval_results or []
+    found = (one.dataset_type, one.dataset_config, one.dataset_split, one.metric_value)
+    assert found == ("openslr/librispeech_asr", "clean", "test", 25.0)
+    line = (
+        "| librispeech_clean | 25.0% | 20.0% to 30.0% | 10.0% | 10.0% | 5.0% | 7 | whisper-en/1 |"
+    )
+    assert f"{line} 2026-11-25 |" in card.text
+    assert "bootstrapped over speakers" in card.text
 
 
 def test_names_and_offline_are_looked_at_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,70 +19,24 @@ from tiny_audio.evaluate.run import SETTINGS, fingerprint
 from tiny_audio.evaluate.statistics import LEVEL
 from tiny_audio.hints import BENCHMARKS
 from tiny_audio.hub import is_hub_id
-from tiny_audio.model.checkpoint import ADAPTER, CONFIG, DECODER, WEIGHTS, read_config, read_info
+from tiny_audio.model.checkpoint import ADAPTER, DECODER, WEIGHTS, read_config, read_info
 from tiny_audio.share.modeling_tiny_audio import INSTALL
 
 CURVE = "loss.png"
-_METRICS = "metrics.jsonl"
 TASK = "automatic-speech-recognition"
+_METRICS = "metrics.jsonl"
 _NOT_STATED = "not stated: see its page"
-_SYNTHETIC = "sentences of the package's own grammar, spoken by espeak-ng"
 _STAGES = {
     ("projector",): "1, the projector alone; encoder and decoder as published",
     ("lora",): "2, LoRA adapters on the decoder, on a projector trained before",
     ("lora", "projector"): "projector and LoRA adapters on the decoder together",
 }
-
-_TEXT = """
-# {name}
-
-A speech recogniser made with Tiny Audio: a frozen audio encoder hears, a language model writes, and
-a small projector, which was trained, joins them.
-
-## Parts
-
-| part | what | licence |
-|---|---|---|
-{parts}
-
-Only what was trained is in this repository. Encoder and decoder come from where they were
-published, as they were when this model was trained.
-
-## Training
-
-{training}
-
-{curve}## Figures
-
-{figures}
-
-## How to use
-
-{install}
-
-```bash
-tiny-audio transcribe speech.wav --model {name}
-```
-
-```python
-import tiny_audio
-
-print(tiny_audio.load("{name}").transcribe("speech.wav").text)
-```
-
-With transformers:
-
-```python
-from transformers import pipeline
-
-recognise = pipeline("automatic-speech-recognition", model="{name}", trust_remote_code=True)
-print(recognise("speech.wav", return_timestamps="word"))
-```
-
-## Limits
-
-{limits}
-"""
+_TRAINED = {
+    "projector": WEIGHTS,
+    "LoRA adapters": f"{ADAPTER}/adapter_model.safetensors",
+    "the decoder's own weights": DECODER,
+}
+Result = tuple[str, dict[str, Any], str]  # test set, its figures in summary.json, date
 
 
 def model_card(checkpoint: Path, repo_id: str) -> tuple[str, bytes | None]:
@@ -90,35 +45,48 @@ def model_card(checkpoint: Path, repo_id: str) -> tuple[str, bytes | None]:
     Figures are those of evaluations of this very checkpoint: ``summary.json`` in its run's folder,
     at any depth, or in a folder beside it. Licences are what the parts' own cards state.
     """
-    config, info = read_config(checkpoint), read_info(checkpoint)
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else None
-    found = list(_evaluations(checkpoint, run)) if run else []
-    curve = run / CURVE if run and (run / CURVE).is_file() else None
-    published = [
-        one for one in (config.model.encoder.id, config.model.decoder.id) if is_hub_id(one)
-    ]
+    config, metadata = read_config(checkpoint), read_info(checkpoint).metadata
+    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint
+    results = _results(checkpoint, run)
+    model, learns = config.model, tuple(sorted(config.training.learns))
     sets = [source.path for source in config.data.train.values() if source.kind == "hub"]
+    rows: list[dict[str, Any]] = []
+    if (run / _METRICS).is_file():
+        rows = [json.loads(line) for line in (run / _METRICS).read_text().splitlines()]
+    heard: dict[str, Any] = next((row for row in reversed(rows) if row["kind"] == "data"), {})
+    curve = (run / CURVE).read_bytes() if (run / CURVE).is_file() else None
+    sizes = vars(getattr(model.projector, model.projector.type))
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=["tiny-audio", "speech", f"projector-{config.model.projector.type}"],
-        base_model=published or None,
+        tags=["tiny-audio", "speech", f"projector-{model.projector.type}"],
+        base_model=[one for one in (model.encoder.id, model.decoder.id) if is_hub_id(one)] or None,
         datasets=[path for path in sets if path] or None,
         metrics=["wer"],
         model_name=repo_id.rpartition("/")[2],
-        eval_results=[_result(*one) for one in found] or None,
+        eval_results=[_leaderboard(*one) for one in results] or None,
     )
-    text = _TEXT.format(
+    card = ModelCard.from_template(
+        data,
+        template_path=str(Path(__file__).with_name("card.md")),
         name=repo_id,
+        parts=list(_parts(checkpoint, config)),
+        stage=_STAGES.get(learns, " and ".join(learns)),
+        projector=model.projector.type,
+        sizes=", ".join(f"{name} {value}" for name, value in sizes.items()),
+        lora=model.lora if "lora" in learns else None,
+        metadata=metadata,
+        training=config.training,
+        seed=config.seed,
+        hours={name[6:]: value for name, value in heard.items() if name.startswith("hours_")},
+        instruction=model.decoder.instruction,
+        curve=curve,
+        results=results,
+        level=f"{LEVEL:.0%}",
         install=INSTALL,
-        parts="\n".join(f"| {' | '.join(row)} |" for row in _parts(checkpoint, config)),
-        training="\n".join(f"- {line}" for line in _training(config, info.metadata, run)),
-        curve=f"![loss and word error rate over the steps]({CURVE})\n\n" if curve else "",
-        figures=_figures(found),
-        limits="\n".join(f"- {line}" for line in _limits(config, found)),
+        window=f"{model.encoder.window_seconds:g}",
     )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
-    return str(card), curve.read_bytes() if curve else None
+    return str(card), curve
 
 
 def _parts(checkpoint: Path, config: Config) -> Iterator[tuple[str, str, str]]:
@@ -130,66 +98,23 @@ def _parts(checkpoint: Path, config: Config) -> Iterator[tuple[str, str, str]]:
             yield part, f"[{base.id}](https://huggingface.co/{base.id}){at}", _licence(base.id)
         else:
             yield part, f"`{base.id}`, part of Tiny Audio", "MIT"
-    trained = {"projector": WEIGHTS, "LoRA adapters": f"{ADAPTER}/adapter_model.safetensors"}
-    trained["decoder's own weights"] = DECODER
-    for part, name in trained.items():
+    for part, name in _TRAINED.items():
         if (checkpoint / name).is_file():
-            kind = f"`{model.projector.type}`, " if part == "projector" else ""
-            count = f"{kind}{_parameters(checkpoint / name):,} parameters, in this repository"
-            yield part, count, "of whoever publishes this model"
+            with safe_open(checkpoint / name, framework="pt") as stored:
+                keys = stored.keys()
+                count = sum(math.prod(stored.get_slice(key).get_shape()) for key in keys)
+            what = f"{count:,} parameters, in this repository"
+            yield part, what, "of whoever publishes this model"
     for name, source in config.data.train.items():
-        licence = _licence(source.path, "dataset") if source.kind == "hub" and source.path else ""
         if source.kind == "synthetic":
-            yield (
-                "data",
-                _SYNTHETIC,
-                "the package's; what espeak-ng (GPL-3) speaks is not under its licence",
-            )
+            what = "sentences of the package's own grammar, spoken by espeak-ng"
+            yield "data", what, "the package's; what a GPL-3 program speaks is not under GPL-3"
         elif source.kind == "hub":
-            part = " ".join(one for one in (source.subset, source.split) if one)
             link = f"[{source.path}](https://huggingface.co/datasets/{source.path})"
-            yield "data", f"{link} {part}".rstrip(), licence
+            part = " ".join(one for one in (link, source.subset, source.split) if one)
+            yield "data", part, _licence(str(source.path), "dataset")
         else:
             yield "data", f"`{name}`, recordings of whoever trained it", "not stated"
-
-
-def _training(config: Config, metadata: dict[str, Any], run: Path | None) -> Iterator[str]:
-    settings, projector = config.training, config.model.projector.type
-    learns = tuple(sorted(settings.learns))
-    yield f"Stage: {_STAGES.get(learns, ' and '.join(learns))}."
-    yield f"Projector: `{projector}`, {_values(vars(getattr(config.model.projector, projector)))}."
-    if "lora" in learns:
-        lora = config.model.lora
-        yield f"LoRA: rank {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout:g}."
-    yield (
-        f"Steps: {metadata.get('step', '?')} of {settings.max_steps}, {settings.batch_seconds} s "
-        f"of audio in a batch, learning rate {settings.learning_rate:g}, seed {config.seed}."
-    )
-    rows = (run / _METRICS).read_text().splitlines() if run and (run / _METRICS).is_file() else []
-    heard = [row for row in map(json.loads, rows) if row["kind"] == "data"][-1:]
-    for row in heard:
-        hours = {key[6:]: value for key, value in row.items() if key.startswith("hours_")}
-        each = ", ".join(f"{name} {value:,.2f}" for name, value in hours.items())
-        yield f"Hours of audio heard: {sum(hours.values()):,.2f} ({each})."
-    if metadata.get("wer") is not None:
-        yield f"Word error rate on the utterances held out of training: {metadata['wer']:.1%}."
-    yield f"Prompt: `{config.model.decoder.instruction}`, then the audio. All settings: `{CONFIG}`."
-
-
-def _values(section: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in section.items()) or "without settings"
-
-
-def _parameters(path: Path) -> int:
-    with safe_open(path, framework="pt") as stored:
-        shapes = [stored.get_slice(key).get_shape() for key in stored.keys()]  # noqa: SIM118
-    total = 0
-    for shape in shapes:
-        count = 1
-        for size in shape:
-            count *= size
-        total += count
-    return total
 
 
 def _licence(repo_id: str, repo_type: str = "model") -> str:
@@ -202,33 +127,28 @@ def _licence(repo_id: str, repo_type: str = "model") -> str:
     return ", ".join(stated) if isinstance(stated, list) else str(stated or _NOT_STATED)
 
 
-# ---------------------------------------------------------------------------------------- figures
-
-
-def _evaluations(checkpoint: Path, run: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(set, figures, date) of every evaluation of the checkpoint as it is now, oldest first."""
-    files = {*run.rglob(SUMMARY), *run.parent.glob(f"*/{SUMMARY}")}
+def _results(checkpoint: Path, run: Path) -> list[Result]:
+    """The newest figures on every whole set of the checkpoint as it is now, the oldest first."""
     now = fingerprint(str(checkpoint))
-    found = []
-    for file in files:
+    found: list[Result] = []
+    for file in {*run.rglob(SUMMARY), *run.parent.glob(f"*/{SUMMARY}")}:
         summary = json.loads(file.read_text(encoding="utf-8"))
-        try:
-            settings = json.loads((file.parent / SETTINGS).read_text(encoding="utf-8"))
-        except FileNotFoundError:  # of results that were scored again
-            continue
-        if settings["limit"] is not None:
-            continue  # a part of a set is no result
+        if summary.get("limit") is not None or not file.with_name(SETTINGS).is_file():
+            continue  # a part of a set, or results that were scored again
+        settings = json.loads(file.with_name(SETTINGS).read_text(encoding="utf-8"))
         for name, (path, then) in settings["models"].items():
             if Path(path).resolve() == checkpoint.resolve() and then == now:
-                of_model = summary.get("models", {name: summary})[name]
-                for test_set, figures in of_model["sets"].items():
-                    found.append((test_set, figures, str(summary["date"])))
-    yield from sorted(found, key=lambda one: one[2])
+                sets = summary.get("models", {name: summary})[name]["sets"].items()
+                found += [(one, figures, summary["date"]) for one, figures in sets]
+    found = sorted((one for one in found if one[1]["wer"] is not None), key=lambda one: one[2])
+    return list(
+        {(name, figures["scoring"]): (name, figures, at) for name, figures, at in found}.values()
+    )
 
 
-def _result(test_set: str, figures: dict[str, Any], date: str) -> EvalResult:
+def _leaderboard(test_set: str, figures: dict[str, Any], date: str) -> EvalResult:
     """A result in the form that leaderboards read: word error rate in percent."""
-    spec = SourceConfig(path=None)
+    spec = SourceConfig()
     if test_set in benchmarks():
         specs = compose([f"+{BENCHMARKS}={test_set}", "data=manifest", "output_dir=."]).data.eval
         given = [one for one in specs.values() if one.path is not None]
@@ -245,40 +165,3 @@ def _result(test_set: str, figures: dict[str, Any], date: str) -> EvalResult:
         metric_name=f"WER ({figures['scoring']})",
         metric_value=round(100 * figures["wer"], 2),
     )
-
-
-def _figures(found: list[tuple[str, dict[str, Any], str]]) -> str:
-    if not found:
-        return (
-            "None were measured on a whole test set. `tiny-audio eval` measures them; the next "
-            "push shows them here."
-        )
-    lines = [
-        f"| test set | WER | {LEVEL:.0%} interval | S | D | I | utterances | rule | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---|",
-    ]
-    for test_set, one, date in found:
-        low, high = one["intervals"]["wer"] or (None, None)
-        interval = "" if low is None else f"{low:.1%} to {high:.1%}"
-        kinds = [f"{one[f'{kind}_rate']:.1%}" for kind in ("substitution", "deletion", "insertion")]
-        row = [f"{one['wer']:.1%}", interval, *kinds, f"{one['utterances']:,}", one["scoring"]]
-        lines.append(f"| {test_set} | {' | '.join(row)} | {date[:10]} |")
-    unit = found[0][1]["bootstrap"]["unit"]
-    return "\n".join(lines) + (
-        f"\n\nWER is the share of words wrong: S substituted, D deleted, I inserted. Intervals are "
-        f"bootstrapped over {unit}s. The rule says how texts are normalised before comparison."
-    )
-
-
-def _limits(config: Config, found: list[tuple[str, dict[str, Any], str]]) -> Iterator[str]:
-    yield (
-        "What it was not trained on (other languages, accents, telephones, music, distance) it "
-        "recognises worse, or not at all."
-    )
-    yield "As it writes with a language model, it can write fluent words that nobody said."
-    yield (
-        f"Recordings of more than {config.model.encoder.window_seconds:g} s are cut at pauses, and "
-        "each piece is recognised by itself."
-    )
-    if not found:
-        yield "It was not measured: do not rely on it."

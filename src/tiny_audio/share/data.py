@@ -35,25 +35,7 @@ _SHARD_BYTES = 256 << 20  # of audio
 _STORED = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 _COLUMNS = {name: datasets.Value("string") for name in ("id", "text", "speaker")}
 _FEATURES = datasets.Features({"audio": datasets.Audio(), **_COLUMNS})
-_ABOUT = """
-# {name}
-
-Recordings with their transcripts, put here by Tiny Audio. The audio is as it was in the original
-files; what was a stretch of a longer file is FLAC at 16 kHz.
-
-| column | what |
-|---|---|
-| audio | the recording |
-| text | what is said in it |
-| id | its path in the original set |
-| speaker | who speaks, where it is known |
-
-```bash
-tiny-audio train +experiments=transcription data=hub data.path={name}
-```
-
-Whoever publishes this set writes here where it comes from, and sets the licence above.
-"""
+_TEMPLATE = Path(__file__).with_name("data_card.md")
 
 
 @dataclass(frozen=True)
@@ -149,7 +131,8 @@ def _audio(record: Record) -> tuple[str, bytes]:
 def _card(target: Target, split: str, shards: list[Shard]) -> str:
     """The set's card with this split in it; what else stands in the card on the hub stays."""
     data = DatasetCardData(task_categories=[TASK])
-    card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{_ABOUT.format(name=target.repo_id)}")
+    name = target.repo_id
+    card = DatasetCard.from_template(data, template_path=str(_TEMPLATE), name=name)
     if not target.dry_run:
         try:
             where: dict[str, Any] = {"repo_type": "dataset", "revision": target.revision}
