@@ -27,7 +27,6 @@ from tiny_audio.infer.transcript import Transcript
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.build import lengths_of
 from tiny_audio.model.checkpoint import find_checkpoint, load_checkpoint, read_config
-from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.text.prompt import Prompt
 
@@ -76,7 +75,7 @@ class TinyAudioModel(bases.PreTrainedModel):  # type: ignore[misc]
     def forward(self, **inputs: Any) -> CausalLMOutput:
         """Logits [B, T, V], and the mean loss where the inputs have `labels`."""
         labels = inputs.pop("labels", None)
-        prefill = self.speech.prefill(Batch(**inputs))
+        prefill = self.speech.prefill(Batch(**inputs).to(self.device))
         logits = self.speech.decoder(
             inputs_embeds=prefill.inputs_embeds,
             attention_mask=prefill.attention_mask,
@@ -91,15 +90,11 @@ class TinyAudioModel(bases.PreTrainedModel):  # type: ignore[misc]
 
     def generate(self, *, num_beams: int = 1, **inputs: Any) -> Tensor:
         """Ids of the transcripts [B, T], padded on the right with the end token."""
-        found = self.hypotheses(Batch(**inputs), num_beams)
+        batch = Batch(**inputs).to(self.device)
+        found = self.speech.generate(batch, GenerationConfig(num_beams=num_beams))
         rows = [torch.tensor(one.token_ids, dtype=torch.long) for one in found]
         end = float(self.speech.prompt.end_id)
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
-
-    def hypotheses(self, batch: Batch, num_beams: int = 1) -> list[Hypothesis]:
-        """What was decoded, with probabilities."""
-        options = GenerationConfig(num_beams=num_beams)
-        return self.speech.generate(batch.to(self.device), options)
 
     def save_pretrained(self, *given: Any, **others: Any) -> None:
         """Refused: a checkpoint is more than this class knows of."""
