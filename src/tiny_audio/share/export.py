@@ -100,6 +100,12 @@ def to_transformers(model: SpeechModel) -> tuple[Any, Any]:
             "transformers' class stacks four frames, and takes the encoder's intermediate_size for "
             f"their width: not with stride {projector.stride} and {stacked:g} times the width"
         )
+    frames = model.encoder.out_len(int(model.window_seconds * SAMPLE_RATE) // model.features.hop)
+    if frames % 4 or model.window_seconds % 1:
+        raise ModelError(
+            f"model.encoder.window_seconds={model.window_seconds:g} gives {frames} encoder frames; "
+            "transformers needs whole seconds, and a number of frames that 4 divides"
+        )
     decoder: Any = model.decoder
     lm = decoder.merge_and_unload() if isinstance(decoder, PeftModel) else model.causal_lm
     parts = {
