@@ -1,10 +1,10 @@
 """Trainings compared: one table each, printed and written to table.md in the output folder.
 
-    python -m recipes.compare projectors  [--steps 400] [--seeds 0 1]
+    python -m recipes.compare projectors  [--steps 400] [--seeds 0 1] [--kinds mlp glm]
     python -m recipes.compare quickstarts [--seeds 0 1 2]
     python -m recipes.compare silence --noises ../shared/data/noise
 
-projectors: the four side by side: the bundled pair, synthetic speech, same steps, several seeds.
+projectors: all of them side by side: the bundled pair, synthetic speech, same steps, several seeds.
 quickstarts: `tiny-audio quickstart` as a user runs it: word error rate, time, cliff; their median.
 silence: does training on noise without words teach the model to be silent? The projector learns
 with and without noise behind half of the clips and one clip in twenty left as noise alone. Every
@@ -33,6 +33,8 @@ import soundfile
 import torch
 from bench.common import machine
 from safetensors.torch import load_file
+
+from tiny_audio.model.projectors import PROJECTORS
 
 RATE = 16_000
 PIECE = 10  # seconds
@@ -91,7 +93,7 @@ def projectors(given: argparse.Namespace) -> str:
     """Train every projector with every seed, in turn; one row a run."""
     few = ["data.eval.synthetic.max_samples=60", "training.eval_utterances=60"]
     rows = []
-    for kind in ("mlp", "mosa", "moe", "qformer"):
+    for kind in given.kinds:
         for seed in given.seeds:
             chosen = [f"model.projector.type={kind}", *few, f"seed={seed}", *given.overrides]
             done = train(given.out / f"{kind}-{seed}", given.steps, chosen)
@@ -190,6 +192,8 @@ def main() -> None:
         if steps:
             one.add_argument("--steps", type=int, default=steps)
             one.add_argument("overrides", nargs="*", help="further key=value settings")
+        if name == "projectors":
+            one.add_argument("--kinds", nargs="+", default=list(PROJECTORS), choices=PROJECTORS)
         if name == "silence":
             one.add_argument("--noises", type=Path, required=True, help="has a manifest.jsonl")
     given = parser.parse_args()

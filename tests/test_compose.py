@@ -60,6 +60,7 @@ def test_groups_arrive_and_the_command_line_goes_before_the_experiment() -> None
         ("mosa", ("mosa", ["projector", "lora"], False)),
         ("moe", ("moe", ["projector", "lora"], False)),
         ("qformer", ("qformer", ["projector"], False)),
+        ("glm", ("glm", ["projector"], False)),
     ],
 )
 def test_each_stage_learns_its_row_of_the_table(name: str, row: tuple[object, ...]) -> None:
@@ -111,7 +112,7 @@ TRAINER = {  # names of transformers' Trainer and of others, and what is to be s
     "warmup_ratio": "training.warmup_steps",
     "dataloader_num_workers": "data.num_workers",
     "eval_strategy": "training.eval_steps",
-    "push_to_hub": "hf upload",
+    "push_to_hub": "tiny-audio push",
     "gradient_accumulation": "training.gradient_accumulation_steps",
     "lora_r": "model.lora.r",
     "flash_attention": "model.attn_implementation=flash_attention_2",

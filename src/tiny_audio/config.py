@@ -87,14 +87,22 @@ class QFormerConfig:
 
 
 @dataclass
+class GlmConfig:
+    """GLM-ASR's own: frame stacking, Linear, GELU, Linear; 2 W wide inside, with biases."""
+
+    stride: int = 4  # the only one that transformers' class takes
+
+
+@dataclass
 class ProjectorConfig:
     """The module that learns. `type` picks one of the sections below it."""
 
-    type: str = "mlp"  # mlp | mosa | moe | qformer
+    type: str = "mlp"  # mlp | mosa | moe | qformer | glm
     mlp: MlpConfig = field(default_factory=MlpConfig)
     mosa: MosaConfig = field(default_factory=MosaConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    glm: GlmConfig = field(default_factory=GlmConfig)
 
 
 @dataclass

@@ -37,7 +37,7 @@ ADVICE = {
     r"load_best_model_at_end|greater_is_better": "the best checkpoint, that of the lowest "
     "training.metric_for_best_model, is always kept, and used where a run's folder is named",
     r"logging_dir|run_name|overwrite_output_dir": "a run is a new folder; set output_dir",
-    r"push_to_hub": "training uploads nothing; afterwards run hf upload REPO CHECKPOINT",
+    r"push_to_hub": "training uploads nothing; afterwards run tiny-audio push RUN USER/NAME",
     r"resume": "set training.resume_from_checkpoint=last",
     r"lora_r(ank)?|(use_)?(lora|peft)": "set training.learns=[projector,lora], and model.lora.r",
     r"\w*flash_att\w*": "set model.attn_implementation=flash_attention_2",

@@ -96,8 +96,11 @@ def cached(
         found = Path(wanted(allow_patterns=files, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    # Of files that came one by one the client does not know whether they are all.
-    return None if files == MODEL_FILES and not has_weights(found) else found
+    if files in (None, MODEL_FILES):
+        # Where files came one by one, for another program, the client cannot say if they are all.
+        whole = has_weights(found) and (found / "tokenizer_config.json").is_file()
+        return found if whole else None
+    return found
 
 
 def is_hub_id(name: str) -> bool:

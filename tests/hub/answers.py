@@ -55,7 +55,11 @@ def _enter(endpoint: str | None, values: dict[str, str] | None) -> None:
     if "owner" in values:
         kind = KINDS[values.pop("kind", "models")]
         repo_id = f"{values.pop('owner')}/{values.pop('name')}"
-        g.repo = find_repo(kind, repo_id)
+        signed = request.path.startswith("/upload/")  # the hub gave the address to who may upload
+        g.repo = hub.repos[kind, repo_id] if signed else find_repo(kind, repo_id)
+
+
+# ---------------------------------------------------------------------------------- permissions
 
 
 def user_or_none() -> str | None:
@@ -66,6 +70,14 @@ def user_or_none() -> str | None:
     if kind.lower() != "bearer" or token not in hub.users:
         raise HubError(401, "Invalid credentials in Authorization header")
     return hub.users[token]
+
+
+def known_user() -> str:
+    """Who asks; raises where nobody does."""
+    user = user_or_none()
+    if user is None:
+        raise HubError(401, "Invalid username or password.")
+    return user
 
 
 def find_repo(kind: str, repo_id: str) -> Repo:
@@ -94,6 +106,9 @@ def check_gate() -> None:
         raise HubError(401, f"{restricted}. {wanted}", "GatedRepo")
     visit = f"you are not in the authorized list. Visit {hub.url}/{repo.address} to ask for access."
     raise HubError(403, f"{restricted} and {visit}", "GatedRepo")
+
+
+# ---------------------------------------------------------------------------------------- files
 
 
 @app.get("/<owner>/<name>/resolve/<revision>/<path:path>")
@@ -130,6 +145,9 @@ def _content(file: File, headers: dict[str, str]) -> Response:
     return answer
 
 
+# --------------------------------------------------------------------------------- repositories
+
+
 def flag(name: str) -> bool:
     return request.values.get(name, "").lower() in ("1", "true")
 
@@ -158,6 +176,9 @@ def _entry(commit: Commit, path: str) -> dict[str, Any]:
     else:
         name = hashlib.sha1(f"{commit.sha} {path}".encode()).hexdigest()
         entry |= {"type": "directory", "oid": name, "size": 0}
+    if flag("expand"):
+        last = commit.last_change(path)
+        entry["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.date}
     return entry
 
 
@@ -181,3 +202,32 @@ def paths_info(revision: str) -> ResponseReturnValue:
     commit = find_commit(revision)
     paths = [path.rstrip("/") for path in request.form.getlist("paths")]
     return jsonify([_entry(commit, path) for path in paths if commit.below(path)])
+
+
+@app.get(f"{API}/refs")
+def refs() -> ResponseReturnValue:
+    found: dict[str, list[dict[str, str]]] = {}
+    for key, prefix in (("branches", "heads"), ("tags", "tags"), ("pullRequests", "pr")):
+        prefix = f"refs/{prefix}/"
+        found[key] = [
+            {"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": commit.sha}
+            for ref, commit in g.repo.refs.items()
+            if ref.startswith(prefix)
+        ]
+    return {**found, "converts": []}
+
+
+@app.get(f"{API}/commits/<revision>")
+def commits(revision: str) -> ResponseReturnValue:
+    found = [
+        {"id": c.sha, "title": c.title, "message": c.message, "date": c.date,
+         "authors": [{"user": c.author}]}
+        for c in find_commit(revision).history()
+    ]  # fmt: skip
+    return jsonify(found)
+
+
+@app.get(f"{API}/auth-check")
+def auth_check() -> ResponseReturnValue:
+    check_gate()
+    return {}

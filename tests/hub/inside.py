@@ -107,3 +107,45 @@ def fetch_model(name: str) -> list[str]:
     from tiny_audio.hub import MODEL_FILES, snapshot
 
     return [path.name for path in snapshot(name, files=MODEL_FILES).iterdir()]
+
+
+def samples(name: str, splits: list[str]) -> dict[str, list[Any]]:
+    """What the preset `data=hub` reads of a set: id, text, speaker and waveform, by split."""
+    from tiny_audio.audio.io import load_audio
+    from tiny_audio.compose import compose
+    from tiny_audio.data.sources import open_sources
+
+    found = {}
+    for split in splits:
+        settings = ["data=hub", f"data.path={name}", f"data.train.main.split={split}"]
+        config = compose([*settings, "output_dir=."]).data.train
+        (source,) = open_sources({"main": vars(config["main"])}, key="data.train")
+        rows = [(r.id, r.text, r.speaker, load_audio(r.audio).tolist()) for r in source.records()]
+        found[split] = rows
+    return found
+
+
+def without_us(name: str, base: str, file: str, old: str) -> list[Any]:
+    """Largest difference of a logit between PEFT with the adapter and our decoder, and between PEFT
+    without and with it; the text that transformers' pipeline writes, ours, and that of a commit."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, pipeline
+
+    ids = torch.arange(40)[None]
+    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(lm, name, subfolder="adapter")
+    with torch.no_grad():
+        adapted = model(ids).logits
+        with model.disable_adapter():
+            plain = model(ids).logits
+    from tiny_audio import load
+
+    ours = load(name, device="cpu")
+    with torch.no_grad():
+        mine = ours.model.decoder(ids).logits
+    task = "automatic-speech-recognition"
+    theirs = pipeline(task, model=name, trust_remote_code=True, device="cpu")(file)["text"]
+    texts = [theirs, ours.transcribe(file).text]
+    texts.append(load(name, device="cpu", revision=old).transcribe(file).text)
+    return [float((mine - adapted).abs().max()), float((plain - adapted).abs().max()), *texts]

@@ -7,7 +7,7 @@
 
 It answers what huggingface_hub, transformers and datasets ask for, with the hub's own status codes
 and headers (`answers.py`); large files are redirected to another origin, as to its CDN.
-There is no Xet, and nothing can be uploaded.
+There is no Xet.
 """
 
 import os
@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from tests.hub import answers
-from tests.hub.store import File, Repo
+from tests.hub import answers, writes  # noqa: F401 (writes adds its routes to the app)
+from tests.hub.store import GITATTRIBUTES, File, Repo
 
 FOREIGN = re.compile(
     r"(HF|HUGGING_?FACE|HUGGINGFACE_HUB|TRANSFORMERS|DATASETS)_.*|.*_PROXY", re.IGNORECASE
@@ -75,6 +75,7 @@ class Hub:
 
     latency = 0.0  # seconds before each answer
     bandwidth: float | None = None  # bytes a second on all connections together
+    part_size = 1 << 30  # larger LFS files are uploaded in parts
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -82,6 +83,7 @@ class Hub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.users: dict[str, str] = {}  # token -> name
         self.cdn: dict[str, File] = {}  # sha256 -> what a redirect led to
+        self.parts: dict[tuple[str, int], bytes] = {}  # of an LFS object that is being uploaded
         self.lock = threading.RLock()  # held while anything is changed
         self._stopping = threading.Event()
         self._server: BaseWSGIServer | None = None
@@ -184,7 +186,11 @@ class Hub:
             assert (repo_type, repo_id) not in self.repos, f"{repo_id} is there already"
             repo = Repo(repo_id, repo_type, private, "manual" if gated is True else gated)
             self.repos[repo_type, repo_id] = repo
-            return self.commit(repo_id, files or {}, repo_type=repo_type)
+            first = {".gitattributes": File(GITATTRIBUTES, lfs=False)}
+            made = repo.commit(
+                "refs/heads/main", None, first, title="initial commit", author=repo.owner
+            )
+            return self.commit(repo_id, files, repo_type=repo_type) if files else made.sha
 
     def commit(
         self,
@@ -193,13 +199,17 @@ class Hub:
         *,
         repo_type: str = "model",
         branch: str = "main",
+        title: str = "Upload files",
     ) -> str:
         """Put files, or remove those that are None; the sha. A new branch starts at main."""
         with self.lock:
             repo = self.repo(repo_id, repo_type)
             changes = {p: None if c is None else File.at(p, c) for p, c in files.items()}
             parent = repo.find(f"refs/heads/{branch}") or repo.find("main")
-            return repo.commit(f"refs/heads/{branch}", parent, changes).sha
+            made = repo.commit(
+                f"refs/heads/{branch}", parent, changes, title=title, author=repo.owner
+            )
+            return made.sha
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
         return self.repos[repo_type, repo_id]
@@ -212,7 +222,7 @@ class Hub:
         return {path: file.read() for path, file in commit.files.items()}
 
     def add_user(self, name: str, token: str) -> None:
-        """Make a token valid; a user may read all repositories under `name/`."""
+        """Make a token valid. A user may write to the repositories under `name/`, and no others."""
         self.users[token] = name
 
     def grant(self, repo_id: str, user: str, repo_type: str = "model") -> None:

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+
+import yaml
 
 # Where the hub keeps files as LFS objects whatever their size, as in its own .gitattributes.
 LFS_SUFFIXES = frozenset(
@@ -16,6 +18,9 @@ LFS_SUFFIXES = frozenset(
     ".pb .pickle .pkl .pt .pth .safetensors .tar .tflite .tgz .wav .xz .zip .zst".split()
 )
 LFS_SIZE = 10 << 20
+GITATTRIBUTES = "".join(
+    f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in sorted(LFS_SUFFIXES)
+).encode()
 
 
 class File:
@@ -30,9 +35,7 @@ class File:
         """A file as the hub would keep it under this path."""
         file = cls(source, lfs=False)
         with file.open() as opened:
-            binary = b"\0" in opened.read(512)
-        large = Path(path).suffix in LFS_SUFFIXES or file.size > LFS_SIZE
-        file.lfs = file.size > 0 and (binary or large)
+            file.lfs = is_lfs(path, file.size, opened.read(512))
         return file
 
     def open(self) -> BinaryIO:
@@ -59,15 +62,40 @@ class File:
         return {"oid": pointer.etag, "size": self.size, "lfs": lfs}
 
 
+def is_lfs(path: str, size: int, head: bytes) -> bool:
+    """Whether the hub keeps a file as an LFS object; `head` is how the file begins."""
+    return size > 0 and (Path(path).suffix in LFS_SUFFIXES or size > LFS_SIZE or b"\0" in head)
+
+
 @dataclass(frozen=True)
 class Commit:
+    parent: "Commit | None"
     files: Mapping[str, File]
+    title: str
+    message: str = ""
+    author: str = "someone"
     sha: str = field(default_factory=lambda: secrets.token_hex(20))
     date: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.000Z}")
+
+    def history(self) -> Iterator["Commit"]:
+        """This commit and those before it, the newest first."""
+        commit = self
+        while commit is not None:
+            yield commit
+            commit = commit.parent
 
     def below(self, path: str) -> dict[str, File]:
         prefix = f"{path}/" if path else ""
         return {p: f for p, f in self.files.items() if p == path or p.startswith(prefix)}
+
+    def last_change(self, path: str) -> "Commit":
+        """The newest commit that changed a file or what is in a folder."""
+        newer = self
+        for older in self.history():
+            if older.below(path) != self.below(path):
+                break
+            newer = older
+        return newer
 
 
 @dataclass
@@ -81,6 +109,7 @@ class Repo:
     refs: dict[str, Commit] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     granted: set[str] = field(default_factory=set)  # users who may read though they do not own it
+    objects: dict[str, File] = field(default_factory=dict)  # sha256 -> uploaded LFS object
 
     @property
     def owner(self) -> str:
@@ -99,10 +128,22 @@ class Repo:
         found = (self.refs[name] for name in names if name in self.refs)
         return next(found, self.commits.get(revision))
 
-    def commit(self, ref: str, parent: Commit | None, changes: Mapping[str, File | None]) -> Commit:
+    def commit(
+        self, ref: str, parent: Commit | None, changes: Mapping[str, File | None], **about: str
+    ) -> Commit:
         """Put files, or remove those that are None, in a new commit, where `ref` points then."""
         files = {**(parent.files if parent else {}), **changes}
         kept = {path: file for path, file in files.items() if file is not None}
-        made = Commit(kept)
+        made = Commit(parent, kept, **about)
         self.commits[made.sha] = self.refs[ref] = made
         return made
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML at the top of a card, {} where there is none; raises yaml.YAMLError."""
+    if not text.startswith("---\n") or "\n---" not in text[3:]:
+        return {}
+    found = yaml.safe_load(text[4:].split("\n---")[0])
+    if not isinstance(found, dict):
+        raise yaml.YAMLError("the metadata is no mapping")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ class Recogniser:
         max_bytes: int | None = None,
         word_timestamps: bool = False,
         vad: bool | VadOptions = False,
+        chunk_length: float | None = None,
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
@@ -79,9 +81,11 @@ class Recogniser:
             max_bytes: of an address or a pipe, see `load_audio`.
             word_timestamps: segments have words, with their times and how sure they are.
             vad: only what voice activity detection takes for speech is transcribed.
+            chunk_length: seconds, of the longest piece that a recording is cut into at pauses;
+                None: what the model takes at once.
         """
         speech = VadOptions() if vad is True else vad or None
-        window = self.model.window_seconds
+        window = min(self.model.window_seconds, chunk_length or math.inf)
         loaded = prefetch(
             (
                 ((_path(file), piece), span)
@@ -179,13 +183,14 @@ def load(
     device: str = "auto",
     dtype: str | None = "auto",
     quantise: str | None = None,
+    revision: str | None = None,
 ) -> Recogniser:
     """A recogniser from the bundled pair (`nano`), a checkpoint, a run's folder or a hub id.
 
     dtype: of the frozen weights, None: as in training. quantise: `int8` for smaller weights, see
-    docs/speed.md.
+    docs/speed.md. revision: commit, branch or tag of a hub id.
     """
-    model = resolve_model(name_or_dir, device=device, dtype=dtype)
+    model = resolve_model(name_or_dir, device=device, dtype=dtype, revision=revision)
     return Recogniser(quantise_weights(model, quantise))
 
 

@@ -134,16 +134,20 @@ def load_checkpoint(
 
 
 def resolve_model(
-    name: str, *, device: str | torch.device = "auto", dtype: str | None = None
+    name: str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | None = None,
+    revision: str | None = None,
 ) -> SpeechModel:
     """Load the recogniser that ``name`` stands for; see ``find_checkpoint``."""
-    return load_checkpoint(find_checkpoint(name), device=device, dtype=dtype)
+    return load_checkpoint(find_checkpoint(name, revision=revision), device=device, dtype=dtype)
 
 
-def find_checkpoint(name: str, which: str = "best") -> Path:
+def find_checkpoint(name: str, which: str = "best", *, revision: str | None = None) -> Path:
     """The folder of ``nano`` (bundled), of a checkpoint, of a run (``which`` of its checkpoints:
-    ``best`` or ``last``) or of a checkpoint on the hub. Raises HubError, ModelError or
-    CheckpointError where there is none."""
+    ``best`` or ``last``) or of a checkpoint on the hub (at ``revision``). Raises HubError,
+    ModelError or CheckpointError where there is none."""
     if name in BUNDLED:
         return BUNDLED[name]
     folder, index = Path(name), Path(name) / _RUN_INDEX
@@ -159,7 +163,7 @@ def find_checkpoint(name: str, which: str = "best") -> Path:
     if not is_hub_id(name):
         raise ModelError(f"{name}: there is no such folder; known names: {list(BUNDLED)}")
     try:
-        folder = snapshot(name)
+        folder = snapshot(name, revision)
     except HubError as error:
         raise HubError(f"no folder here, and on the hub: {error}") from None
     if not (folder / INFO).is_file():

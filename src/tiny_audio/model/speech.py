@@ -77,7 +77,14 @@ class SpeechModel(nn.Module):
 
     def audio_tokens(self, samples: Length) -> Length:
         """Audio tokens A that a clip of so many samples gives; 0 where it is too short."""
-        return self.projector.out_len(self.encoder.out_len(self.features.out_len(samples)))
+        return self.projector.out_len(self.encoder.out_len(self.mel_frames(samples)))
+
+    def mel_frames(self, samples: Length) -> Length:
+        """Mel frames L of a clip; with ``native`` padding a hop that was begun counts as one, as in
+        transformers' feature extractor."""
+        if self.encoder.padding == "native":
+            return -(-samples // self.features.hop)
+        return self.features.out_len(samples)
 
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training; frozen parts stay in evaluation mode, so their dropout stays off."""
@@ -96,7 +103,7 @@ class SpeechModel(nn.Module):
         if self.encoder.padding == "native":
             window = int(self.window_seconds * 16_000)
             mel = self.features.native(waveform, lengths, window)
-            mel_lengths = self.features.out_len(lengths)
+            mel_lengths = self.mel_frames(lengths)
         else:
             mel, mel_lengths = self.features(waveform, lengths)
         if mask is not None:
@@ -104,7 +111,7 @@ class SpeechModel(nn.Module):
         elif self.training and self.spec_augment is not None:
             mel = self.spec_augment(mel, mel_lengths, self.augment_generator)
         frames, frame_lengths = encode_batch(self.encoder, mel, mel_lengths)
-        longest = int(self.encoder.out_len(self.features.out_len(waveform.shape[1])))
+        longest = int(self.encoder.out_len(self.mel_frames(waveform.shape[1])))
         return frames[:, :longest], frame_lengths  # native: only what the clips fill
 
     def embed_audio(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

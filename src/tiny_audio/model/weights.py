@@ -161,6 +161,7 @@ def _plan(repo_id: str, commit: str, names: list[str], marker: str) -> tuple[byt
         if start > _HEADER_LIMIT:
             raise ModelError(f"{repo_id}: '{name}' is not a safetensors file")
         header: dict[str, Any] = json.loads(_read((url, 8, start)))
+        header.pop("__metadata__", None)
         wanted = [(key, info) for key, info in header.items() if _after(key, marker)]
         for key, info in sorted(wanted, key=lambda item: item[1]["data_offsets"]):
             begin, end = info["data_offsets"]

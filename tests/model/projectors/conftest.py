@@ -16,6 +16,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mosa": {"stride": 4, "adapters": 3, "hidden": 10, "router_hidden": 6},
     "moe": {"stride": 4, "hidden": 10, **MOE},
     "qformer": QFORMER,
+    "glm": {"stride": 4},
 }
 
 

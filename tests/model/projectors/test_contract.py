@@ -151,5 +151,5 @@ def test_wrong_settings_name_themselves(make):
         make("moe", top_k=5)
     with pytest.raises(ConfigError, match=r"mlp\.stride is 0"):
         make("mlp", stride=0)
-    with pytest.raises(ConfigError, match=r"'conv'.*mlp, mosa, moe, qformer"):
+    with pytest.raises(ConfigError, match=r"'conv'.*mlp, mosa, moe, qformer, glm"):
         build_projector("conv", D, W, RMS, {})

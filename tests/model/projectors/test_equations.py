@@ -206,7 +206,8 @@ def test_learns_what_frames_say_and_in_which_order(kind, make):
     A projector blind to order would know the symbols of a window and still have to guess.
     """
     changes = {"window": 4, "queries": 2, "hidden": 32, "layers": 1}
-    projector = make(kind, **(changes if kind == "qformer" else {"stride": 2, "hidden": 32}))
+    changes = {"qformer": changes, "glm": {"stride": 2}}.get(kind, {"stride": 2, "hidden": 32})
+    projector = make(kind, **changes)
     head = nn.Linear(W, SYMBOLS)
     table, smear = torch.randn(SYMBOLS, D), torch.randn(D, D, 3) / (3 * D) ** 0.5
     parameters = [*projector.train().parameters(), *head.parameters()]

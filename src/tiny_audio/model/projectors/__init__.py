@@ -7,13 +7,20 @@ from typing import Any
 
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.projectors.base import Projector
+from tiny_audio.model.projectors.glm import Glm
 from tiny_audio.model.projectors.mlp import Mlp
 from tiny_audio.model.projectors.moe import Moe
 from tiny_audio.model.projectors.mosa import Mosa
 from tiny_audio.model.projectors.qformer import QFormer
 
 Make = Callable[..., Projector]
-PROJECTORS: dict[str, Make] = {"mlp": Mlp, "mosa": Mosa, "moe": Moe, "qformer": QFormer}
+PROJECTORS: dict[str, Make] = {
+    "mlp": Mlp,
+    "mosa": Mosa,
+    "moe": Moe,
+    "qformer": QFormer,
+    "glm": Glm,
+}
 
 
 def build_projector(
