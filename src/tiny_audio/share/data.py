@@ -22,10 +22,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tiny_audio.audio.fetch import opened
 from tiny_audio.audio.io import SAMPLE_RATE, load_audio
-from tiny_audio.data.records import Item, Record
-from tiny_audio.data.rejects import Reject, RejectCounts
+from tiny_audio.audio.remote import opened
+from tiny_audio.data.records import Item, Record, Reject, RejectCounts
 from tiny_audio.data.sources import open_set
 from tiny_audio.errors import AudioError, DataError, HubError, first_line
 from tiny_audio.share.card import TASK
