@@ -61,6 +61,7 @@ class Recogniser:
         max_bytes: int | None = None,
         word_timestamps: bool = False,
         vad: bool | VadOptions = False,
+        **decoding: Any,
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
@@ -75,6 +76,7 @@ class Recogniser:
             max_bytes: of an address or a pipe, see `load_audio`.
             word_timestamps: segments have words, with their times and how sure they are.
             vad: only what voice activity detection takes for speech is transcribed.
+            decoding: further settings of `GenerationConfig`: hotwords, the guards, sampling.
         """
         speech = VadOptions() if vad is True else vad or None
         window = self.model.window_seconds
@@ -90,7 +92,7 @@ class Recogniser:
         recognised = recognise(
             self.model,
             loaded,
-            options=GenerationConfig(num_beams=beams),
+            options=GenerationConfig(num_beams=beams, **decoding),
             batch_seconds=batch_seconds,
             max_utterances=max_utterances,
             word_timestamps=word_timestamps,
@@ -106,12 +108,18 @@ class Recogniser:
                 found.clear()
 
     def stream(
-        self, file: AudioInput, *, sample_rate: int | None = None, max_bytes: int | None = None
+        self,
+        file: AudioInput,
+        *,
+        sample_rate: int | None = None,
+        max_bytes: int | None = None,
+        **decoding: Any,
     ) -> Iterator[str]:
         """Pieces of one recording's text as they are written; together they are its text.
 
         They come while a long file, or a pipe that is still open, is being read. Raises AudioError
-        where the recording cannot be read further, after the text of what comes before.
+        where the recording cannot be read further, after the text of what comes before. decoding:
+        settings of `GenerationConfig`; neither beams nor fallback, which look back.
         """
         blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
         spans = prefetch(
@@ -120,7 +128,7 @@ class Recogniser:
             budget=EvaluationConfig.batch_seconds,
         )
         return join_streams(
-            self.model.stream(prompt_batch(self.model, [clip]), GenerationConfig())
+            self.model.stream(prompt_batch(self.model, [clip]), GenerationConfig(**decoding))
             for span in spans
             for _, clip in cut_clips(self.model, span)
         )
