@@ -1,6 +1,6 @@
 """``python -m bench train infer check``: the parts that are named, on one pair, in one process.
 
-``data``, ``startup`` and ``words`` need no pair.
+``data``, ``startup``, ``words``, ``guards`` and ``hotwords`` need no pair.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import sys
 
 import torch
 
-from bench import agree, check, data, infer, startup, train, words
+from bench import agree, check, data, guards, infer, startup, train, words
 from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
 
 WITH_PAIR = {"train", "infer", "check"}
+GUARDS = {"guards": guards.run, "hotwords": guards.run_hotwords}
 
 
 def main() -> int:
     """Run the parts; exit code 1 where something is not equal that must be."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup", "words"]
+        "parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup", "words", *GUARDS]
     )
     parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
     parser.add_argument("--random", action="store_true", help="random weights, no download")
@@ -45,6 +46,9 @@ def main() -> int:
         held &= startup.run()
     if "words" in args.parts:
         held &= words.run()
+    for part in GUARDS:
+        if part in args.parts:
+            held &= GUARDS[part]()
     return 0 if held else 1
 
 

@@ -205,6 +205,27 @@ def transcribe(
     ] = 0.5,
     vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
     vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
+    hotwords: Annotated[
+        str | None, typer.Option(help="names to listen for: with commas, or a file, one a line")
+    ] = None,
+    hotwords_boost: Annotated[
+        float, typer.Option(help="how much they are favoured")
+    ] = GenerationConfig.hotwords_boost,
+    prompt: Annotated[
+        str | None, typer.Option(help="context, for a model that was trained with one")
+    ] = None,
+    no_speech_threshold: Annotated[
+        float | None, typer.Option(help="no text above this probability that nobody speaks")
+    ] = GenerationConfig.no_speech_threshold,
+    logprob_threshold: Annotated[
+        float | None, typer.Option(help="a text whose mean is below is unsure")
+    ] = GenerationConfig.logprob_threshold,
+    compression_ratio_threshold: Annotated[
+        float | None, typer.Option(help="a text above repeats itself")
+    ] = GenerationConfig.compression_ratio_threshold,
+    temperature_increment_on_fallback: Annotated[
+        float | None, typer.Option(help="sample again what is unsure, Whisper: 0.2 [default: off]")
+    ] = GenerationConfig.temperature_increment_on_fallback,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
@@ -237,6 +258,13 @@ def transcribe(
         output=output_files(output_format, output_dir, overwrite, layout),
         word_timestamps=word_timestamps,
         vad=speech if vad else False,
+        hotwords=hotwords,
+        hotwords_boost=hotwords_boost,
+        prompt=prompt,
+        no_speech_threshold=no_speech_threshold,
+        logprob_threshold=logprob_threshold,
+        compression_ratio_threshold=compression_ratio_threshold,
+        temperature_increment_on_fallback=temperature_increment_on_fallback,
     )
     raise typer.Exit(code)
 

@@ -267,7 +267,7 @@ class GenerationConfig:
     compression_ratio_threshold: float | None = 2.4  # above: the text repeats itself
     temperature_increment_on_fallback: float | None = None  # what is unsure or repeats: sample it
     hotwords: list[str] = field(default_factory=list)  # words to favour
-    hotwords_boost: float = 2.0  # nats by which each token of them may be less likely
+    hotwords_boost: float = 4.0  # nats by which each token of them may be less likely
 
 
 @dataclass

@@ -97,6 +97,28 @@ def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Path]]:
         yield from found
 
 
+def read_hotwords(value: str) -> list[str]:
+    """Hot words of the command line: those of a file, one a line, or between commas.
+
+    Raises:
+        ConfigError: there is none, or the file is not there or no text.
+    """
+    path = Path(value)
+    try:
+        if path.is_file():
+            words = path.read_text(encoding="utf-8").split("\n")
+            words = [word.strip() for word in words if word.strip()]
+        elif path.suffix == ".txt" or path.is_dir():
+            raise ConfigError(f"--hotwords {value}: there is no such file.")
+        else:
+            words = [word.strip() for word in value.split(",")]
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"--hotwords {value}: cannot be read as text in UTF-8.") from None
+    if not words or "" in words:
+        raise ConfigError("--hotwords: one of them is empty; divide words by one comma.")
+    return words
+
+
 def transcribe_command(
     files: list[str],
     *,
@@ -110,6 +132,8 @@ def transcribe_command(
     max_bytes: int | None = None,
     output: Files | None = None,
     word_timestamps: bool = False,
+    hotwords: str | None = None,
+    prompt: str | None = None,
     **options: Any,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout or to files, failures to stderr; returns the status.
@@ -118,6 +142,12 @@ def transcribe_command(
     `as_json` a JSON object a line; with `stream` the text as it is written. `-` is standard input.
     1 if a file could not be read, otherwise 0. OSError where the texts cannot be written.
     """
+    if prompt is not None:
+        raise ConfigError(
+            f"--prompt: {model} was not trained with a context; --hotwords favours names."
+        )
+    if hotwords is not None:
+        options["hotwords"] = read_hotwords(hotwords)
     if stream and (as_json or beams > 1 or output or word_timestamps or options.get("vad")):
         raise ConfigError(
             "--stream writes plain greedy text of all there is: leave out --json, --beams, "
@@ -142,8 +172,10 @@ def transcribe_command(
     names = [f"{name}: " if len(found) > 1 else "" for name, _ in found]
     failures = 0
     if stream:
+        for option in ("batch_seconds", "max_utterances", "vad"):
+            options.pop(option, None)
         for name, source in zip(names, sources, strict=True):
-            failures += not _print_stream(recogniser, name, source, max_bytes)
+            failures += not _print_stream(recogniser, name, source, max_bytes, options)
         return min(failures, 1)
     transcripts = recogniser.transcripts(
         sources, beams=beams, max_bytes=max_bytes, word_timestamps=word_timestamps, **options
@@ -196,12 +228,16 @@ def _still_to_do(found: list[tuple[str, Path]], output: Files) -> list[tuple[str
 
 
 def _print_stream(
-    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
+    recogniser: Recogniser,
+    name: str,
+    source: AudioInput,
+    max_bytes: int | None,
+    decoding: dict[str, Any],
 ) -> bool:
     """Print one recording's text as it is written; True if it could be read to its end."""
     begun = False
     try:
-        for piece in recogniser.stream(source, max_bytes=max_bytes):
+        for piece in recogniser.stream(source, max_bytes=max_bytes, **decoding):
             print(piece if begun else name + piece, end="", flush=True)
             begun = True
     except AudioError as error:
