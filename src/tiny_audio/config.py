@@ -262,7 +262,7 @@ class GenerationConfig:
     min_tokens: int = 24  # but never below this
     cuda_graphs: bool = True  # CUDA: replay the decoding step instead of launching its parts
     stop_loops: bool = True  # stop a text that repeats itself without any more audio to say so
-    no_speech_threshold: float | None = 0.6  # above: no text, unless it is sure of itself
+    no_speech_threshold: float | None = 0.02  # above: no text, unless it is sure of itself
     logprob_threshold: float | None = -1.0  # mean of the tokens; below: unsure
     compression_ratio_threshold: float | None = 2.4  # above: the text repeats itself
     temperature_increment_on_fallback: float | None = None  # what is unsure or repeats: sample it
