@@ -70,6 +70,20 @@ MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
+_names = "names to listen for: with commas, or a file, one a line"
+HotWords = Annotated[str | None, typer.Option(help=_names)]
+Boost = Annotated[float, typer.Option(help="how much they are favoured")]
+Context = Annotated[str | None, typer.Option(help="for a model that was trained with one")]
+Gate = Annotated[float | None, typer.Option(help="most probability that nobody speaks")]
+Unsure = Annotated[float | None, typer.Option(help="mean below which a text is unsure")]
+Repetitive = Annotated[float | None, typer.Option(help="above, a text repeats itself")]
+_DECODING = (
+    "hotwords_boost", "no_speech_threshold", "logprob_threshold", "compression_ratio_threshold",
+    "temperature_increment_on_fallback",
+)  # fmt: skip
+_again = "sample again what is unsure or repeats itself; Whisper: 0.2 [default: off]"
+Fallback = Annotated[float | None, typer.Option(help=_again)]
+
 
 @app.callback(invoke_without_command=True)
 def root(
@@ -205,27 +219,13 @@ def transcribe(
     ] = 0.5,
     vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
     vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
-    hotwords: Annotated[
-        str | None, typer.Option(help="names to listen for: with commas, or a file, one a line")
-    ] = None,
-    hotwords_boost: Annotated[
-        float, typer.Option(help="how much they are favoured")
-    ] = GenerationConfig.hotwords_boost,
-    prompt: Annotated[
-        str | None, typer.Option(help="context, for a model that was trained with one")
-    ] = None,
-    no_speech_threshold: Annotated[
-        float | None, typer.Option(help="no text above this probability that nobody speaks")
-    ] = GenerationConfig.no_speech_threshold,
-    logprob_threshold: Annotated[
-        float | None, typer.Option(help="a text whose mean is below is unsure")
-    ] = GenerationConfig.logprob_threshold,
-    compression_ratio_threshold: Annotated[
-        float | None, typer.Option(help="a text above repeats itself")
-    ] = GenerationConfig.compression_ratio_threshold,
-    temperature_increment_on_fallback: Annotated[
-        float | None, typer.Option(help="sample again what is unsure, Whisper: 0.2 [default: off]")
-    ] = GenerationConfig.temperature_increment_on_fallback,
+    hotwords: HotWords = None,
+    hotwords_boost: Boost = GenerationConfig.hotwords_boost,
+    prompt: Context = None,
+    no_speech_threshold: Gate = GenerationConfig.no_speech_threshold,
+    logprob_threshold: Unsure = GenerationConfig.logprob_threshold,
+    compression_ratio_threshold: Repetitive = GenerationConfig.compression_ratio_threshold,
+    temperature_increment_on_fallback: Fallback = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
@@ -237,6 +237,8 @@ def transcribe(
     max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
+    given = locals()
+    decoding = {name: given[name] for name in _DECODING}
     from tiny_audio.infer.commands import output_files, transcribe_command
     from tiny_audio.infer.transcript import Layout
     from tiny_audio.infer.vad import VadOptions
@@ -259,12 +261,8 @@ def transcribe(
         word_timestamps=word_timestamps,
         vad=speech if vad else False,
         hotwords=hotwords,
-        hotwords_boost=hotwords_boost,
         prompt=prompt,
-        no_speech_threshold=no_speech_threshold,
-        logprob_threshold=logprob_threshold,
-        compression_ratio_threshold=compression_ratio_threshold,
-        temperature_increment_on_fallback=temperature_increment_on_fallback,
+        **decoding,
     )
     raise typer.Exit(code)
 

@@ -21,23 +21,10 @@ from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ConfigError
 from tiny_audio.model.attention import AudioAttention, observed
 from tiny_audio.model.batch import Prefill
+from tiny_audio.model.guards import Hypothesis as Hypothesis
 from tiny_audio.model.guards import Repeats, best, is_silent, needs_fallback
 from tiny_audio.model.hotwords import HotWords, Match, Scored
 from tiny_audio.model.kv_cache import Captured, Growing, can_capture, capture_cuda, sees_all
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What was decoded for one utterance."""
-
-    text: str
-    token_ids: list[int]  # without the end token
-    logprob: float | None  # mean over tokens, the end token included; None for beam search
-    finished: bool  # False where the cap on new tokens cut it off
-    logprobs: Sequence[float] = ()  # of each token, the end token included
-    attention: Tensor | None = None  # [N, A] from each of those to the audio tokens, if asked for
-    no_speech_prob: float | None = None  # that it ends before it begins; None for beam search
-    temperature: float = 0.0  # at which it was sampled; 0: it was not
 
 
 class _Token(NamedTuple):

@@ -9,16 +9,29 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from tiny_audio.config import GenerationConfig
-
-if TYPE_CHECKING:
-    from tiny_audio.model.generate import Hypothesis
 
 LONGEST = 40  # tokens of a phrase that may loop
 SUSPICIOUS = 4  # tokens in a row that repeat those before them
 TOKEN_SECONDS = 0.04  # no speech has more than 25 tokens a second
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was decoded for one utterance."""
+
+    text: str
+    token_ids: list[int]  # without the end token
+    logprob: float | None  # mean over tokens, the end token included; None for beam search
+    finished: bool  # False where the cap on new tokens cut it off
+    logprobs: Sequence[float] = ()  # of each token, the end token included
+    attention: Tensor | None = None  # [N, A] from each of those to the audio tokens, if asked for
+    no_speech_prob: float | None = None  # that it ends before it begins; None for beam search
+    temperature: float = 0.0  # at which it was sampled; 0: it was not
 
 
 class Repeats:
