@@ -106,7 +106,7 @@ def test_rules_are_those_of_whisper() -> None:
     def found(
         logprob: float, quiet: float = 0.0, text: str = "a", finished: bool = True
     ) -> Hypothesis:
-        return Hypothesis(text, [1], lp, finished, no_speech_prob=quiet)
+        return Hypothesis(text, [1], logprob, finished, no_speech_prob=quiet)
 
     unsure, sure = found(-1.2), found(-0.5)
     assert [needs_fallback(one, options) for one in (unsure, sure)] == [True, False]
