@@ -70,6 +70,14 @@ MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
 
+_read = "recordings, folders, patterns or URLs; - is standard input"
+Recordings = Annotated[list[str], typer.Argument(help=_read)]
+_write = "write files: txt, srt, vtt, tsv, json or all"
+Format = Annotated[str | None, typer.Option(help=_write)]
+OutputDir = Annotated[Path | None, typer.Option(help="folder for them [default: this one]")]
+_underlined = "subtitles underline each word while it is spoken"
+Highlight = Annotated[bool, typer.Option(help=_underlined)]
+VadThreshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="probability of speech")]
 _names = "names to listen for: with commas, or a file, one a line"
 HotWords = Annotated[str | None, typer.Option(help=_names)]
 Boost = Annotated[float, typer.Option(help="how much they are favoured")]
@@ -195,28 +203,17 @@ def evaluate(
 
 @app.command()
 def transcribe(
-    files: Annotated[
-        list[str],
-        typer.Argument(help="recordings, folders, patterns or URLs; - is standard input"),
-    ],
+    files: Recordings,
     model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
-    output_format: Annotated[
-        str | None, typer.Option(help="write files: txt, srt, vtt, tsv, json or all")
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="folder for them [default: this one]")
-    ] = None,
+    output_format: Format = None,
+    output_dir: OutputDir = None,
     overwrite: Annotated[bool, typer.Option(help="also those that are there already")] = False,
     word_timestamps: Annotated[bool, typer.Option(help="times of every word")] = False,
     max_line_width: Annotated[int, typer.Option(min=1, help="characters, of subtitles")] = 42,
     max_line_count: Annotated[int, typer.Option(min=1, help="lines, of subtitles")] = 2,
-    highlight_words: Annotated[
-        bool, typer.Option(help="subtitles underline each word while it is spoken")
-    ] = False,
+    highlight_words: Highlight = False,
     vad: Annotated[bool, typer.Option("--vad", help="leave out what is no speech")] = False,
-    vad_threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="probability of speech")
-    ] = 0.5,
+    vad_threshold: VadThreshold = 0.5,
     vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
     vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
     hotwords: HotWords = None,
@@ -239,7 +236,7 @@ def transcribe(
     """Write down what recordings say, in any common audio or video format."""
     given = locals()
     decoding = {name: given[name] for name in _DECODING}
-    from tiny_audio.infer.commands import output_files, transcribe_command
+    from tiny_audio.infer.commands import output_files, read_hotwords, transcribe_command
     from tiny_audio.infer.transcript import Layout
     from tiny_audio.infer.vad import VadOptions
 
@@ -260,8 +257,7 @@ def transcribe(
         output=output_files(output_format, output_dir, overwrite, layout),
         word_timestamps=word_timestamps,
         vad=speech if vad else False,
-        hotwords=hotwords,
-        prompt=prompt,
+        hotwords=read_hotwords(hotwords, prompt),
         **decoding,
     )
     raise typer.Exit(code)

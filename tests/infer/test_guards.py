@@ -13,7 +13,7 @@ from tests.infer.helpers import tones
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.synthetic import Synthesiser, Voice, draw_voice
 from tiny_audio.errors import ConfigError
-from tiny_audio.infer.commands import read_hotwords, transcribe_command
+from tiny_audio.infer.commands import read_hotwords
 from tiny_audio.infer.transcribe import Recogniser
 from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.guards import Repeats, best, is_silent, needs_fallback
@@ -200,6 +200,6 @@ def test_hot_words_of_the_command_line(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_hotwords(str(file))
-    asked = {"device": "cpu", "as_json": False, "stream": False, "prompt": "names"}
+    assert read_hotwords(None) == []
     with pytest.raises(ConfigError, match="--prompt"):
-        transcribe_command(["a.wav"], model="nano", **asked)  # type: ignore[arg-type]
+        read_hotwords(None, prompt="names")

@@ -97,12 +97,16 @@ def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Path]]:
         yield from found
 
 
-def read_hotwords(value: str) -> list[str]:
+def read_hotwords(value: str | None, prompt: str | None = None) -> list[str]:
     """Hot words of the command line: those of a file, one a line, or between commas.
 
     Raises:
-        ConfigError: there is none, or the file is not there or no text.
+        ConfigError: there is none, or the file is not there or no text; there is a prompt.
     """
+    if prompt is not None:
+        raise ConfigError("--prompt: no model is trained with a context; use --hotwords for names.")
+    if value is None:
+        return []
     path = Path(value)
     try:
         if path.is_file():
@@ -132,8 +136,6 @@ def transcribe_command(
     max_bytes: int | None = None,
     output: Files | None = None,
     word_timestamps: bool = False,
-    hotwords: str | None = None,
-    prompt: str | None = None,
     **options: Any,
 ) -> int:
     """`tiny-audio transcribe`: texts to stdout or to files, failures to stderr; returns the status.
@@ -142,12 +144,6 @@ def transcribe_command(
     `as_json` a JSON object a line; with `stream` the text as it is written. `-` is standard input.
     1 if a file could not be read, otherwise 0. OSError where the texts cannot be written.
     """
-    if prompt is not None:
-        raise ConfigError(
-            f"--prompt: {model} was not trained with a context; --hotwords favours names."
-        )
-    if hotwords is not None:
-        options["hotwords"] = read_hotwords(hotwords)
     if stream and (as_json or beams > 1 or output or word_timestamps or options.get("vad")):
         raise ConfigError(
             "--stream writes plain greedy text of all there is: leave out --json, --beams, "
