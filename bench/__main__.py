@@ -1,6 +1,6 @@
 """``python -m bench train infer check``: the parts that are named, on one pair, in one process.
 
-``data``, ``startup``, ``words`` and ``live`` need no pair.
+``data``, ``startup``, ``words``, ``live``, ``guards`` and ``hotwords`` need no pair.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import sys
 
 import torch
 
-from bench import agree, check, data, infer, live, startup, train, words
+from bench import agree, check, data, guards, infer, live, startup, train, words
 from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
 
 WITH_PAIR = {"train", "infer", "check"}
+GUARDS = {"guards": guards.run, "hotwords": guards.run_hotwords}
 
 
 def main() -> int:
     """Run the parts; exit code 1 where something is not equal that must be."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="+", choices=[*sorted(WITH_PAIR), "data", "startup", "words", "live"]
+        "parts",
+        nargs="+",
+        choices=[*sorted(WITH_PAIR), "data", "startup", "words", "live", *GUARDS],
     )
     parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
     parser.add_argument("--random", action="store_true", help="random weights, no download")
@@ -52,6 +55,9 @@ def main() -> int:
         held &= words.run()
     if "live" in args.parts:
         held &= live.run(args.simulated)
+    for part in GUARDS:
+        if part in args.parts:
+            held &= GUARDS[part]()
     return 0 if held else 1
 
 

@@ -30,7 +30,9 @@ from tiny_audio.model.generate import Hypothesis
 from tiny_audio.model.quantise import quantise
 from tiny_audio.model.speech import SpeechModel
 
-OPTIONS = GenerationConfig(tokens_per_second=TOKENS_PER_SECOND, min_tokens=1)
+OPTIONS = GenerationConfig(
+    tokens_per_second=TOKENS_PER_SECOND, min_tokens=1, stop_loops=False, no_speech_threshold=None
+)
 
 
 def transcribe(model: SpeechModel, members: list[Utterance]) -> list[Hypothesis]:

@@ -76,6 +76,25 @@ _FOLDER = "folder for them [default: this one]"
 _LIVE = "- is raw audio, 16-bit mono at 16 kHz, that is written down while it comes"
 _LIVE_TAKES = ("model", "as_json", "device", "quantise", "dtype")
 
+Format = Annotated[str | None, typer.Option(help=_FORMATS)]
+OutputDir = Annotated[Path | None, typer.Option(help=_FOLDER)]
+_underlined = "subtitles underline each word while it is spoken"
+Highlight = Annotated[bool, typer.Option(help=_underlined)]
+VadThreshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="probability of speech")]
+_names = "names to listen for: with commas, or a file, one a line"
+HotWords = Annotated[str | None, typer.Option(help=_names)]
+Boost = Annotated[float, typer.Option(help="how much they are favoured")]
+Context = Annotated[str | None, typer.Option(help="for a model that was trained with one")]
+Gate = Annotated[float | None, typer.Option(help="most probability that nobody speaks")]
+Unsure = Annotated[float | None, typer.Option(help="mean below which a text is unsure")]
+Repetitive = Annotated[float | None, typer.Option(help="above, a text repeats itself")]
+_DECODING = (
+    "hotwords_boost", "no_speech_threshold", "logprob_threshold", "compression_ratio_threshold",
+    "temperature_increment_on_fallback",
+)  # fmt: skip
+_again = "sample again what is unsure or repeats itself; Whisper: 0.2 [default: off]"
+Fallback = Annotated[float | None, typer.Option(help=_again)]
+
 
 @app.callback(invoke_without_command=True)
 def root(
@@ -178,21 +197,24 @@ def transcribe(
     context: typer.Context,
     files: Recordings,
     model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
-    output_format: Annotated[str | None, typer.Option(help=_FORMATS)] = None,
-    output_dir: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
+    output_format: Format = None,
+    output_dir: OutputDir = None,
     overwrite: Annotated[bool, typer.Option(help="also those that are there already")] = False,
     word_timestamps: Annotated[bool, typer.Option(help="times of every word")] = False,
     max_line_width: Annotated[int, typer.Option(min=1, help="characters, of subtitles")] = 42,
     max_line_count: Annotated[int, typer.Option(min=1, help="lines, of subtitles")] = 2,
-    highlight_words: Annotated[
-        bool, typer.Option(help="subtitles underline each word while it is spoken")
-    ] = False,
+    highlight_words: Highlight = False,
     vad: Annotated[bool, typer.Option("--vad", help="leave out what is no speech")] = False,
-    vad_threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="probability of speech")
-    ] = 0.5,
+    vad_threshold: VadThreshold = 0.5,
     vad_min_silence_ms: Annotated[int, typer.Option(min=0, help="shorter pauses are kept")] = 2000,
     vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
+    hotwords: HotWords = None,
+    hotwords_boost: Boost = GenerationConfig.hotwords_boost,
+    prompt: Context = None,
+    no_speech_threshold: Gate = GenerationConfig.no_speech_threshold,
+    logprob_threshold: Unsure = GenerationConfig.logprob_threshold,
+    compression_ratio_threshold: Repetitive = GenerationConfig.compression_ratio_threshold,
+    temperature_increment_on_fallback: Fallback = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
     live: Annotated[bool, typer.Option("--live", help=_LIVE)] = False,
@@ -205,7 +227,7 @@ def transcribe(
     max_download: MaxDownload = None,
 ) -> None:
     """Write down what recordings say, in any common audio or video format."""
-    from tiny_audio.infer.commands import output_files, transcribe_command
+    from tiny_audio.infer.commands import output_files, read_hotwords, transcribe_command
     from tiny_audio.infer.transcript import Layout
     from tiny_audio.infer.vad import VadOptions
 
@@ -232,6 +254,8 @@ def transcribe(
         output=output_files(output_format, output_dir, overwrite, layout),
         word_timestamps=word_timestamps,
         vad=speech if vad else False,
+        hotwords=read_hotwords(hotwords, prompt),
+        **{name: context.params[name] for name in _DECODING},
     )
     raise typer.Exit(code)
 

@@ -259,15 +259,23 @@ class TrainingConfig:
 
 @dataclass
 class GenerationConfig:
-    """How text is decoded; the names are transformers'."""
+    """How text is decoded; the names are those of transformers, of the guards Whisper's."""
 
     num_beams: int = 1
     do_sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
+    seed: int = 0  # of sampling, for each clip
     tokens_per_second: float = 10.0  # cap on new tokens in proportion to the audio,
     min_tokens: int = 24  # but never below this
     cuda_graphs: bool = True  # CUDA: replay the decoding step instead of launching its parts
+    stop_loops: bool = True  # stop a text that repeats itself without any more audio to say so
+    no_speech_threshold: float | None = 0.02  # above: no text, unless it is sure of itself
+    logprob_threshold: float | None = -1.0  # mean of the tokens; below: unsure
+    compression_ratio_threshold: float | None = 2.4  # above: the text repeats itself
+    temperature_increment_on_fallback: float | None = None  # what is unsure or repeats: sample it
+    hotwords: list[str] = field(default_factory=list)  # words to favour
+    hotwords_boost: float = 4.0  # nats by which each token of them may be less likely
 
 
 @dataclass

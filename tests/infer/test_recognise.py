@@ -26,7 +26,9 @@ def run(
     found = recognise(
         recogniser.model,
         enumerate(clips),
-        options=GenerationConfig(**{"tokens_per_second": 4.0, "min_tokens": 6, **changes}),
+        options=GenerationConfig(
+            **{"tokens_per_second": 4.0, "min_tokens": 6, "stop_loops": False, **changes}
+        ),
         batch_seconds=batch_seconds,
         max_utterances=max_utterances,
     )

@@ -114,6 +114,7 @@ def test_command_prints_json(
         assert line["text"] == transcript.text
         for segment in line["segments"]:
             fields = {"start", "end", "text", "tokens", "logprob", "finished", "words"}
+            fields |= {"no_speech_prob", "temperature"}
             assert set(segment) == fields
             assert 0 <= segment["start"] < segment["end"] <= line["seconds"]
             assert math.isfinite(segment["logprob"])

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tests.model.helpers import make_batch, noise, tiny_model
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Prefill
-from tiny_audio.model.generate import EAGER_STEPS, ROOM, Captured, Growing, Run, can_capture
+from tiny_audio.model.kv_cache import EAGER_STEPS, ROOM, Captured, Growing, Run, can_capture
 from tiny_audio.model.speech import SpeechModel
 
 SECONDS = [2.0, 1.1, 0.5, 3.3]
@@ -84,7 +84,7 @@ def test_a_captured_step_gives_the_same_logits(model: SpeechModel) -> None:
 
 def test_text_is_transformers_own(model: SpeechModel) -> None:
     """With rows that leave at different times."""
-    options = GenerationConfig(tokens_per_second=15.0, min_tokens=20)
+    options = GenerationConfig(tokens_per_second=15.0, min_tokens=20, stop_loops=False)
     ours = model.generate(make_batch(model, noise(SECONDS)), options)
     start = prefill(model)
     theirs = model.causal_lm.generate(

@@ -44,7 +44,6 @@ def align(model: SpeechModel, batch: Batch, hypotheses: Sequence[Hypothesis]) ->
 
     Words come in order, inside the clip, without overlap; as many as ``text.split()`` has.
     """
-    stride = model.window_seconds / model.audio_tokens(round(model.window_seconds * SAMPLE_RATE))
     found = []
     for row, hypothesis in enumerate(hypotheses):
         assert hypothesis.attention is not None
@@ -52,7 +51,7 @@ def align(model: SpeechModel, batch: Batch, hypotheses: Sequence[Hypothesis]) ->
         starts = path_starts(hypothesis.attention[:, -n_audio:].numpy())
         if not hypothesis.finished:  # the last token goes on to the end
             starts = np.append(starts, n_audio)
-        seconds = np.minimum(starts * stride, samples / SAMPLE_RATE)
+        seconds = np.minimum(starts * model.audio_token_seconds, samples / SAMPLE_RATE)
         waveform = batch.waveform[row, :samples].float().cpu().numpy()
         found.append(_words(model, hypothesis, seconds, waveform))
     return found

@@ -97,6 +97,32 @@ def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Path]]:
         yield from found
 
 
+def read_hotwords(value: str | None, prompt: str | None = None) -> list[str]:
+    """Hot words of the command line: those of a file, one a line, or between commas.
+
+    Raises:
+        ConfigError: there is none, or the file is not there or no text; there is a prompt.
+    """
+    if prompt is not None:
+        raise ConfigError("--prompt: no model is trained with a context; use --hotwords for names.")
+    if value is None:
+        return []
+    path = Path(value)
+    try:
+        if path.is_file():
+            words = path.read_text(encoding="utf-8").split("\n")
+            words = [word.strip() for word in words if word.strip()]
+        elif path.suffix == ".txt" or path.is_dir():
+            raise ConfigError(f"--hotwords {value}: there is no such file.")
+        else:
+            words = [word.strip() for word in value.split(",")]
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"--hotwords {value}: cannot be read as text in UTF-8.") from None
+    if not words or "" in words:
+        raise ConfigError("--hotwords: one of them is empty; divide words by one comma.")
+    return words
+
+
 def transcribe_command(
     files: list[str],
     *,
@@ -142,8 +168,10 @@ def transcribe_command(
     names = [f"{name}: " if len(found) > 1 else "" for name, _ in found]
     failures = 0
     if stream:
+        for option in ("batch_seconds", "max_utterances", "vad"):
+            options.pop(option, None)
         for name, source in zip(names, sources, strict=True):
-            failures += not _print_stream(recogniser, name, source, max_bytes)
+            failures += not _print_stream(recogniser, name, source, max_bytes, options)
         return min(failures, 1)
     transcripts = recogniser.transcripts(
         sources, beams=beams, max_bytes=max_bytes, word_timestamps=word_timestamps, **options
@@ -196,12 +224,16 @@ def _still_to_do(found: list[tuple[str, Path]], output: Files) -> list[tuple[str
 
 
 def _print_stream(
-    recogniser: Recogniser, name: str, source: AudioInput, max_bytes: int | None
+    recogniser: Recogniser,
+    name: str,
+    source: AudioInput,
+    max_bytes: int | None,
+    decoding: dict[str, Any],
 ) -> bool:
     """Print one recording's text as it is written; True if it could be read to its end."""
     begun = False
     try:
-        for piece in recogniser.stream(source, max_bytes=max_bytes):
+        for piece in recogniser.stream(source, max_bytes=max_bytes, **decoding):
             print(piece if begun else name + piece, end="", flush=True)
             begun = True
     except AudioError as error:

@@ -58,6 +58,8 @@ class Segment:
     logprob: float | None  # their mean log-probability, None if they were found by beam search
     finished: bool  # False where the text was cut off because it grew too long for the audio
     words: list[Word] = field(default_factory=list)  # with their times, if asked for
+    no_speech_prob: float | None = None  # that nobody speaks, None for beam search
+    temperature: float = 0.0  # at which it was sampled; 0: it was not
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ def _segment(start: int, clip: Utterance, found: _Found) -> Segment:
         logprob=hypothesis.logprob,
         finished=hypothesis.finished,
         words=[word.later(offset) for word in found.words],
+        no_speech_prob=hypothesis.no_speech_prob,
+        temperature=hypothesis.temperature,
     )
 
 

@@ -67,6 +67,7 @@ class Recogniser:
         word_timestamps: bool = False,
         vad: bool | VadOptions = False,
         chunk_length: float | None = None,
+        **decoding: Any,
     ) -> Iterator[Transcript]:
         """Transcripts in order, each as soon as it and those before it are done.
 
@@ -83,6 +84,7 @@ class Recogniser:
             vad: only what voice activity detection takes for speech is transcribed.
             chunk_length: seconds, of the longest piece that a recording is cut into at pauses;
                 None: what the model takes at once.
+            decoding: further settings of `GenerationConfig`: hotwords, the guards, sampling.
         """
         speech = VadOptions() if vad is True else vad or None
         window = min(self.model.window_seconds, chunk_length or math.inf)
@@ -98,7 +100,7 @@ class Recogniser:
         recognised = recognise(
             self.model,
             loaded,
-            options=GenerationConfig(num_beams=beams),
+            options=GenerationConfig(num_beams=beams, **decoding),
             batch_seconds=batch_seconds,
             max_utterances=max_utterances,
             word_timestamps=word_timestamps,
@@ -115,7 +117,12 @@ class Recogniser:
 
     @overload
     def stream(
-        self, source: AudioInput, *, sample_rate: int | None = ..., max_bytes: int | None = ...
+        self,
+        source: AudioInput,
+        *,
+        sample_rate: int | None = ...,
+        max_bytes: int | None = ...,
+        **decoding: Any,
     ) -> Iterator[str]: ...
     @overload
     def stream(self, source: Chunks, **options: Any) -> Iterator[LiveUpdate]: ...
@@ -126,7 +133,8 @@ class Recogniser:
 
         A recording gives pieces of its text as they are written, also while a long file or an open
         pipe is being read; together they are its text. AudioError where it cannot be read further,
-        after the text of what comes before. options: sample_rate and max_bytes of `transcripts`.
+        after the text of what comes before. options: sample_rate and max_bytes of `transcripts`,
+        and settings of `GenerationConfig`; neither beams nor fallback, which look back.
 
         An iterator or list of chunks [S], float32 at 16 kHz, is live audio and gives updates of
         the line that is being spoken. options: of `LiveTranscriber`.
@@ -136,7 +144,12 @@ class Recogniser:
         return self._stream(source, **options)
 
     def _stream(
-        self, file: Any, *, sample_rate: int | None = None, max_bytes: int | None = None
+        self,
+        file: Any,
+        *,
+        sample_rate: int | None = None,
+        max_bytes: int | None = None,
+        **decoding: Any,
     ) -> Iterator[str]:
         blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
         spans = prefetch(
@@ -145,7 +158,7 @@ class Recogniser:
             budget=EvaluationConfig.batch_seconds,
         )
         return join_streams(
-            self.model.stream(prompt_batch(self.model, [clip]), GenerationConfig())
+            self.model.stream(prompt_batch(self.model, [clip]), GenerationConfig(**decoding))
             for span in spans
             for _, clip in cut_clips(self.model, span)
         )

@@ -50,6 +50,11 @@ class AudioAttention:
         """The sum of each row [A] on the host."""
         return list(self.weights.clone().cpu().unbind())
 
+    def positions(self) -> Tensor:
+        """The middle [R] of what each row looks at, in audio tokens."""
+        places = torch.arange(self.weights.shape[1], device=self.weights.device)
+        return (self.weights @ places.float()) / (self.weights.sum(-1) + 1e-9)
+
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
         self._mask, self.weights = self._mask[rows], self.weights[rows]

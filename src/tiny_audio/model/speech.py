@@ -86,6 +86,12 @@ class SpeechModel(nn.Module):
             return -(-samples // self.features.hop)
         return self.features.out_len(samples)
 
+    @property
+    def audio_token_seconds(self) -> float:
+        """How much audio an audio token stands for."""
+        window = round(self.window_seconds * 16_000)
+        return self.window_seconds / int(self.audio_tokens(window))
+
     def train(self, mode: bool = True) -> SpeechModel:
         """Switch to training; frozen parts stay in evaluation mode, so their dropout stays off."""
         super().train(mode)
@@ -188,5 +194,14 @@ class SpeechModel(nn.Module):
         own = getattr(lm.generation_config, "eos_token_id", None)
         own = [own] if isinstance(own, int) else list(own or [])
         ends = [self.prompt.end_id, *sorted({*own} - {self.prompt.end_id})]
-        looked_at = batch.audio_mask if attention else None
-        return Decoding(lm, self.tokenizer, ends, self.prefill(batch), caps, options, looked_at)
+        return Decoding(
+            lm,
+            self.tokenizer,
+            ends,
+            self.prefill(batch),
+            caps,
+            options,
+            batch.audio_mask,
+            self.audio_token_seconds,
+            attention,
+        )
