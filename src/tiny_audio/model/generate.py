@@ -26,6 +26,7 @@ from tiny_audio.model.attention import OBSERVED, AudioAttention, observed
 from tiny_audio.model.batch import Prefill
 
 Run = Callable[[], Tensor]
+Watch = Callable[[int, Sequence[int]], bool]
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Decoding:
     tokenizer: PreTrainedTokenizerBase
     end_ids: Sequence[int]  # of tokens that end an answer, that of padding first
     prefill: Prefill
-    caps: Sequence[int]  # the most new tokens of each row
+    caps: list[int]  # the most new tokens of each row
     options: GenerationConfig
     audio_mask: Tensor | None = None  # [B, T] where hypotheses shall tell their attention to audio
     forced: Sequence[Sequence[int]] | None = None  # the tokens of each row, if they are known
@@ -77,8 +78,9 @@ class Decoding:
                 f"{options.temperature} and {options.top_p}"
             )
 
-    def generate(self) -> list[Hypothesis]:
-        """Decode into B hypotheses, in order."""
+    def generate(self, watch: Watch | None = None) -> list[Hypothesis]:
+        """Decode into B hypotheses, in order. ``watch`` is told a row and its tokens after each
+        step (not by beam search); where it is False, the row is given up and ends there."""
         if self.options.num_beams > 1:
             found = self._beam_search()
             if self.audio_mask is None:
@@ -89,6 +91,8 @@ class Decoding:
         for step in self._steps():
             for token in step:
                 tokens[token.row].append(token)
+                if watch and not watch(token.row, [t.id for t in tokens[token.row]]):
+                    self.caps[token.row] = 0
         return [
             self._hypothesis(
                 [t.id for t in own], [t.logprob for t in own], [t.attention for t in own]

@@ -1,0 +1,418 @@
+"""The application: OpenAI's transcription API, health and metrics, and a page to try it."""
+
+# Without `from __future__ import annotations`: FastAPI is imported where it is used and reads the
+# annotations of what is defined there.
+
+import asyncio
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeVar
+
+import numpy as np
+
+from tiny_audio.audio import SAMPLE_RATE
+from tiny_audio.audio.io import audio_blocks
+from tiny_audio.config import EvaluationConfig, ServeConfig
+from tiny_audio.errors import AudioError, MissingExtraError
+from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, split_stream
+from tiny_audio.infer.transcript import Transcript
+from tiny_audio.model.speech import SpeechModel
+from tiny_audio.serve.batcher import Batcher, Part, Wish
+from tiny_audio.serve.gate import GONE, Gate, Metrics, Service, api_error, error_response
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from fastapi.responses import Response
+
+T = TypeVar("T")
+
+PAGE = Path(__file__).parent / "page"
+
+
+class Gone(Exception):
+    """The client has hung up."""
+
+
+def make_service(
+    model: SpeechModel,
+    settings: ServeConfig,
+    *,
+    names: list[str],
+    keys: list[bytes],
+    origins: list[str],
+    batch_seconds: float = EvaluationConfig.batch_seconds,
+    max_utterances: int = EvaluationConfig.max_utterances,
+) -> Service:
+    """Put a model to work and say who may ask it what."""
+    try:
+        import fastapi as fastapi
+        import multipart as multipart
+
+        metrics = Metrics()
+    except ImportError as error:
+        raise MissingExtraError(
+            f"serving needs {error.name}: pip install 'tiny-audio[serve]'"
+        ) from None
+    batcher = Batcher(
+        model.eval(),
+        batch_seconds=batch_seconds,
+        max_utterances=max_utterances,
+        observe=metrics.batch,
+    )
+    metrics.queue.set_function(lambda: batcher.waiting[0])
+    metrics.queue_seconds.set_function(lambda: batcher.waiting[1])
+    service = Service(batcher, names, settings, keys, origins, metrics)
+    metrics.running.set_function(lambda: service.running)
+    return service
+
+
+def create_app(service: Service) -> "FastAPI":
+    """The application around a service."""
+    from fastapi import FastAPI, HTTPException, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.middleware.cors import CORSMiddleware
+    from fastapi.responses import Response
+    from starlette.exceptions import HTTPException as PlainHTTPException
+
+    from tiny_audio.serve.realtime import add_realtime
+
+    app = FastAPI(title="Tiny Audio", docs_url=None, redoc_url=None)
+    app.state.service = service
+
+    @app.exception_handler(PlainHTTPException)
+    async def plain(_: Request, error: HTTPException) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        if first["type"] == "missing":
+            what = f"You must provide {param}.", "missing_required_parameter"
+        else:
+            what = f"{param}: {first['msg']}.", "invalid_value"
+        return error_response(api_error(400, what[0], param=param, code=what[1]))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return error_response(api_error(500, "The server failed.", type="server_error"))
+
+    add_health(app, service)
+    add_models(app, service)
+    add_transcriptions(app, service)
+    add_realtime(app, service)
+    app.add_middleware(Gate, service=service)
+    if service.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=service.origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    return app
+
+
+def add_health(app: "FastAPI", service: Service) -> None:
+    """What an operator asks, and the page."""
+    from fastapi.responses import JSONResponse, Response
+    from fastapi.staticfiles import StaticFiles
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        alive = service.batcher.alive
+        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        open_ = service.batcher.alive and not service.stopping.is_set()
+        return JSONResponse({"ready": open_}, 200 if open_ else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response((PAGE / "index.html").read_text(), media_type="text/html")
+
+    app.mount("/page", StaticFiles(directory=PAGE))
+
+
+def add_models(app: "FastAPI", service: Service) -> None:
+    """The list of models, which are one under its names."""
+    begun = int(time.time())
+
+    def described(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": begun, "owned_by": "tiny-audio"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [described(name) for name in service.names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        check_name(service, name)
+        return described(name)
+
+
+def check_name(service: Service, name: str) -> None:
+    """Raise 404 where no model has this name."""
+    if name not in service.names:
+        known = " or ".join(service.names)
+        message = f"The model `{name}` does not exist: ask for {known}."
+        raise api_error(404, message, param="model", code="model_not_found")
+
+
+@dataclass
+class Query:
+    """What a request for a transcription asks."""
+
+    form: str  # of the answer
+    granularities: list[Literal["word", "segment"]]
+    logprobs: bool
+    stream: bool
+    language: str | None
+    temperature: float
+
+    def check(self) -> None:
+        """Raise 400 for what does not go together."""
+        wrong: tuple[str, str] | None = None
+        if self.granularities and self.form != "verbose_json":
+            wrong = "timestamp_granularities[]", "response_format must be verbose_json for it"
+        elif self.logprobs and self.form != "json":
+            wrong = "include[]", "response_format must be json for log-probabilities"
+        elif self.stream and self.form not in ("json", "text"):
+            wrong = "response_format", "a stream is json"
+        if wrong:
+            raise api_error(400, ": ".join(wrong) + ".", param=wrong[0], code="invalid_value")
+
+    @property
+    def wish(self) -> Wish:
+        """What it means for decoding."""
+        return Wish(self.form in ("srt", "vtt") or "word" in self.granularities, self.temperature)
+
+
+@dataclass
+class Recording:
+    """An uploaded file that is read once, as a file of its own: its request may be over before."""
+
+    file: BinaryIO
+    max_seconds: float
+    state: dict[str, Any]  # of the request; the log reads it
+    samples: int = 0
+
+    def spans(self, window_seconds: float) -> Iterator[np.ndarray]:
+        """Its spans [S]. Raises HTTPException: it cannot be read."""
+        try:
+            with self.file:
+                blocks = audio_blocks(self.file, max_seconds=self.max_seconds)
+                for span in split_stream(blocks, window_seconds, MIN_SPAN_SECONDS):
+                    self.samples += len(span)
+                    self.state["audio_seconds"] = self.samples / SAMPLE_RATE
+                    yield span
+        except AudioError as error:
+            message = re.sub(r"^the file object \S+", "The audio file", str(error))
+            raise api_error(400, message + ".", param="file", code="invalid_value") from None
+
+
+def add_transcriptions(app: "FastAPI", service: Service) -> None:
+    """The endpoint for files."""
+    from fastapi import File, Form, Request, UploadFile
+    from fastapi.responses import Response
+
+    language_code = Form(pattern="^[a-z]{2,3}$")
+
+    @app.post("/v1/audio/transcriptions", response_model=None)
+    async def transcriptions(
+        request: Request,
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str, Form()],
+        granularities: Annotated[
+            list[Literal["word", "segment"]],
+            Form(alias="timestamp_granularities[]", default_factory=list),
+        ],
+        include: Annotated[
+            list[Literal["logprobs"]], Form(alias="include[]", default_factory=list)
+        ],
+        language: Annotated[str | None, language_code] = None,
+        prompt: Annotated[str | None, Form()] = None,
+        response_format: Annotated[
+            Literal["json", "text", "srt", "verbose_json", "vtt"], Form()
+        ] = "json",
+        temperature: Annotated[float, Form(ge=0, le=1)] = 0.0,
+        stream: Annotated[bool, Form()] = False,
+    ) -> Response:
+        check_name(service, model)
+        query = Query(response_format, granularities, bool(include), stream, language, temperature)
+        query.check()
+        own = os.fdopen(os.dup(file.file.fileno()), "rb")
+        recording = Recording(own, service.settings.max_audio_seconds, request.scope["state"])
+        return await answer(service, request, recording, query)
+
+
+async def answer(
+    service: Service, request: "Request", recording: Recording, query: Query
+) -> "Response":
+    """Transcribe a recording and give the answer its form."""
+    from fastapi.responses import Response, StreamingResponse
+
+    service.accept(request.scope)
+    model = service.batcher.model
+    items = service.batcher.transcribe(
+        recording.spans(model.window_seconds), query.wish, pieces=query.stream
+    )
+    try:
+        if query.stream:  # what fails at once is no stream yet
+            first = await while_connected(request, anext(items, None))
+            events = streamed(service, recording, query, first, items)
+            return StreamingResponse(events, media_type="text/event-stream")
+        parts = await while_connected(request, collect(items))
+    except Gone:
+        return Response(status_code=GONE)
+    return formed(service, recording, query, parts)
+
+
+async def collect(items: AsyncIterator[str | Part]) -> list[Part]:
+    """All parts of a recording."""
+    return [item async for item in items if isinstance(item, Part)]
+
+
+async def while_connected(request: "Request", work: Awaitable[T]) -> T:
+    """The result of some work, which is given up, with Gone, when the client hangs up."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    async def result() -> T:
+        return await work
+
+    working, leaving = asyncio.create_task(result()), asyncio.create_task(hung_up())
+    tasks = working, leaving
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def streamed(
+    service: Service,
+    recording: Recording,
+    query: Query,
+    first: str | Part | None,
+    items: AsyncIterator[str | Part],
+) -> AsyncIterator[str]:
+    """Server-sent events: the text piece by piece, and the whole of it."""
+    from fastapi import HTTPException
+
+    parts: list[Part] = []
+    written = begun = False  # of the recording's text, of this part's
+
+    def event(**fields: Any) -> str:
+        return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
+
+    async def everything() -> AsyncIterator[str | Part]:
+        if first is not None:
+            yield first
+        async for item in items:
+            yield item
+
+    try:
+        async for item in everything():
+            if isinstance(item, Part):
+                parts.append(item)
+                begun = False
+            else:
+                blank = " " if written and not begun else ""
+                written = begun = True
+                yield event(type="transcript.text.delta", delta=blank + item)
+        yield event(type="transcript.text.done", **plain(service, recording, query, parts))
+        yield "data: [DONE]\n\n"
+    except HTTPException as error:  # the file breaks off further on
+        yield event(error=error.detail)
+
+
+def formed(service: Service, recording: Recording, query: Query, parts: list[Part]) -> "Response":
+    """The answer in one of OpenAI's formats."""
+    from fastapi.responses import JSONResponse, PlainTextResponse
+
+    segments = [part.segment for part in parts]
+    text = join_texts(segment.text for segment in segments)
+    whole = Transcript(text, recording.samples / SAMPLE_RATE, segments=segments)
+    texts: dict[str, Callable[[], str]] = {
+        "text": lambda: text + "\n",
+        "srt": whole.to_srt,
+        "vtt": whole.to_vtt,
+    }
+    if query.form in texts:
+        return PlainTextResponse(texts[query.form]())
+    if query.form == "json":
+        return JSONResponse(plain(service, recording, query, parts))
+    return JSONResponse(verbose(whole, query, parts))
+
+
+def usage(seconds: float) -> dict[str, Any]:
+    """What a recording counts for."""
+    return {"type": "duration", "seconds": round(seconds, 2)}
+
+
+def plain(
+    service: Service, recording: Recording, query: Query, parts: list[Part]
+) -> dict[str, Any]:
+    """A transcription as ``json``."""
+    text = join_texts(part.segment.text for part in parts)
+    whole: dict[str, Any] = {"text": text, "usage": usage(recording.samples / SAMPLE_RATE)}
+    if query.logprobs:
+        tokenizer = service.batcher.model.tokenizer
+        whole["logprobs"] = [
+            {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+            for part in parts
+            for id, logprob in zip(part.token_ids, part.logprobs, strict=False)  # not the end's
+            for token in [str(tokenizer.decode([id]))]
+        ]
+    return whole
+
+
+def verbose(whole: Transcript, query: Query, parts: list[Part]) -> dict[str, Any]:
+    """A transcription as ``verbose_json``."""
+    found: dict[str, Any] = {
+        "task": "transcribe",
+        "language": query.language or "unknown",
+        "duration": round(whole.seconds, 2),
+        "text": whole.text,
+        "usage": usage(whole.seconds),
+    }
+    if "word" in query.granularities:
+        words = [word for part in parts for word in part.segment.words]
+        found["words"] = [{"word": w.text, "start": w.start, "end": w.end} for w in words]
+    if "segment" in query.granularities or not query.granularities:
+        found["segments"] = [segment(n, part, query) for n, part in enumerate(parts)]
+    return found
+
+
+def segment(number: int, part: Part, query: Query) -> dict[str, Any]:
+    """A segment in Whisper's words. What is no speech is not known apart."""
+    own, data = part.segment, part.segment.text.encode()
+    return {
+        "id": number,
+        "seek": round(100 * own.start),  # frames
+        "start": own.start,
+        "end": own.end,
+        "text": own.text,
+        "tokens": list(part.token_ids),
+        "temperature": query.temperature,
+        "avg_logprob": own.logprob,
+        "compression_ratio": len(data) / len(zlib.compress(data)),
+        "no_speech_prob": 0.0,
+    }

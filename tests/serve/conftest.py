@@ -1,0 +1,21 @@
+"""One server for each module of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+for module in ("fastapi", "uvicorn", "multipart", "prometheus_client", "openai"):
+    pytest.importorskip(module, reason="needs the extra serve and OpenAI's client")
+
+from tests.infer.conftest import checkpoint as checkpoint
+from tests.infer.conftest import recogniser as recogniser
+from tests.serve.helpers import Running, running
+from tiny_audio.infer.transcribe import Recogniser
+
+
+@pytest.fixture(scope="module")
+def server(recogniser: Recogniser) -> Iterator[Running]:
+    with running(recogniser) as found:
+        yield found
