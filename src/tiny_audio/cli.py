@@ -70,6 +70,12 @@ _MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 
 MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
 Beams = Annotated[int, typer.Option(min=1, help="beams of the search; 1 is greedy")]
+_SOURCES = "recordings, folders, patterns or URLs; - is standard input"
+Recordings = Annotated[list[str], typer.Argument(help=_SOURCES)]
+_FORMATS = "write files: txt, srt, vtt, tsv, json or all"
+_FOLDER = "folder for them [default: this one]"
+_LIVE = "- is raw audio, 16-bit mono at 16 kHz, that is written down while it comes"
+_LIVE_TAKES = ("model", "as_json", "device", "quantise", "dtype")
 
 
 @app.callback(invoke_without_command=True)
@@ -182,17 +188,11 @@ def evaluate(
 
 @app.command()
 def transcribe(
-    files: Annotated[
-        list[str],
-        typer.Argument(help="recordings, folders, patterns or URLs; - is standard input"),
-    ],
+    context: typer.Context,
+    files: Recordings,
     model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
-    output_format: Annotated[
-        str | None, typer.Option(help="write files: txt, srt, vtt, tsv, json or all")
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="folder for them [default: this one]")
-    ] = None,
+    output_format: Annotated[str | None, typer.Option(help=_FORMATS)] = None,
+    output_dir: Annotated[Path | None, typer.Option(help=_FOLDER)] = None,
     overwrite: Annotated[bool, typer.Option(help="also those that are there already")] = False,
     word_timestamps: Annotated[bool, typer.Option(help="times of every word")] = False,
     max_line_width: Annotated[int, typer.Option(min=1, help="characters, of subtitles")] = 42,
@@ -208,6 +208,7 @@ def transcribe(
     vad_speech_pad_ms: Annotated[int, typer.Option(min=0, help="kept around speech")] = 400,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object for each file")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="print words as they come")] = False,
+    live: Annotated[bool, typer.Option("--live", help=_LIVE)] = False,
     batch_seconds: Seconds = EvaluationConfig.batch_seconds,
     batch_size: Size = EvaluationConfig.max_utterances,
     device: Device = Config.device,
@@ -221,6 +222,12 @@ def transcribe(
     from tiny_audio.infer.transcript import Layout
     from tiny_audio.infer.vad import VadOptions
 
+    if live:
+        _refuse(context, "--live", {"files", "live", *_LIVE_TAKES})
+        from tiny_audio.infer.listen import pipe_command
+
+        pipe_command(files, **{name: context.params[name] for name in _LIVE_TAKES})
+        return
     layout = Layout(max_line_width, max_line_count, highlight_words)
     speech = VadOptions(vad_threshold, 0, vad_min_silence_ms, vad_speech_pad_ms)
     code = transcribe_command(
@@ -240,6 +247,37 @@ def transcribe(
         vad=speech if vad else False,
     )
     raise typer.Exit(code)
+
+
+def _refuse(context: typer.Context, option: str, taken: set[str]) -> None:
+    """Refuse options that would be passed over beside this one."""
+    for name in context.params.keys() - taken:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{option}: leave out --{name.replace('_', '-')}.")
+
+
+@app.command()
+def listen(
+    model: Annotated[str, typer.Option(help=_MODELS)] = "nano",
+    input_name: Annotated[
+        str | None, typer.Option("--input", help="microphone: its number or part of its name")
+    ] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="show the microphones and end")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON object for each update")
+    ] = False,
+    device: Device = Config.device,
+    quantise: Quantise = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Write down what is said into the microphone, as it is said; Ctrl-C ends it."""
+    from tiny_audio.infer.listen import listen_command
+
+    options = {"device": device, "quantise": quantise, "dtype": dtype}
+    listen_command(input_name, list_devices, model=model, as_json=as_json, **options)
 
 
 @app.command()

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from tiny_audio.audio.io import SAMPLE_RATE, AudioInput, audio_blocks
 from tiny_audio.config import EvaluationConfig, GenerationConfig
+from tiny_audio.infer.live import LiveTranscriber, LiveUpdate
 from tiny_audio.infer.prefetch import prefetch
 from tiny_audio.infer.recognise import (
     MIN_SPAN_SECONDS,
@@ -27,6 +30,7 @@ from tiny_audio.model.checkpoint import resolve_model
 from tiny_audio.model.quantise import quantise as quantise_weights
 from tiny_audio.model.speech import SpeechModel
 
+Chunks = Iterator[np.ndarray] | list[np.ndarray] | tuple[np.ndarray, ...]
 Many = list[Any] | tuple[Any, ...]  # of AudioInput; a list of paths is not a list of AudioInput
 
 
@@ -105,14 +109,31 @@ class Recogniser:
                 )
                 found.clear()
 
+    @overload
     def stream(
-        self, file: AudioInput, *, sample_rate: int | None = None, max_bytes: int | None = None
-    ) -> Iterator[str]:
-        """Pieces of one recording's text as they are written; together they are its text.
+        self, source: AudioInput, *, sample_rate: int | None = ..., max_bytes: int | None = ...
+    ) -> Iterator[str]: ...
+    @overload
+    def stream(self, source: Chunks, **options: Any) -> Iterator[LiveUpdate]: ...
+    def stream(
+        self, source: AudioInput | Chunks, **options: Any
+    ) -> Iterator[str] | Iterator[LiveUpdate]:
+        """Text as it comes, of one recording or of live audio.
 
-        They come while a long file, or a pipe that is still open, is being read. Raises AudioError
-        where the recording cannot be read further, after the text of what comes before.
+        A recording gives pieces of its text as they are written, also while a long file or an open
+        pipe is being read; together they are its text. AudioError where it cannot be read further,
+        after the text of what comes before. options: sample_rate and max_bytes of `transcripts`.
+
+        An iterator or list of chunks [S], float32 at 16 kHz, is live audio and gives updates of
+        the line that is being spoken. options: of `LiveTranscriber`.
         """
+        if isinstance(source, Iterator | list | tuple) and not hasattr(source, "read"):
+            return _live(LiveTranscriber(self.model, **options), source)
+        return self._stream(source, **options)
+
+    def _stream(
+        self, file: Any, *, sample_rate: int | None = None, max_bytes: int | None = None
+    ) -> Iterator[str]:
         blocks = audio_blocks(file, sample_rate=sample_rate, max_bytes=max_bytes, live=True)
         spans = prefetch(
             split_stream(blocks, self.model.window_seconds, MIN_SPAN_SECONDS),
@@ -124,6 +145,12 @@ class Recogniser:
             for span in spans
             for _, clip in cut_clips(self.model, span)
         )
+
+
+def _live(live: LiveTranscriber, chunks: Iterable[np.ndarray]) -> Iterator[LiveUpdate]:
+    for chunk in chunks:
+        yield from live.feed(chunk)
+    yield from live.finish()
 
 
 def join_streams(texts: Iterable[Iterable[str]]) -> Iterator[str]:

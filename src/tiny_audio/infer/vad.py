@@ -5,7 +5,9 @@ Shapes: S samples at 16 kHz, C chunks of 32 ms, L lanes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +20,8 @@ from tiny_audio.audio.segment import split_long
 from tiny_audio.errors import MissingExtraError
 
 _READ = 300 * SAMPLE_RATE  # of a long recording that is looked at together
-_CHUNK = 512  # what the network takes at once
+CHUNK = 512  # what the network takes at once
+_RISE, _ABOVE, _QUIET = 0.1, 12.0, -65.0  # dB: of loudness, see `Loudness`
 _LANES, _WARM_UP = 32, 32  # stretches heard side by side, each from 32 chunks (1 s) before its own
 
 
@@ -34,13 +37,43 @@ class VadOptions:
 
 @cache
 def _network() -> Any:
+    threads = torch.get_num_threads()
     try:
         import silero_vad
     except ImportError:
         raise MissingExtraError(
             "voice activity needs silero-vad: pip install 'tiny-audio[vad]'"
         ) from None
+    torch.set_num_threads(threads)  # its import sets one, for the whole process
     return silero_vad.load_silero_vad()
+
+
+def live_detector() -> Callable[[np.ndarray], float]:
+    """Hears one chunk [512] of a stream after the other and tells the probability of speech."""
+    try:
+        network = copy.deepcopy(_network())
+    except MissingExtraError:
+        return Loudness()
+    network.reset_states()
+
+    @torch.no_grad()
+    def probability(chunk: np.ndarray) -> float:
+        return float(network(torch.from_numpy(chunk), SAMPLE_RATE))
+
+    return probability
+
+
+class Loudness:
+    """Speech by loudness alone: 12 dB above the quietest of late (or above -65 dB of full scale),
+    which is forgotten by 3 dB a second."""
+
+    def __init__(self) -> None:
+        self.floor = _QUIET
+
+    def __call__(self, chunk: np.ndarray) -> float:
+        level = 10 * math.log10(float(np.square(chunk, dtype=np.float64).mean()) + 1e-12)
+        self.floor = max(_QUIET, min(level, self.floor + _RISE))
+        return float(level > self.floor + _ABOVE)
 
 
 @torch.no_grad()
@@ -50,12 +83,12 @@ def speech_probabilities(waveform: np.ndarray) -> np.ndarray:
     The network is recurrent; lanes make it fast: each hears a stretch of the waveform, after the
     second before it.
     """
-    chunks = -(-len(waveform) // _CHUNK)
+    chunks = -(-len(waveform) // CHUNK)
     own = max(_WARM_UP, -(-chunks // _LANES))  # of a lane
     lanes = -(-chunks // own)
-    padded = np.zeros((_WARM_UP + lanes * own) * _CHUNK, np.float32)
-    padded[_WARM_UP * _CHUNK :][: len(waveform)] = waveform
-    grid = torch.from_numpy(padded).view(-1, _CHUNK)
+    padded = np.zeros((_WARM_UP + lanes * own) * CHUNK, np.float32)
+    padded[_WARM_UP * CHUNK :][: len(waveform)] = waveform
+    grid = torch.from_numpy(padded).view(-1, CHUNK)
     network = _network()
     network.reset_states()
     found = []
