@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.infer.conftest import checkpoint as checkpoint
+from tests.infer.conftest import recogniser as recogniser
+from tiny_audio.infer.transcribe import Recogniser
+
 for module in ("fastapi", "uvicorn", "multipart", "prometheus_client", "openai"):
     pytest.importorskip(module, reason="needs the extra serve and OpenAI's client")
 
-from tests.infer.conftest import checkpoint as checkpoint
-from tests.infer.conftest import recogniser as recogniser
-from tests.serve.helpers import Running, running
-from tiny_audio.infer.transcribe import Recogniser
+from tests.serve.helpers import Running, running  # noqa: E402
 
 
 @pytest.fixture(scope="module")

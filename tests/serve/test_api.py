@@ -111,7 +111,7 @@ SHORT = wav(tones([0.5])[0])
         ({"response_format": "xml"}, "response_format", "invalid_value"),
         ({"temperature": 7}, "temperature", "invalid_value"),
         ({"language": "English"}, "language", "invalid_value"),
-        ({"include": ["everything"]}, "0", "invalid_value"),
+        ({"include": ["everything"]}, "include[]", "invalid_value"),
         ({"timestamp_granularities": ["word"]}, "timestamp_granularities[]", "invalid_value"),
         ({"response_format": "srt", "stream": True}, "response_format", "invalid_value"),
         ({"response_format": "text", "include": ["logprobs"]}, "include[]", "invalid_value"),

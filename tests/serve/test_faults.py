@@ -135,18 +135,17 @@ def test_more_than_fit_are_told_to_come_again(recogniser: Recogniser) -> None:
     with running(recogniser, max_requests=2, batch=1) as full:
 
         def ask(_: int) -> Any:
-            answer = full.client().audio.transcriptions.with_raw_response
             try:
-                return answer.create(model=MODEL, file=wav(CLIPS[3])).status_code
+                return full.client().audio.transcriptions.create(model=MODEL, file=wav(CLIPS[3]))
             except openai.RateLimitError as error:
-                assert int(error.response.headers["retry-after"]) >= 1
-                assert error.code == "rate_limit_exceeded"
-                return error.status_code
+                return error.code, int(error.response.headers["retry-after"]) >= 1
 
         with ThreadPoolExecutor(12) as pool:
-            statuses = list(pool.map(ask, range(12)))
-        assert set(statuses) == {200, 429}
-        assert ask(0) == 200
+            answers = list(pool.map(ask, range(12)))
+        refused = [answer for answer in answers if isinstance(answer, tuple)]
+        assert set(refused) == {("rate_limit_exceeded", True)}
+        assert len(refused) < 12
+        assert ask(0).text
 
 
 def test_a_long_recording_holds_nobody_up(recogniser: Recogniser) -> None:
@@ -176,8 +175,8 @@ def test_sigterm_under_load_loses_nothing(checkpoint: str, recogniser: Recognise
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tiny_audio", "serve", checkpoint, "--port", str(port)]
-        + ["--name", MODEL, "--batch-size", "2"],
+        [sys.executable, "-m", "tiny_audio", "serve", checkpoint, "--port", str(port),
+         "--name", MODEL, "--batch-size", "2"],
         cwd=REPO, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(REPO / "src")},
     )  # fmt: skip
@@ -192,11 +191,9 @@ def test_sigterm_under_load_loses_nothing(checkpoint: str, recogniser: Recognise
                 file = wav(CLIPS[number % 4])
                 return client.audio.transcriptions.create(model=MODEL, file=file).text
             except openai.InternalServerError as error:
-                assert (error.status_code, error.code) == (503, "stopping")
-                return "refused"
+                return f"{error.status_code} {error.code}"
             except openai.APIConnectionError as error:  # nobody listens any more
-                assert "refused" in str(error.__cause__)
-                return "refused"
+                return str(error.__cause__)
 
         with ThreadPoolExecutor(40) as pool:
             answers = pool.map(ask, range(40))
@@ -205,7 +202,8 @@ def test_sigterm_under_load_loses_nothing(checkpoint: str, recogniser: Recognise
             process.send_signal(signal.SIGTERM)
             texts = list(answers)
         alone = [recogniser.transcribe(clip).text for clip in CLIPS]
-        answered = [n for n, text in enumerate(texts) if text != "refused"]
+        refused = re.compile("503 stopping|.*Connection refused")
+        answered = [n for n, text in enumerate(texts) if not refused.fullmatch(text)]
         assert 6 <= len(answered) < 40
         assert [texts[n] for n in answered] == [alone[n % 4] for n in answered]
         assert process.wait(timeout=60) == 0

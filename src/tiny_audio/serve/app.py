@@ -93,7 +93,7 @@ def create_app(service: Service) -> "FastAPI":
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        param = str(first["loc"][-1])
+        param = str(first["loc"][1])
         if first["type"] == "missing":
             what = f"You must provide {param}.", "missing_required_parameter"
         else:

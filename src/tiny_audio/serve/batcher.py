@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.records import Utterance
-from tiny_audio.infer.recognise import Decoder, Found, Segment, cut_clips, to_segment
+from tiny_audio.infer.recognise import Decoder, Found, Recognition, Segment, cut_clips, to_segment
 from tiny_audio.model.speech import SpeechModel
 
 PATIENCE = 0.005  # seconds that an idle worker waits for more than one span
@@ -154,6 +156,19 @@ class Batcher:
         finally:
             self._drop(client)
 
+    def recognise(self, waveform: np.ndarray) -> Recognition:
+        """Decode one waveform [S] with word times, while the caller's thread waits."""
+        segments = []
+        for start, clip in cut_clips(self.model, waveform):
+            told: queue.SimpleQueue[str | Found | Exception] = queue.SimpleQueue()
+            self._put(Job(object(), clip, Wish(words=True), told.put))
+            item = told.get()
+            if isinstance(item, Exception):
+                raise item
+            assert isinstance(item, Found)
+            segments.append(to_segment(start, clip, item))
+        return Recognition(segments, len(waveform) / SAMPLE_RATE, work_seconds=0.0)
+
     def _put(self, job: Job) -> None:
         with self._changed:
             self._waiting.setdefault(job.client, deque()).append(job)
@@ -257,12 +272,12 @@ def _tell_piece(job: Job, text: str) -> None:
 
 
 def _across(
-    loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | Found | Exception]
+    loop: asyncio.AbstractEventLoop, told: asyncio.Queue[str | Found | Exception]
 ) -> Callable[[str | Found | Exception], object]:
     """Put things into a queue of an event loop from another thread."""
 
     def tell(item: str | Found | Exception) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+            loop.call_soon_threadsafe(told.put_nowait, item)
 
     return tell

@@ -40,20 +40,24 @@ LOADED = ("/v1/audio/transcriptions", "/v1/realtime")  # what makes the model wo
 logger = logging.getLogger(__name__)
 
 
-def api_error(
-    status: int,
+def error_detail(
     message: str,
     *,
     type: str = "invalid_request_error",
     param: str | None = None,
     code: str | None = None,
-    headers: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """An error in OpenAI's words."""
+    return {"message": message, "type": type, "param": param, "code": code}
+
+
+def api_error(
+    status: int, message: str, *, headers: dict[str, str] | None = None, **detail: Any
 ) -> HTTPException:
-    """An error as OpenAI's; whoever raises it answers with it."""
+    """An error of a request, of ``error_detail``; whoever raises it answers with it."""
     from fastapi import HTTPException
 
-    detail = {"message": message, "type": type, "param": param, "code": code}
-    return HTTPException(status, detail, headers)
+    return HTTPException(status, error_detail(message, **detail), headers)
 
 
 def error_response(error: HTTPException) -> JSONResponse:
@@ -62,7 +66,7 @@ def error_response(error: HTTPException) -> JSONResponse:
 
     detail: Any = error.detail
     if not isinstance(detail, dict):  # FastAPI's own: no such path, no such method, no form
-        detail = {"message": detail, "type": "invalid_request_error", "param": None, "code": None}
+        detail = error_detail(detail)
     return JSONResponse({"error": detail}, error.status_code, error.headers)
 
 
