@@ -31,7 +31,7 @@ from tiny_audio.data.synthetic import synthetic_utterances
 
 CLIENTS = (1, 8, 64)
 SENTENCES, SEED = 64, 777
-ROUNDS = {1: 16, 8: 32, 64: 128}  # requests at so many clients
+ROUNDS = {1: 64, 8: 128, 64: 384}  # requests at so many clients
 GOAL = 3.0  # times the throughput of one client alone
 WARM = 0.1  # of the requests for memory, before which it may grow
 FLAT = 1.05

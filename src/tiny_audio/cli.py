@@ -313,6 +313,9 @@ def serve(
     device: Device = Config.device,
     quantise: Quantise = None,
     dtype: Dtype = "auto",
+    replicas: Annotated[
+        int, typer.Option(min=0, help="so many copies of the model, by Ray Serve; 0: without it")
+    ] = 0,
 ) -> None:
     """Serve a model to OpenAI's clients: files, live audio, and a page to try it."""
     from tiny_audio.serve.run import serve_command
@@ -329,6 +332,7 @@ def serve(
         quantise=quantise,
         batch_seconds=batch_seconds,
         max_utterances=batch_size,
+        replicas=replicas,
     )
     raise typer.Exit(code)
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.io import audio_blocks
-from tiny_audio.config import EvaluationConfig, ServeConfig
+from tiny_audio.config import Config, EvaluationConfig, ServeConfig
 from tiny_audio.errors import AudioError, MissingExtraError
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, split_stream
+from tiny_audio.infer.transcribe import load
 from tiny_audio.infer.transcript import Transcript
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.serve.batcher import Batcher, Part, Wish
-from tiny_audio.serve.gate import GONE, Gate, Metrics, Service, api_error, error_response
+from tiny_audio.serve.gate import GONE, Gate, Metrics, Service, api_error, error_response, read_keys
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -71,6 +72,24 @@ def make_service(
     service = Service(batcher, names, settings, keys, origins, metrics)
     metrics.running.set_function(lambda: service.running)
     return service
+
+
+def build_service(
+    model: str,
+    settings: ServeConfig,
+    *,
+    names: list[str],
+    key_file: Path | None,
+    device: str = Config.device,
+    dtype: str | None = "auto",
+    quantise: str | None = None,
+    **options: Any,
+) -> Service:
+    """A service of a model by its name, with keys from a file and the environment; the other
+    options are those of ``make_service``."""
+    keys = read_keys(key_file)
+    recogniser = load(model, device=device, dtype=dtype, quantise=quantise)
+    return make_service(recogniser.model, settings, names=names or [model], keys=keys, **options)
 
 
 def create_app(service: Service) -> "FastAPI":

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tiny_audio.config import ServeConfig
 from tiny_audio.errors import TinyAudioError
-from tiny_audio.infer.transcribe import load
-from tiny_audio.serve.app import create_app, make_service
-from tiny_audio.serve.gate import Service, log_json, read_keys
+from tiny_audio.serve.app import build_service, create_app
+from tiny_audio.serve.gate import Service, log_json
+from tiny_audio.serve.ray import serve_replicas
 
 
-def serve_command(
-    model: str,
-    settings: ServeConfig,
-    *,
-    names: list[str],
-    key_file: Path | None,
-    origins: list[str],
-    device: str,
-    dtype: str | None,
-    quantise: str | None,
-    batch_seconds: float,
-    max_utterances: int,
-) -> int:
-    """Serve a model until SIGTERM or Ctrl-C; then finish what was accepted. Returns the status."""
-    keys = read_keys(key_file)
-    service = make_service(
-        load(model, device=device, dtype=dtype, quantise=quantise).model,
-        settings,
-        names=names or [model],
-        keys=keys,
-        origins=origins,
-        batch_seconds=batch_seconds,
-        max_utterances=max_utterances,
-    )
+def serve_command(model: str, settings: ServeConfig, *, replicas: int, **options: Any) -> int:
+    """Serve a model until SIGTERM or Ctrl-C; then finish what was accepted. Returns the status.
+
+    options: of ``build_service``. replicas: so many, by Ray Serve; 0: one, without it.
+    """
+    if replicas:
+        return serve_replicas(model, replicas, settings, **options)
+    service = build_service(model, settings, **options)
     log_json()
     return run(service)
 
