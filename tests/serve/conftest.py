@@ -10,7 +10,7 @@ from tests.infer.conftest import checkpoint as checkpoint
 from tests.infer.conftest import recogniser as recogniser
 from tiny_audio.infer.transcribe import Recogniser
 
-for module in ("fastapi", "uvicorn", "multipart", "prometheus_client", "openai"):
+for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "openai"):
     pytest.importorskip(module, reason="needs the extra serve and OpenAI's client")
 
 from tests.serve.helpers import Running, running  # noqa: E402

@@ -31,6 +31,7 @@ def replicas(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_replica_that_dies_costs_no_request(checkpoint: str, recogniser: Recogniser) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -54,7 +54,8 @@ def make_service(
     """Put a model to work and say who may ask it what."""
     try:
         import fastapi as fastapi
-        import multipart as multipart
+        import python_multipart as python_multipart
+        import websockets as websockets
 
         metrics = Metrics()
     except ImportError as error:
