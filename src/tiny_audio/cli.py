@@ -17,10 +17,11 @@ from typing import Annotated, Any
 import typer
 
 from tiny_audio import logs
-from tiny_audio.config import Config, EvaluationConfig, GenerationConfig, ServeConfig
+from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
+from tiny_audio.serve.commands import serve
 
 PROGRAM = "tiny-audio"
 INTERRUPTED = 130  # by Ctrl-C, as a shell counts
@@ -38,6 +39,7 @@ debug = typer.Typer(help="Look inside a model or a checkpoint.", **_PLAIN)
 app.add_typer(debug, name="debug")
 app.add_typer(data_commands, name="data")
 app.add_typer(analysis, name="analysis")
+app.command()(serve)
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
 Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]
@@ -53,19 +55,18 @@ def _dtype(text: str) -> str:
     return text
 
 
-def _bytes(option: str, text: str | int) -> int:
+def _bytes(text: str) -> int:
     """Bytes of a size such as 500MB or 1.5G, in powers of 1024."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", str(text).upper())
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGT]?)(?:I?B)?", text.upper())
     size = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
     if size < 1:
-        raise ConfigError(f"{option} {text}: give a size such as 500MB or 2GB.")
+        raise ConfigError(f"--max-download {text}: give a size such as 500MB or 2GB.")
     return size
 
 
 _formats: Any = {"parser": _dtype, "metavar": "auto|float32|bfloat16"}
 Dtype = Annotated[str | None, typer.Option(help="of the frozen weights", **_formats)]
-_sizes: Any = {"parser": lambda text: _bytes("--max-download", text), "metavar": "SIZE"}
-_upload: Any = {"parser": lambda text: _bytes("--max-upload", text), "metavar": "SIZE"}
+_sizes: Any = {"parser": _bytes, "metavar": "SIZE"}
 _MOST = "bytes of an address or a pipe at most, such as 500MB [default: 1GB and 2GB]"
 MaxDownload = Annotated[int | None, typer.Option(help=_MOST, **_sizes)]
 Quantise = Annotated[str | None, typer.Option(help="int8: smaller weights")]
@@ -278,63 +279,6 @@ def listen(
 
     options = {"device": device, "quantise": quantise, "dtype": dtype}
     listen_command(input_name, list_devices, model=model, as_json=as_json, **options)
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(help=_MODELS)] = "nano",
-    host: Annotated[str, typer.Option(help="0.0.0.0: the whole network")] = ServeConfig.host,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = ServeConfig.port,
-    name: Annotated[
-        list[str] | None, typer.Option(help="what clients ask for, several times [default: MODEL]")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="a key a line; also in TINY_AUDIO_API_KEYS")
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None, typer.Option(help="a web site whose pages may ask, such as https://a.org")
-    ] = None,
-    max_upload: Annotated[
-        int, typer.Option(help="bytes of a request, such as 25MB", **_upload)
-    ] = ServeConfig.max_upload_bytes,
-    max_audio_seconds: Annotated[
-        float, typer.Option(min=1, help="of a recording")
-    ] = ServeConfig.max_audio_seconds,
-    upload_timeout: Annotated[
-        float, typer.Option(min=1, help="seconds until a request must be there")
-    ] = ServeConfig.upload_seconds,
-    max_requests: Annotated[
-        int, typer.Option(min=1, help="at once; more are told to come again")
-    ] = ServeConfig.max_requests,
-    batch_seconds: Seconds = EvaluationConfig.batch_seconds,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="spans in one batch")
-    ] = EvaluationConfig.max_utterances,
-    device: Device = Config.device,
-    quantise: Quantise = None,
-    dtype: Dtype = "auto",
-    replicas: Annotated[
-        int, typer.Option(min=0, help="so many copies of the model, by Ray Serve; 0: without it")
-    ] = 0,
-) -> None:
-    """Serve a model to OpenAI's clients: files, live audio, and a page to try it."""
-    from tiny_audio.serve.run import serve_command
-
-    settings = ServeConfig(host, port, max_upload, max_audio_seconds, upload_timeout, max_requests)
-    code = serve_command(
-        model,
-        settings,
-        names=name or [],
-        key_file=api_key_file,
-        origins=allow_origin or [],
-        device=device,
-        dtype=dtype,
-        quantise=quantise,
-        batch_seconds=batch_seconds,
-        max_utterances=batch_size,
-        replicas=replicas,
-    )
-    raise typer.Exit(code)
 
 
 @app.command()
