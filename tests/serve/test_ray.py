@@ -77,6 +77,7 @@ def test_a_replica_that_dies_costs_no_request(checkpoint: str, recogniser: Recog
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-        process.kill()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()

@@ -150,22 +150,19 @@ class Decoder:
         ]
 
     def decode(self, clips: list[Utterance], watch: Watch | None = None) -> dict[Utterance, Found]:
-        """What is said in every clip. ``watch`` is told the tokens of a clip after each step, and
-        those again that are decoded again; a clip for which it is False is given up.
-
-        Raises ModelError: a single clip does not fit into memory.
+        """What is said in every clip; ModelError where a single one does not fit into memory.
+        ``watch`` is told a clip's tokens after each step; where it is False, the clip is given up.
         """
-        batches = length_batches(
-            clips, batch_seconds=self.batch_seconds, max_utterances=self.max_utterances
-        )
+        seconds, most = self.batch_seconds, self.max_utterances
         found: dict[Utterance, Found] = {}
         try:
             self.limit = in_parts(
-                batches,
+                length_batches(clips, batch_seconds=seconds, max_utterances=most),
                 seconds=lambda clip: clip.seconds,
                 run=lambda batch: found.update(self._decode(batch, watch)),
                 limit=self.limit,
             )
+            return found
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -173,20 +170,13 @@ class Decoder:
                 f"A single clip does not fit in the memory of {self.model.device}: use a smaller "
                 "model, --quantise int8, or another device."
             ) from None
-        return found
 
     def _decode(self, clips: list[Utterance], watch: Watch | None) -> dict[Utterance, Found]:
         """What is said in every clip of one batch, and the clip's share of the time."""
         batch = prompt_batch(self.model, clips)
-        hypotheses = self.model.generate(
-            batch,
-            self.options,
-            attention=self.word_timestamps,
-            watch=watch and (lambda row, ids: watch(clips[row], ids)),
-        )
-        words: list[list[Word]] = [[] for _ in clips]
-        if self.word_timestamps:
-            words = align(self.model, batch, hypotheses)
+        told = None if watch is None else lambda row, ids: watch(clips[row], ids)
+        hypotheses = self.model.generate(batch, self.options, self.word_timestamps, told)
+        words = align(self.model, batch, hypotheses) if self.word_timestamps else [[]] * len(clips)
         before, self.clock = self.clock, time.perf_counter()
         share = (self.clock - before) / sum(clip.seconds for clip in clips)
         return {

@@ -176,7 +176,6 @@ class SpeechModel(nn.Module):
         self,
         batch: Batch,
         options: GenerationConfig,
-        *,
         attention: bool = False,
         watch: Watch | None = None,
     ) -> list[Hypothesis]:

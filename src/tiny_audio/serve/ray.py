@@ -54,11 +54,12 @@ def serve_replicas(model: str, replicas: int, settings: ServeConfig, **options: 
     import ray.serve
 
     serve: Any = ray.serve
-    told = threading.Event()
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, lambda *_: told.set())
     serve.start(http_options={"host": settings.host, "port": settings.port})
     serve.run(application, name="tiny-audio")
+    told = threading.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):  # after Ray, which sets its own
+        signal.signal(sig, lambda *_: told.set())
     told.wait()
     serve.shutdown()
+    ray.shutdown()  # or its threads may abort the process at its end
     return 0
