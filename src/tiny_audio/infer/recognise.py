@@ -175,7 +175,9 @@ class Decoder:
         """What is said in every clip of one batch, and the clip's share of the time."""
         batch = prompt_batch(self.model, clips)
         told = None if watch is None else lambda row, ids: watch(clips[row], ids)
-        hypotheses = self.model.generate(batch, self.options, self.word_timestamps, told)
+        hypotheses = self.model.generate(
+            batch, self.options, attention=self.word_timestamps, watch=told
+        )
         words = align(self.model, batch, hypotheses) if self.word_timestamps else [[]] * len(clips)
         before, self.clock = self.clock, time.perf_counter()
         share = (self.clock - before) / sum(clip.seconds for clip in clips)

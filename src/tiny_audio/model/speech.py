@@ -176,6 +176,7 @@ class SpeechModel(nn.Module):
         self,
         batch: Batch,
         options: GenerationConfig,
+        *,
         attention: bool = False,
         watch: Watch | None = None,
     ) -> list[Hypothesis]:
