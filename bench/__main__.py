@@ -1,6 +1,6 @@
 """``python -m bench train infer check``: the parts that are named, on one pair, in one process.
 
-``data``, ``startup``, ``words``, ``live``, ``guards`` and ``hotwords`` need no pair.
+``data``, ``startup``, ``words``, ``live``, ``serve``, ``guards`` and ``hotwords`` need no pair.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from bench import agree, check, data, guards, infer, live, startup, train, words
+from bench import agree, check, data, guards, infer, live, serve, startup, train, words
 from bench.common import PeakMemory, machine, measure_ceiling
 from bench.load import describe, load_pair
 from tiny_audio.model.build import pick_device
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "parts",
         nargs="+",
-        choices=[*sorted(WITH_PAIR), "data", "startup", "words", "live", *GUARDS],
+        choices=[*sorted(WITH_PAIR), "data", "startup", "words", "live", "serve", *GUARDS],
     )
     parser.add_argument("--pair", default="small", help="small, tiny, glm_qwen3, whisper_qwen3")
     parser.add_argument("--random", action="store_true", help="random weights, no download")
@@ -36,6 +36,7 @@ def main() -> int:
     )
     parser.add_argument("--profile", action="store_true", help="where a training step goes")
     parser.add_argument("--samples", type=int, default=100_000, help="data: for memory")
+    parser.add_argument("--requests", type=int, default=10_000, help="serve: for memory")
     parser.add_argument(
         "--simulated",
         action="store_true",
@@ -55,6 +56,8 @@ def main() -> int:
         held &= words.run()
     if "live" in args.parts:
         held &= live.run(args.simulated)
+    if "serve" in args.parts:
+        held &= serve.run(args.requests)
     for part in GUARDS:
         if part in args.parts:
             held &= GUARDS[part]()

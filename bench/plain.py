@@ -71,8 +71,10 @@ class Plain(nn.Module):
         return self.decode(host_mel(self.extractor, [waveform], padding), n_audio, new_tokens)
 
     @torch.no_grad()
-    def decode(self, features: Tensor, n_audio: int, new_tokens: int) -> list[int]:
-        """The same from a log-mel [1, M, L]."""
+    def decode(
+        self, features: Tensor, n_audio: int, new_tokens: int, exact: bool = True
+    ) -> list[int]:
+        """The same from a log-mel [1, M, L]; not ``exact``: at most so many tokens."""
         device = next(self.projector.parameters()).device
         ids = torch.tensor([self.prompt.build(n_audio)], device=device)
         first, last = self.prompt.audio_span(n_audio)
@@ -82,7 +84,7 @@ class Plain(nn.Module):
             inputs_embeds=self.embed(features.to(device), ids, audio_mask),
             attention_mask=torch.ones_like(ids),
             max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
+            min_new_tokens=new_tokens if exact else None,
             do_sample=False,
             pad_token_id=self.prompt.end_id,
         )

@@ -21,6 +21,7 @@ from tiny_audio.config import Config, EvaluationConfig, GenerationConfig
 from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
+from tiny_audio.serve.commands import serve
 
 PROGRAM = "tiny-audio"
 INTERRUPTED = 130  # by Ctrl-C, as a shell counts
@@ -38,6 +39,7 @@ debug = typer.Typer(help="Look inside a model or a checkpoint.", **_PLAIN)
 app.add_typer(debug, name="debug")
 app.add_typer(data_commands, name="data")
 app.add_typer(analysis, name="analysis")
+app.command()(serve)
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
 Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]

@@ -289,6 +289,18 @@ class EvaluationConfig:
 
 
 @dataclass
+class ServeConfig:
+    """What a server listens to and what it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_upload_bytes: int = 25 << 20  # of a request; as OpenAI's
+    max_audio_seconds: float = 14_400.0  # of a recording, however small its file is
+    upload_seconds: float = 60.0  # until a request must have come in whole
+    max_requests: int = 256  # in work or waiting; more are answered 429
+
+
+@dataclass
 class Config:
     """One run."""
 

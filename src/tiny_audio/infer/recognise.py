@@ -34,6 +34,7 @@ from tiny_audio.model.speech import SpeechModel
 
 K = TypeVar("K")
 T = TypeVar("T")
+Watch = Callable[[Utterance, Sequence[int]], bool]
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def recognise(
         )
     if max_utterances == AUTO:
         batch_seconds, max_utterances = largest_batch(model)
-    decoder = _Decoder(model, options, batch_seconds, max_utterances, word_timestamps)
+    decoder = Decoder(model, options, batch_seconds, max_utterances, word_timestamps)
     for group in _grouped(recordings, min(batch_seconds, MOST_READ_SECONDS)):
         keys = [key for key, _ in group]
         found = decoder.recognise([waveform for _, waveform in group])
@@ -126,7 +127,7 @@ def recognise(
 
 
 @dataclass
-class _Decoder:
+class Decoder:
     """What stays the same from group to group, and what is learned on the way."""
 
     model: SpeechModel
@@ -140,19 +141,30 @@ class _Decoder:
     def recognise(self, waveforms: list[np.ndarray]) -> list[Recognition]:
         """Recognise one group of waveforms [S]."""
         cut = [list(cut_clips(self.model, waveform)) for waveform in waveforms]
-        batches = length_batches(
-            [clip for clips in cut for _, clip in clips],
-            batch_seconds=self.batch_seconds,
-            max_utterances=self.max_utterances,
-        )
-        found: dict[Utterance, _Found] = {}
+        found = self.decode([clip for clips in cut for _, clip in clips])
+        return [
+            Recognition(
+                segments=[to_segment(start, clip, found[clip]) for start, clip in clips],
+                seconds=len(waveform) / SAMPLE_RATE,
+                work_seconds=sum(found[clip].work_seconds for _, clip in clips),
+            )
+            for waveform, clips in zip(waveforms, cut, strict=True)
+        ]
+
+    def decode(self, clips: list[Utterance], watch: Watch | None = None) -> dict[Utterance, Found]:
+        """What is said in every clip; ModelError where a single one does not fit into memory.
+        ``watch`` is told a clip's tokens after each step; where it is False, the clip is given up.
+        """
+        seconds, most = self.batch_seconds, self.max_utterances
+        found: dict[Utterance, Found] = {}
         try:
             self.limit = in_parts(
-                batches,
+                length_batches(clips, batch_seconds=seconds, max_utterances=most),
                 seconds=lambda clip: clip.seconds,
-                run=lambda batch: found.update(self._decode(batch)),
+                run=lambda batch: found.update(self._decode(batch, watch)),
                 limit=self.limit,
             )
+            return found
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -160,31 +172,24 @@ class _Decoder:
                 f"A single clip does not fit in the memory of {self.model.device}: use a smaller "
                 "model, --quantise int8, or another device."
             ) from None
-        return [
-            Recognition(
-                segments=[_segment(start, clip, found[clip]) for start, clip in clips],
-                seconds=len(waveform) / SAMPLE_RATE,
-                work_seconds=sum(found[clip].work_seconds for _, clip in clips),
-            )
-            for waveform, clips in zip(waveforms, cut, strict=True)
-        ]
 
-    def _decode(self, clips: list[Utterance]) -> dict[Utterance, _Found]:
+    def _decode(self, clips: list[Utterance], watch: Watch | None) -> dict[Utterance, Found]:
         """What is said in every clip of one batch, and the clip's share of the time."""
         batch = prompt_batch(self.model, clips)
-        hypotheses = self.model.generate(batch, self.options, attention=self.word_timestamps)
-        words: list[list[Word]] = [[] for _ in clips]
-        if self.word_timestamps:
-            words = align(self.model, batch, hypotheses)
+        told = None if watch is None else lambda row, ids: watch(clips[row], ids)
+        hypotheses = self.model.generate(
+            batch, self.options, attention=self.word_timestamps, watch=told
+        )
+        words = align(self.model, batch, hypotheses) if self.word_timestamps else [[]] * len(clips)
         before, self.clock = self.clock, time.perf_counter()
         share = (self.clock - before) / sum(clip.seconds for clip in clips)
         return {
-            clip: _Found(hypothesis, of_clip, share * clip.seconds)
+            clip: Found(hypothesis, of_clip, share * clip.seconds)
             for clip, hypothesis, of_clip in zip(clips, hypotheses, words, strict=True)
         }
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What was recognised in one clip."""
 
     hypothesis: Hypothesis
@@ -192,7 +197,8 @@ class _Found(NamedTuple):
     work_seconds: float
 
 
-def _segment(start: int, clip: Utterance, found: _Found) -> Segment:
+def to_segment(start: int, clip: Utterance, found: Found) -> Segment:
+    """What was recognised in a clip that begins at a sample of its recording."""
     hypothesis, offset = found.hypothesis, start / SAMPLE_RATE
     return Segment(
         start=offset,

@@ -7,7 +7,7 @@ Shapes: B utterances, R rows that are held, A audio tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,6 +25,8 @@ from tiny_audio.model.guards import Hypothesis as Hypothesis
 from tiny_audio.model.guards import Repeats, best, is_silent, needs_fallback
 from tiny_audio.model.hotwords import HotWords, Match, Scored
 from tiny_audio.model.kv_cache import Captured, Growing, can_capture, capture_cuda, sees_all
+
+Watch = Callable[[int, Sequence[int]], bool]
 
 
 class _Token(NamedTuple):
@@ -92,15 +94,16 @@ class Decoding:
         """Whether loops are stopped."""
         return self.options.stop_loops and self.forced is None and sees_all(self.lm)
 
-    def generate(self) -> list[Hypothesis]:
-        """Decode into B hypotheses, in order."""
+    def generate(self, watch: Watch | None = None) -> list[Hypothesis]:
+        """Decode into B hypotheses, in order. ``watch`` is told a row and those of its tokens that
+        stay after each step (not by beam search); where it is False, the row ends there."""
         if self.options.num_beams > 1:
             found = self._beam_search()
             if not self.attention:
                 return found
             ids = [[*one.token_ids, self.end_ids[0]] for one in found]
             return replace(self, options=GenerationConfig(), forced=ids)._decode()
-        tried = [[one] for one in self._decode()]
+        tried = [[one] for one in self._decode(watch)]
         if rising := self.options.temperature_increment_on_fallback:
             for step in range(1, int(1 / rising + 1e-6) + 1):
                 failed = [i for i, of in enumerate(tried) if needs_fallback(of[-1], self.options)]
@@ -127,19 +130,10 @@ class Decoding:
         options = self.options
         if options.num_beams > 1 or options.temperature_increment_on_fallback:
             raise ConfigError("streaming cannot look back: it has neither beams nor fallback.")
-        ids: list[int] = []
         shown = ""
         row: _Row | None = None
         for (row,) in self._steps():
-            ids = row.ids
-            most = options.no_speech_threshold
-            if most is not None and row.no_speech_prob > most:  # its end tells whether it stays
-                continue
-            if row.match:
-                ids = ids[: row.match.begin]
-            if self.guarded and not row.done:
-                ids = ids[: len(row.tokens) - row.repeats.unsettled]
-            text = self._text(ids)
+            text = self._text(self._settled(row))
             # A character of several bytes is a replacement mark until its last byte is there.
             if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
@@ -149,10 +143,21 @@ class Decoding:
         if not is_silent(found, options) and (rest := found.text[len(shown) :]):
             yield rest
 
-    def _decode(self) -> list[Hypothesis]:
+    def _decode(self, watch: Watch | None = None) -> list[Hypothesis]:
         """Decode all rows token by token."""
-        *_, rows = self._steps()
+        rows: list[_Row] = []
+        for rows in self._steps():
+            for row in rows if watch else ():
+                row.done = row.done or not watch(row.number, self._settled(row))
         return [self._hypothesis(row) for row in rows]
+
+    def _settled(self, row: _Row) -> list[int]:
+        """Its tokens that stay, whatever comes after them."""
+        most = self.options.no_speech_threshold
+        if most is not None and row.no_speech_prob > most:
+            return []  # its end tells whether anything stays
+        ids = row.ids[: row.match.begin] if row.match else row.ids
+        return ids if row.done or not self.guarded else ids[: len(row.ids) - row.repeats.unsettled]
 
     def _text(self, ids: Sequence[int]) -> str:
         """The text of tokens up to the first end token."""

@@ -21,7 +21,7 @@ from tiny_audio.audio.features import LogMel, SpecAugment
 from tiny_audio.config import GenerationConfig
 from tiny_audio.model.batch import Batch, Prefill, label_positions
 from tiny_audio.model.encoder import AudioEncoder, encode_batch
-from tiny_audio.model.generate import Decoding, Hypothesis
+from tiny_audio.model.generate import Decoding, Hypothesis, Watch
 from tiny_audio.model.loss import head_is_plain, summed_cross_entropy
 from tiny_audio.model.projectors.base import Length, Projector
 from tiny_audio.text.prompt import Prompt
@@ -171,11 +171,16 @@ class SpeechModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, batch: Batch, options: GenerationConfig, *, attention: bool = False
+        self,
+        batch: Batch,
+        options: GenerationConfig,
+        *,
+        attention: bool = False,
+        watch: Watch | None = None,
     ) -> list[Hypothesis]:
         """Transcribe a left-padded batch; one hypothesis for each row, in order. ``attention``:
-        with that of every token to the audio."""
-        return self._decoding(batch, options, attention).generate()
+        with that of every token to the audio. ``watch``: see ``Decoding.generate``."""
+        return self._decoding(batch, options, attention).generate(watch)
 
     @torch.no_grad()
     def stream(self, batch: Batch, options: GenerationConfig) -> Iterator[str]:
