@@ -22,6 +22,7 @@ from tiny_audio.data.commands import data as data_commands
 from tiny_audio.errors import ConfigError, TinyAudioError
 from tiny_audio.evaluate.commands import analysis
 from tiny_audio.serve.commands import serve
+from tiny_audio.share.commands import export, push, push_data
 
 PROGRAM = "tiny-audio"
 INTERRUPTED = 130  # by Ctrl-C, as a shell counts
@@ -40,6 +41,9 @@ app.add_typer(debug, name="debug")
 app.add_typer(data_commands, name="data")
 app.add_typer(analysis, name="analysis")
 app.command()(serve)
+app.command()(push)
+app.command()(export)
+data_commands.command("push")(push_data)
 
 _MODELS = "nano, a checkpoint, a run's folder or a hub id"
 Folder = Annotated[Path, typer.Argument(help="a checkpoint or a run's folder")]
@@ -303,60 +307,6 @@ def merge(
     from tiny_audio.model.checkpoint import merge_command
 
     merge_command(str(folder), str(out), device)
-
-
-Repository = Annotated[str, typer.Argument(metavar="USER/NAME", help="on the hub")]
-Private = Annotated[bool, typer.Option("--private", help="visible to its owner alone")]
-Branch = Annotated[str | None, typer.Option(help="branch [default: main]")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would be sent")]
-CreatePr = Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")]
-
-
-@app.command()
-def push(
-    model: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder or a checkpoint")],
-    name: Repository,
-    private: Private = False,
-    revision: Branch = None,
-    dry_run: DryRun = False,
-    create_pr: CreatePr = False,
-) -> None:
-    """Send a trained model and its card to the Hugging Face Hub, in one commit."""
-    from tiny_audio.share.hub import Target, push_command
-
-    push_command(model, Target(name, "model", revision, private, create_pr, dry_run))
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(metavar="RUN", help=_MODELS)],
-    out: Annotated[Path, typer.Argument(help="a new folder")],
-    kind: Annotated[
-        str, typer.Option("--format", help="transformers: its own classes; pipeline: with ours")
-    ] = "transformers",
-) -> None:
-    """Write a trained model as a folder that transformers loads."""
-    from tiny_audio.share.export import export_command
-
-    export_command(model, out, kind)
-
-
-@data_commands.command("push")
-def push_data(
-    what: Annotated[str, typer.Argument(metavar="DATA", help="a folder or a manifest")],
-    name: Repository,
-    split: Annotated[str, typer.Option(help="which part of the set this is")] = "train",
-    private: Private = False,
-    revision: Branch = None,
-    dry_run: DryRun = False,
-    create_pr: CreatePr = False,
-) -> None:
-    """Send recordings with their transcripts to the hub as parquet files, in one commit."""
-    from tiny_audio.share.data import data_push_command
-    from tiny_audio.share.hub import Target
-
-    target = Target(name, "dataset", revision, private, create_pr, dry_run)
-    data_push_command(what, target, split)
 
 
 @debug.command("model")

@@ -1,6 +1,7 @@
 """Word times: right on speech whose times are known, and the same alone and in any batch."""
 
 import random
+from contextlib import ExitStack
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ from tiny_audio.data.grammar import sentences
 from tiny_audio.data.synthetic import Synthesiser, draw_voice
 from tiny_audio.infer.align import Word, path_starts
 from tiny_audio.infer.transcribe import Recogniser, Transcript
+from tiny_audio.model.attention import observed
 
 pytest.importorskip("espeakng_loader", reason="needs the extra synth")
 
@@ -68,6 +70,19 @@ def test_beams_have_times_and_silence_has_none(nano: Recogniser) -> None:
     for clip in (np.zeros(16_000, np.float32), np.zeros(10, np.float32), tones([0.5])[0]):
         found = nano.transcribe(clip, word_timestamps=True)
         assert [word.text for word in words(found)] == found.text.split()
+
+
+def test_others_decode_while_one_looks_at_the_attention(nano):
+    wave = Synthesiser()("the cat and the dog", draw_voice(random.Random(1), "test"))
+    expected, lm = nano.transcribe(wave, word_timestamps=True), nano.model.causal_lm
+    usual = lm.config._attn_implementation
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(observed(lm))
+        assert nano.transcribe(wave).text == expected.text
+        second.enter_context(observed(lm))
+        first.close()
+        assert nano.transcribe(wave, word_timestamps=True).segments == expected.segments
+    assert lm.config._attn_implementation == usual
 
 
 def test_the_path_is_that_of_a_plain_dynamic_program() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.infer.helpers import tones
 from tiny_audio.config import GenerationConfig
 from tiny_audio.errors import ModelError
-from tiny_audio.infer.recognise import bytes_per_second, in_parts, largest_batch, recognise
+from tiny_audio.infer.memory import bytes_per_second, in_parts, largest_batch
+from tiny_audio.infer.recognise import recognise
 from tiny_audio.infer.transcribe import Recogniser
 
 LENGTHS = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=20), max_size=6)

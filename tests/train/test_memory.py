@@ -19,7 +19,7 @@ from tests.train.helpers import (
     trainer_of,
     utterances,
 )
-from tiny_audio.infer.recognise import out_of_memory
+from tiny_audio.infer.memory import out_of_memory
 from tiny_audio.model.checkpoint import read_config
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.memory import (

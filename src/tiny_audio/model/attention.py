@@ -6,6 +6,7 @@ tokens, C positions so far, A audio tokens of the longest row.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,15 +61,30 @@ class AudioAttention:
         self._mask, self.weights = self._mask[rows], self.weights[rows]
 
 
+_lock = threading.Lock()
+_observed: dict[PreTrainedModel, tuple[str, int]] = {}  # the usual attention, and how many look
+
+
 @contextmanager
 def observed(lm: PreTrainedModel) -> Iterator[None]:
-    """Let the decoder's layers show their attention to the argument ``audio_attention``."""
-    usual = lm.config._attn_implementation
-    lm.set_attn_implementation(OBSERVED)
+    """Let the decoder's layers show their attention to the argument ``audio_attention``.
+
+    Several may look at once, and those who do not ask decode through it as ever: a decoding that
+    is read step by step may rest while others run.
+    """
+    with _lock:
+        usual, looking = _observed.get(lm, (lm.config._attn_implementation, 0))
+        _observed[lm] = usual, looking + 1
+        lm.set_attn_implementation(OBSERVED)
     try:
         yield
     finally:
-        lm.set_attn_implementation(usual)
+        with _lock:
+            usual, looking = _observed.pop(lm)
+            if looking > 1:
+                _observed[lm] = usual, looking - 1
+            else:
+                lm.set_attn_implementation(usual)
 
 
 def _attend(
@@ -78,10 +94,11 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    audio_attention: AudioAttention,
+    audio_attention: AudioAttention | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    audio_attention.add(query, key, attention_mask, kwargs.get("scaling"))
+    if audio_attention is not None:
+        audio_attention.add(query, key, attention_mask, kwargs.get("scaling"))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

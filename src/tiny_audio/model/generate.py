@@ -147,8 +147,9 @@ class Decoding:
         """Decode all rows token by token."""
         rows: list[_Row] = []
         for rows in self._steps():
-            for row in rows if watch else ():
-                row.done = row.done or not watch(row.number, self._settled(row))
+            if watch is not None:
+                for row in rows:
+                    row.done = row.done or not watch(row.number, self._settled(row))
         return [self._hypothesis(row) for row in rows]
 
     def _settled(self, row: _Row) -> list[int]:

@@ -23,7 +23,7 @@ from tiny_audio.config import Config
 from tiny_audio.data.batching import collate
 from tiny_audio.data.records import Utterance
 from tiny_audio.errors import TinyAudioError
-from tiny_audio.infer.recognise import out_of_memory
+from tiny_audio.infer.memory import out_of_memory
 from tiny_audio.model.batch import Batch
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.stages import training_mode
