@@ -81,7 +81,6 @@ _FORMATS = "write files: txt, srt, vtt, tsv, json or all"
 _FOLDER = "folder for them [default: this one]"
 _LIVE = "- is raw audio, 16-bit mono at 16 kHz, that is written down while it comes"
 _LIVE_TAKES = ("model", "as_json", "device", "quantise", "dtype")
-
 Format = Annotated[str | None, typer.Option(help=_FORMATS)]
 OutputDir = Annotated[Path | None, typer.Option(help=_FOLDER)]
 _underlined = "subtitles underline each word while it is spoken"
@@ -94,9 +93,10 @@ Context = Annotated[str | None, typer.Option(help="for a model that was trained 
 Gate = Annotated[float | None, typer.Option(help="most probability that nobody speaks")]
 Unsure = Annotated[float | None, typer.Option(help="mean below which a text is unsure")]
 Repetitive = Annotated[float | None, typer.Option(help="above, a text repeats itself")]
-_DECODING = (
-    "hotwords_boost", "no_speech_threshold", "logprob_threshold", "compression_ratio_threshold",
-    "temperature_increment_on_fallback",
+_AS_GIVEN = (  # options of transcribe that its command takes by the same names
+    "model", "device", "as_json", "stream", "batch_seconds", "beams", "quantise", "dtype",
+    "word_timestamps", "hotwords_boost", "no_speech_threshold", "logprob_threshold",
+    "compression_ratio_threshold", "temperature_increment_on_fallback",
 )  # fmt: skip
 _again = "sample again what is unsure or repeats itself; Whisper: 0.2 [default: off]"
 Fallback = Annotated[float | None, typer.Option(help=_again)]
@@ -247,21 +247,12 @@ def transcribe(
     speech = VadOptions(vad_threshold, 0, vad_min_silence_ms, vad_speech_pad_ms)
     code = transcribe_command(
         files,
-        model=model,
-        device=device,
-        as_json=as_json,
-        stream=stream,
-        batch_seconds=batch_seconds,
         max_utterances=batch_size,
-        beams=beams,
-        quantise=quantise,
-        dtype=dtype,
         max_bytes=max_download,
         output=output_files(output_format, output_dir, overwrite, layout),
-        word_timestamps=word_timestamps,
         vad=speech if vad else False,
         hotwords=read_hotwords(hotwords, prompt),
-        **{name: context.params[name] for name in _DECODING},
+        **{name: context.params[name] for name in _AS_GIVEN},
     )
     raise typer.Exit(code)
 
