@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -16,6 +15,7 @@ from tiny_audio.audio.io import audio_blocks
 from tiny_audio.errors import AudioError
 from tiny_audio.infer.recognise import MIN_SPAN_SECONDS, join_texts, split_stream
 from tiny_audio.infer.transcript import Transcript
+from tiny_audio.model.guards import compression_ratio
 from tiny_audio.serve.batcher import Part, Wish
 from tiny_audio.serve.gate import Service, api_error
 
@@ -166,13 +166,13 @@ def verbose(whole: Transcript, query: Query, parts: list[Part]) -> dict[str, Any
         words = [word for part in parts for word in part.segment.words]
         found["words"] = [{"word": w.text, "start": w.start, "end": w.end} for w in words]
     if "segment" in query.granularities or not query.granularities:
-        found["segments"] = [segment(n, part, query) for n, part in enumerate(parts)]
+        found["segments"] = [segment(n, part) for n, part in enumerate(parts)]
     return found
 
 
-def segment(number: int, part: Part, query: Query) -> dict[str, Any]:
-    """A segment in Whisper's words. What is no speech is not known apart."""
-    own, data = part.segment, part.segment.text.encode()
+def segment(number: int, part: Part) -> dict[str, Any]:
+    """A segment in Whisper's words."""
+    own = part.segment
     return {
         "id": number,
         "seek": round(100 * own.start),  # frames
@@ -180,8 +180,8 @@ def segment(number: int, part: Part, query: Query) -> dict[str, Any]:
         "end": own.end,
         "text": own.text,
         "tokens": list(part.token_ids),
-        "temperature": query.temperature,
+        "temperature": own.temperature,
         "avg_logprob": own.logprob,
-        "compression_ratio": len(data) / len(zlib.compress(data)),
-        "no_speech_prob": 0.0,
+        "compression_ratio": compression_ratio(own.text),
+        "no_speech_prob": own.no_speech_prob,
     }
