@@ -28,7 +28,7 @@ SHA256, SHA1 = hashlib.sha256(WEIGHTS).hexdigest(), hashlib.sha1(b"blob 3\0{}\n"
 
 def read(old: str, sha: str, cdn: str) -> None:
     api, name = HfApi(), "me/model"
-    named = {*FILES, "README.md"}
+    named = {*FILES, "README.md", ".gitattributes"}
     info = api.model_info(name, files_metadata=True)
     assert info.sha == sha
     files = {file.rfilename: file for file in info.siblings}
@@ -73,7 +73,7 @@ def meet_faults() -> None:
         assert Path(hf_hub_download(name, weights)).read_bytes() == WEIGHTS * 14
     for name in ("me/busy", "me/down"):
         start = time.monotonic()
-        assert len([*api.list_repo_tree(name)]) == 1
+        assert len([*api.list_repo_tree(name)]) == 2
         assert time.monotonic() - start >= 1
     with pytest.raises(Exception, match=r"disconnected|reset|refused"):  # httpx's, by any name
         api.model_info("me/refused")

@@ -7,10 +7,12 @@ Ray starts replicas, shares requests out, and starts anew what dies; each replic
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from tiny_audio.config import ServeConfig
 from tiny_audio.errors import MissingExtraError
@@ -46,7 +48,7 @@ def app(args: dict[str, Any]) -> Any:
     return deployment.bind()
 
 
-def serve_replicas(model: str, replicas: int, settings: ServeConfig, **options: Any) -> int:
+def serve_replicas(model: str, replicas: int, settings: ServeConfig, **options: Any) -> NoReturn:
     """Serve with replicas on a Ray cluster, or on this machine alone, until SIGTERM or Ctrl-C."""
     application = app(
         {"model": model, "replicas": replicas, "settings": asdict(settings), **options}
@@ -61,5 +63,6 @@ def serve_replicas(model: str, replicas: int, settings: ServeConfig, **options: 
         signal.signal(sig, lambda *_: told.set())
     told.wait()
     serve.shutdown()
-    ray.shutdown()  # or its threads may abort the process at its end
-    return 0
+    ray.shutdown()
+    logging.shutdown()
+    os._exit(0)  # all was answered; at Python's end Ray's own threads sometimes abort the process
