@@ -75,6 +75,7 @@ def test_each_stage_learns_its_row_of_the_table(name: str, row: tuple[object, ..
         ("training.max_step=5", "did you mean training.max_steps?"),
         ("training.lora_alpha=4", "did you mean model.lora.lora_alpha?"),
         ("training.seed=4", "did you mean seed?"),
+        ("evaluation.generation.sed=4", "did you mean evaluation.generation.seed?"),
         ("modl=tiny", "did you mean model?"),
         ("fp16=true", "training.precision=bf16"),
         ("+nonsense=5", "there is no setting nonsense"),

@@ -66,7 +66,9 @@ def nearest_key(key: str) -> str | None:
     keys = [*schema_keys(name=name), EXPERIMENTS]
     last = difflib.get_close_matches(parts[-1], [known.split(".")[-1] for known in keys], 1)
     alike = [known for known in keys if known.split(".")[-1] in last]
-    return next(iter(difflib.get_close_matches(key, alike, 1, cutoff=0)), None)
+    ordered = difflib.get_close_matches(key, alike, len(alike) or 1, cutoff=0)
+    section = key.rpartition(".")[0]  # the nearest one there; elsewhere rather one near the top
+    return min(ordered, key=lambda k: (k.rpartition(".")[0] != section, k.count(".")), default=None)
 
 
 def advice_on(key: str) -> str | None:
