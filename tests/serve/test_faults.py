@@ -148,12 +148,12 @@ def test_more_than_fit_are_told_to_come_again(recogniser: Recogniser) -> None:
 
 def test_a_long_recording_holds_nobody_up(recogniser: Recogniser) -> None:
     """And what hangs up is not decoded to its end."""
-    with running(recogniser, batch=2) as server:
+    with running(recogniser, batch=2, max_upload_bytes=1 << 30) as server:
         long = server.client(timeout=1.0)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(
                 lambda: long.audio.transcriptions.create(
-                    model=MODEL, file=wav(np.tile(tones([8.0])[0], 20))
+                    model=MODEL, file=wav(np.tile(tones([8.0])[0], 150))
                 )
             )
             while not server.service.batcher.waiting[0]:
