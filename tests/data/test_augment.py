@@ -210,6 +210,7 @@ def test_whatever_the_clip_the_result_is_finite_and_within_full_scale(clip, nois
         assert changed is clip or np.abs(changed).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_on_what_was_recorded(tmp_path, noises, rooms):
     """With weights that stand still only the training loss tells whether clips were changed."""
     data = write_set(tmp_path / "set")

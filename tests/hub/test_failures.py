@@ -46,6 +46,7 @@ def one_line(result: Result) -> str:
     return result.err
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses(hub: Hub, speech: Path) -> None:
     hub.create("them/gated", {"config.json": b"{}"}, gated=True)
     hub.create("them/private", {"config.json": b"{}"}, private=True)

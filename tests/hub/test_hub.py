@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.hub import inside
 from tests.hub.client import WHISPER, client
 from tests.hub.datasets import ROWS, SETS
@@ -43,6 +45,7 @@ def test_faults_are_what_clients_meet_and_recover_from(hub: Hub, tmp_path: Path)
         assert second.sent == len(WEIGHTS) * 14 - (10 << 20)
 
 
+@pytest.mark.slow
 def test_every_set_that_a_preset_names_is_there(stocked_hub: Hub, tmp_path: Path) -> None:
     presets = ["data=loquacious", "data=librispeech", "data=commonvoice", "data=multiasr_gated"]
     configs = [compose([preset]).data for preset in presets]

@@ -234,6 +234,7 @@ def start(*options: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[byte
     )
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_line_is_redrawn_and_ctrl_c_finishes_it(spoken: list[np.ndarray]) -> None:
     terminal, inside = pty.openpty()
     process = start(stdout=inside)
@@ -260,6 +261,7 @@ def test_on_a_terminal_a_line_is_redrawn_and_ctrl_c_finishes_it(spoken: list[np.
     assert all(len(line) < 80 and "\n" not in line for line in redrawn)
 
 
+@pytest.mark.slow
 def test_json_has_every_update_and_a_reader_may_leave(talk: np.ndarray) -> None:
     process = start("--json")
     assert process.stdin is not None

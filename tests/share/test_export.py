@@ -69,6 +69,7 @@ def compare(source: Path, work: Path, clips: list[np.ndarray]) -> None:
         assert mine == text or mine.startswith(text.strip()) or text.startswith(mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_transformers_alone_computes_the_same(lora: bool, tmp_path: Path) -> None:
     """Also of clips that end within a hop, and with adapters, which are merged."""

@@ -45,6 +45,7 @@ def test_evaluations_are_compared_by_the_metric_that_was_chosen(metric, figures,
         assert one.best.name == f"step-{order.index(min(order)) + 1:08d}"
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_ends_after_its_patience_also_if_resumed(data, tmp_path, capsys):
     patience = "training.early_stopping_patience={}".format
     whole = run(data, tmp_path / "a", *FROZEN, "training.max_steps=9", patience(3))
@@ -65,6 +66,7 @@ def first(done: Path) -> str:
     return f"model.init_from={done / 'checkpoints' / 'step-00000002'}"
 
 
+@pytest.mark.slow
 def test_the_start_is_evaluated_once_and_a_resume_knows_it(data, first, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     stage = (*SHORT, "+experiments=mlp_lora", "training.save_steps=2")

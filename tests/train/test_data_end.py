@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 import soundfile
 
 from tests.data.faulty import Fault, serving
@@ -12,6 +13,7 @@ from tests.train.helpers import RESUME, rows, run, utterances
 ONCE = ("data.exhausted=stop", "training.max_steps=50", "training.eval_steps=30")
 
 
+@pytest.mark.slow
 def test_a_run_ends_well_when_its_data_does(data, tmp_path, capsys):
     out = tmp_path / "run"
     summary = run(data, out, *ONCE, "training.save_steps=30")

@@ -27,6 +27,7 @@ def cached(model: SpeechModel, root: Path, variants: int = 1) -> CachedEncoder:
     return made
 
 
+@pytest.mark.slow
 def test_a_run_with_the_cache_learns_what_one_without_learns(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

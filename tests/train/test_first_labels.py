@@ -28,6 +28,7 @@ def test_the_decoder_tells_which_way_of_writing_it_would_choose() -> None:
     assert describe(model, []) == []
 
 
+@pytest.mark.slow
 def test_a_set_in_capitals_trains_as_its_lower_case_does_and_goes_on_so(data, tmp_path, capsys):
     loud = tmp_path / "loud"
     shutil.copytree(data, loud)

@@ -67,6 +67,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_former_names(data: Path, copy:
     assert run(data, copy, *FLAT, "training.max_steps=3", RESUME, auto).steps == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_says_why(data: Path, copy: Path, tmp_path: Path) -> None:
     def refused(*settings: str, out: Path = copy) -> str:
         with pytest.raises((CheckpointError, ConfigError)) as caught:
