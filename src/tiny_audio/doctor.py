@@ -118,7 +118,11 @@ def _hub() -> Finding:
 def _extras() -> Finding:
     there = [name for name, module in _EXTRAS.items() if find_spec(module)]
     missing = ", ".join(name for name in _EXTRAS if name not in there)
-    how = f"; not installed: {missing} (pip install 'tiny-audio[NAME]')" if missing else ""
+    how = (
+        f"; not installed: {missing} (pip install '.[NAME]' in the folder of Tiny Audio)"
+        if missing
+        else ""
+    )
     return NOTE if missing else GOOD, (", ".join(there) or "none") + how
 
 

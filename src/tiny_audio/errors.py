@@ -67,6 +67,12 @@ class LabelRejected(SampleRejected):
     """A transcript that teaches nothing. Reasons: ``empty_label``, ``marker_label``."""
 
 
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """The error for something that needs an extra. Not by the bare name: on the package index it
+    may be another project's."""
+    return MissingExtraError(f"{what}: pip install '.[{extra}]' in the folder of Tiny Audio")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message; its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -319,8 +319,8 @@ def test_listen_writes_what_a_microphone_hears_until_ctrl_c(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["listen"], "pip install 'tiny-audio[live]'"),
-        (["listen", "--list-devices"], "pip install 'tiny-audio[live]'"),
+        (["listen"], "pip install '.[live]'"),
+        (["listen", "--list-devices"], "pip install '.[live]'"),
         (["transcribe", "--live", "talk.wav"], "give - and no file"),
         (["transcribe", "--live", "-", "--beams", "3", "--json"], "--live: leave out --beams."),
     ],

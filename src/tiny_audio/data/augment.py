@@ -25,7 +25,7 @@ import soxr
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.records import stable_hash
-from tiny_audio.errors import ConfigError, DataError, MissingExtraError
+from tiny_audio.errors import ConfigError, DataError, missing_extra
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class Augmenter:
         try:
             library = importlib.import_module("audiomentations")
         except ImportError:
-            remedy = "pip install 'tiny-audio[augment]'"
-            raise MissingExtraError(f"{_KEY} needs audiomentations: {remedy}") from None
+            raise missing_extra(f"{_KEY} needs audiomentations", "augment") from None
         warnings.filterwarnings("ignore", message=".* had to be resampled")
         self._load = lru_cache(library.core.audio_loading_utils.load_sound_file)
         with _seeded("opening"):

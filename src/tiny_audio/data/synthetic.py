@@ -27,7 +27,7 @@ import numpy.typing as npt
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.data.grammar import sentences
 from tiny_audio.data.records import IndexedSource, Record, Source, Spec, Utterance
-from tiny_audio.errors import DataError, MissingExtraError, SourceError
+from tiny_audio.errors import DataError, SourceError, missing_extra
 
 Wave = npt.NDArray[np.float32]
 
@@ -172,8 +172,7 @@ def _espeak_paths() -> tuple[Path, Path]:
     try:
         import espeakng_loader
     except ImportError:
-        what = "synthetic speech needs espeak-ng: pip install 'tiny-audio[synth]'"
-        raise MissingExtraError(what) from None
+        raise missing_extra("synthetic speech needs espeak-ng", "synth") from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 

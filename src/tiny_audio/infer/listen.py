@@ -16,7 +16,13 @@ import numpy as np
 from rich.cells import cell_len
 
 from tiny_audio.audio import SAMPLE_RATE
-from tiny_audio.errors import ConfigError, MissingExtraError, TinyAudioError, first_line
+from tiny_audio.errors import (
+    ConfigError,
+    MissingExtraError,
+    TinyAudioError,
+    first_line,
+    missing_extra,
+)
 from tiny_audio.infer.live import LiveTranscriber, LiveUpdate
 from tiny_audio.infer.transcribe import load
 from tiny_audio.infer.transcript import timestamp
@@ -144,8 +150,7 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError:
-        remedy = "pip install 'tiny-audio[live]'"
-        raise MissingExtraError(f"a microphone needs sounddevice: {remedy}") from None
+        raise missing_extra("a microphone needs sounddevice", "live") from None
     except OSError:
         remedy = "apt install libportaudio2, or brew install portaudio"
         raise MissingExtraError(f"a microphone needs the library PortAudio: {remedy}") from None

@@ -17,7 +17,7 @@ import torch
 
 from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.audio.segment import split_long
-from tiny_audio.errors import MissingExtraError
+from tiny_audio.errors import MissingExtraError, missing_extra
 
 _READ = 300 * SAMPLE_RATE  # of a long recording that is looked at together
 CHUNK = 512  # what the network takes at once
@@ -41,9 +41,7 @@ def _network() -> Any:
     try:
         import silero_vad
     except ImportError:
-        raise MissingExtraError(
-            "voice activity needs silero-vad: pip install 'tiny-audio[vad]'"
-        ) from None
+        raise missing_extra("voice activity needs silero-vad", "vad") from None
     torch.set_num_threads(threads)  # its import sets one, for the whole process
     return silero_vad.load_silero_vad()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from tiny_audio.config import Config, EvaluationConfig, ServeConfig
-from tiny_audio.errors import MissingExtraError
+from tiny_audio.errors import missing_extra
 from tiny_audio.infer.transcribe import load
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.serve.answers import Query, Recording, formed, streamed
@@ -50,9 +50,7 @@ def make_service(
 
         metrics = Metrics()
     except ImportError as error:
-        raise MissingExtraError(
-            f"serving needs {error.name}: pip install 'tiny-audio[serve]'"
-        ) from None
+        raise missing_extra(f"serving needs {error.name}", "serve") from None
     batcher = Batcher(
         model.eval(),
         batch_seconds=batch_seconds,

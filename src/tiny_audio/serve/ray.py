@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from tiny_audio.config import ServeConfig
-from tiny_audio.errors import MissingExtraError
+from tiny_audio.errors import missing_extra
 
 
 def app(args: dict[str, Any]) -> Any:
@@ -26,7 +26,7 @@ def app(args: dict[str, Any]) -> Any:
     try:
         from ray import serve
     except ImportError:
-        raise MissingExtraError("replicas need Ray: pip install 'tiny-audio[ray]'") from None
+        raise missing_extra("replicas need Ray", "ray") from None
     options = {"model": "nano", "names": [], "key_file": None, "origins": [], **args}
     replicas = int(options.pop("replicas", 1))
     settings = ServeConfig(**options.pop("settings", {}))

@@ -18,7 +18,7 @@ from tiny_audio.data.loader import TrainingStream
 from tiny_audio.data.prepare import Preparer, TokenLimits, label_rules, quality_limits
 from tiny_audio.data.records import RejectLog, Source
 from tiny_audio.data.sources import open_data
-from tiny_audio.errors import ConfigError, MissingExtraError
+from tiny_audio.errors import ConfigError, missing_extra
 from tiny_audio.model.build import build_model
 from tiny_audio.model.checkpoint import load_weights, take_revisions
 from tiny_audio.model.lora import add_lora
@@ -59,9 +59,7 @@ def check_settings(cfg: Config) -> None:
     get_rule(cfg.evaluation.scoring)
     quality_limits(cfg.data)
     if t.report_to is not None and importlib.util.find_spec(t.report_to) is None:
-        raise MissingExtraError(
-            f"training.report_to={t.report_to}: not installed; pip install 'tiny-audio[track]'"
-        )
+        raise missing_extra(f"training.report_to={t.report_to} is not installed", "track")
     check_stage(
         t.learns,
         requires_init=t.requires_init,
