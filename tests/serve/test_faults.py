@@ -2,12 +2,9 @@
 
 import asyncio
 import io
-import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,9 +16,8 @@ import openai
 import pytest
 import soundfile
 
-from tests.conftest import REPO
 from tests.infer.helpers import tones
-from tests.serve.helpers import MODEL, Running, running, wav
+from tests.serve.helpers import MODEL, Running, running, spawned, wav
 from tiny_audio.infer.transcribe import Recogniser
 
 GOOD, BAD = 32, 32
@@ -170,17 +166,8 @@ def test_a_long_recording_holds_nobody_up(recogniser: Recogniser) -> None:
 
 @pytest.mark.slow
 def test_sigterm_under_load_loses_nothing(checkpoint: str, recogniser: Recogniser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tiny_audio", "serve", checkpoint, "--port", str(port),
-         "--name", MODEL, "--batch-size", "2"],
-        cwd=REPO, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO / "src")},
-    )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process)
+    arguments = (checkpoint, "--name", MODEL, "--batch-size", "2")
+    with spawned(*arguments, stderr=subprocess.PIPE) as (url, process):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
 
         def ask(number: int) -> str:
@@ -208,22 +195,9 @@ def test_sigterm_under_load_loses_nothing(checkpoint: str, recogniser: Recognise
         log = process.stderr.read() if process.stderr else ""
         assert log.count('"status": 200') >= len(answered)
         assert "a.wav" not in log
-    finally:
-        process.kill()
 
 
 def running_requests(url: str) -> float:
     text = urllib.request.urlopen(f"{url}/metrics").read().decode()
     found = re.search(r"^tiny_audio_requests_running (\S+)", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    for _ in range(2000):  # 400 s: Ray starts six processes
-        assert process.poll() is None, process.stderr
-        try:
-            if urllib.request.urlopen(f"{url}/ready").status == 200:
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("not ready in 400 s")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import tiny_audio
-from tests.serve.helpers import Running, running
+from tests.serve.helpers import Running
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.infer.transcribe import Recogniser
 
@@ -23,17 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def nano() -> Recogniser:
-    return tiny_audio.load("nano", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def server(nano: Recogniser) -> Iterator[Running]:
-    with running(nano, keys=(b"secret",)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +56,7 @@ LOOKS = [("desktop", 1200, 800), ("phone", 390, 844)]
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "width", "height"), LOOKS)
 def test_a_file_becomes_text_with_times(
-    chromium: Any, server: Running, nano: Recogniser, recording: Path, tmp_path: Path,
+    chromium: Any, guarded: Running, nano: Recogniser, recording: Path, tmp_path: Path,
     name: str, width: int, height: int, scheme: str,
 ) -> None:  # fmt: skip
     context = chromium.new_context(
@@ -77,7 +65,7 @@ def test_a_file_becomes_text_with_times(
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(server.url)
+    page.goto(guarded.url)
     page.wait_for_selector("#key:focus")  # asked for, and the keyboard is there
     page.keyboard.type("secret")
     page.keyboard.press("Enter")
@@ -100,9 +88,9 @@ def test_a_file_becomes_text_with_times(
     context.close()
 
 
-def test_what_is_spoken_appears(chromium: Any, server: Running) -> None:
+def test_what_is_spoken_appears(chromium: Any, guarded: Running) -> None:
     page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(server.url)
+    page.goto(guarded.url)
     page.fill("#key", "secret")
     page.keyboard.press("Enter")
     page.wait_for_selector("#key-form", state="hidden")
@@ -116,9 +104,9 @@ def test_what_is_spoken_appears(chromium: Any, server: Running) -> None:
     page.close()
 
 
-def test_what_goes_wrong_is_said(chromium: Any, server: Running, tmp_path: Path) -> None:
+def test_what_goes_wrong_is_said(chromium: Any, guarded: Running, tmp_path: Path) -> None:
     page = chromium.new_page()
-    page.goto(server.url)
+    page.goto(guarded.url)
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
     page.wait_for_selector("#status.failed")

@@ -1,10 +1,7 @@
 """Two replicas, of which one dies under load: everybody gets the text."""
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,10 +9,8 @@ import openai
 import psutil
 import pytest
 
-from tests.conftest import REPO
 from tests.infer.helpers import tones
-from tests.serve.helpers import MODEL, wav
-from tests.serve.test_faults import wait_until_ready
+from tests.serve.helpers import MODEL, spawned, wav
 from tiny_audio.infer.transcribe import Recogniser
 
 pytest.importorskip("ray.serve", reason="needs the extra ray")
@@ -31,18 +26,10 @@ def replicas(process: subprocess.Popen[str]) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_replica_that_dies_costs_no_request(checkpoint: str, recogniser: Recogniser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tiny_audio", "serve", checkpoint, "--port", str(port),
-         "--name", MODEL, "--replicas", "2"],
-        cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO / "src"), "RAY_USAGE_STATS_ENABLED": "0",
-             "RAY_DEFAULT_OBJECT_STORE_MEMORY_MAX_BYTES": str(200 << 20)},
-    )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process)
+    arguments = (checkpoint, "--name", MODEL, "--replicas", "2")
+    small = {"RAY_USAGE_STATS_ENABLED": "0",
+             "RAY_DEFAULT_OBJECT_STORE_MEMORY_MAX_BYTES": str(200 << 20)}  # fmt: skip
+    with spawned(*arguments, stderr=subprocess.DEVNULL, **small) as (url, process):
         running = replicas(process)
         assert len(running) == 2
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
@@ -74,8 +61,3 @@ def test_a_replica_that_dies_costs_no_request(checkpoint: str, recogniser: Recog
             raise AssertionError("Ray has not started a replica in place of the dead one")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0
-    finally:
-        if process.poll() is None:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            process.kill()

@@ -11,8 +11,7 @@ import openai
 import pytest
 import soxr
 
-import tiny_audio
-from tests.serve.helpers import MODEL, Running, running, wav
+from tests.serve.helpers import MODEL, Running, wav
 from tiny_audio.data.synthetic import synthetic_utterances
 from tiny_audio.evaluate.wer import score
 from tiny_audio.infer.transcribe import Recogniser
@@ -21,17 +20,6 @@ from tiny_audio.text.scoring import get_rule
 RATE, BLOCK = 24_000, 4_800  # 200 ms
 SILENCE = np.zeros(16_000, np.float32)
 PREFIX = "conversation.item.input_audio_transcription."
-
-
-@pytest.fixture(scope="module")
-def nano() -> Recogniser:
-    return tiny_audio.load("nano", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def server(nano: Recogniser) -> Iterator[Running]:
-    with running(nano, keys=(b"secret",)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +38,12 @@ def session(turns: dict[str, Any] | None) -> Any:
     return {"type": "transcription", "audio": {"input": {"turn_detection": turns}}}
 
 
-def test_lines_come_as_they_are_spoken(server: Running, spoken: list[Any]) -> None:
+def test_lines_come_as_they_are_spoken(guarded: Running, spoken: list[Any]) -> None:
     """And words before their line is complete."""
     events: list[Any] = []
 
     async def talk() -> None:
-        client = openai.AsyncOpenAI(**server.options(api_key="secret"))
+        client = openai.AsyncOpenAI(**guarded.options(api_key="secret"))
         async with client.realtime.connect(extra_query={"intent": "transcription"}) as socket:
             for clip in [SILENCE, *(x for u in spoken for x in (u.waveform, SILENCE))]:
                 for audio in appends(clip):
@@ -91,9 +79,9 @@ def test_lines_come_as_they_are_spoken(server: Running, spoken: list[Any]) -> No
 
 
 def test_what_is_committed_is_transcribed(
-    server: Running, nano: Recogniser, spoken: list[Any]
+    guarded: Running, nano: Recogniser, spoken: list[Any]
 ) -> None:
-    client = server.client(api_key="secret")
+    client = guarded.client(api_key="secret")
     transcripts, deltas, errors = [], [], []
     with client.realtime.connect(extra_query={"intent": "transcription"}) as socket:
         socket.session.update(session=session(None))
@@ -133,8 +121,8 @@ def test_what_is_committed_is_transcribed(
         ({"type": "session.update", "session": {"type": "transcription", "audio": 7}}, "session"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_and_cost_nothing(server: Running, event: Any, param: str) -> None:
-    client = server.client(api_key="secret")
+def test_mistakes_are_told_and_cost_nothing(guarded: Running, event: Any, param: str) -> None:
+    client = guarded.client(api_key="secret")
     with client.realtime.connect(extra_query={"intent": "transcription"}) as socket:
         assert socket.recv().type == "session.created"
         socket.send(event)
@@ -144,14 +132,14 @@ def test_mistakes_are_told_and_cost_nothing(server: Running, event: Any, param: 
         assert socket.recv().type == "session.updated"
 
 
-def test_who_has_no_key_gets_no_connection(server: Running) -> None:
-    client = server.client(api_key="wrong")
+def test_who_has_no_key_gets_no_connection(guarded: Running) -> None:
+    client = guarded.client(api_key="wrong")
     with pytest.raises(Exception, match="401"), client.realtime.connect():
         pass
 
 
-def test_logprobs_are_of_the_tokens(server: Running, spoken: list[Any]) -> None:
-    answer = server.client(api_key="secret").audio.transcriptions.create(
+def test_logprobs_are_of_the_tokens(guarded: Running, spoken: list[Any]) -> None:
+    answer = guarded.client(api_key="secret").audio.transcriptions.create(
         model=MODEL, file=wav(spoken[0].waveform), include=["logprobs"]
     )
     written = b"".join(bytes(map(int, token.bytes)) for token in answer.logprobs)

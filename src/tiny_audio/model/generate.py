@@ -134,9 +134,8 @@ class Decoding:
         row: _Row | None = None
         for (row,) in self._steps():
             text = self._text(self._settled(row))
-            # A character of several bytes is a replacement mark until its last byte is there.
-            if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
+            if piece := new_text(shown, text):
+                yield piece
                 shown = text
         assert row is not None
         found = self._hypothesis(row)
@@ -315,6 +314,12 @@ class Decoding:
             stop = next((i for i, token in enumerate(ids[:cap]) if token in self.end_ids), cap)
             found.append(Hypothesis(self._text(ids[:stop]), ids[:stop], None, stop < cap))
         return found
+
+
+def new_text(shown: str, text: str) -> str:
+    """What a growing text adds to what was shown of it; nothing before it can be shown: a character
+    of several bytes is a replacement mark until its last byte is there."""
+    return text[len(shown) :] if text.startswith(shown) and not text.endswith("\ufffd") else ""
 
 
 class _Noise:

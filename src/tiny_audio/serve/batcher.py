@@ -24,6 +24,7 @@ from tiny_audio.audio import SAMPLE_RATE
 from tiny_audio.config import GenerationConfig
 from tiny_audio.data.records import Utterance
 from tiny_audio.infer.recognise import Decoder, Found, Recognition, Segment, cut_clips, to_segment
+from tiny_audio.model.generate import new_text
 from tiny_audio.model.speech import SpeechModel
 
 PATIENCE = 0.005  # seconds that an idle worker waits for more than one span
@@ -241,9 +242,9 @@ class Batcher:
             job = jobs[clip]
             if job.pieces and not job.gone:
                 text = str(self.model.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-                # A character of several bytes is a replacement mark until its last byte is there.
-                if text.startswith(job.shown) and text[-1:] not in ("", "\ufffd"):
-                    _tell_piece(job, text)
+                if piece := new_text(job.shown, text):
+                    job.tell(piece)
+                    job.shown = text
             return not job.gone
 
         begun = time.perf_counter()
@@ -259,16 +260,9 @@ class Batcher:
         self.speed += 0.2 * (seconds / took - self.speed)
         self._observe(len(batch), took)
         for clip, job in jobs.items():
-            if job.pieces:
-                _tell_piece(job, found[clip].hypothesis.text)
+            if job.pieces and (rest := found[clip].hypothesis.text[len(job.shown) :]):
+                job.tell(rest)
             job.tell(found[clip])
-
-
-def _tell_piece(job: Job, text: str) -> None:
-    """Tell what is new in a text."""
-    if text.startswith(job.shown) and len(text) > len(job.shown):
-        job.tell(text[len(job.shown) :])
-        job.shown = text
 
 
 def _across(

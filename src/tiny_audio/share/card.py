@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
 from tiny_audio.compose import compose
 from tiny_audio.config import Config, SourceConfig
 from tiny_audio.data.sources import benchmarks
+from tiny_audio.errors import first_line
 from tiny_audio.evaluate.results import SUMMARY
 from tiny_audio.evaluate.run import SETTINGS, fingerprint
 from tiny_audio.evaluate.statistics import LEVEL
@@ -121,7 +124,10 @@ def _licence(repo_id: str, repo_type: str = "model") -> str:
     """What a repository's own card states; the card's reader is told where it states nothing."""
     try:
         card = RepoCard.load(hf_hub_download(repo_id, "README.md", repo_type=repo_type))
-    except Exception:  # no card, not allowed, no network: no common base
+    except (EntryNotFoundError, ValueError):  # there is no card, or nothing that can be read
+        return _NOT_STATED
+    except Exception as error:  # of httpx and huggingface_hub: no common base
+        print(f"{repo_id}: its licence cannot be read ({first_line(error)})", file=sys.stderr)
         return _NOT_STATED
     stated = card.data.get("license")
     return ", ".join(stated) if isinstance(stated, list) else str(stated or _NOT_STATED)
