@@ -6,6 +6,7 @@ Accelerate offers FSDP on accelerators only, so here PyTorch's own call takes th
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,12 @@ from tests.train.helpers import batch_of, tiny, trainer_of, utterances
 from tiny_audio.config import TrainingConfig
 from tiny_audio.model.speech import SpeechModel
 from tiny_audio.train.checkpoints import restore_optimizer
-from tiny_audio.train.distributed import frozen_modules, whole_state, whole_weights
+from tiny_audio.train.distributed import (
+    frozen_modules,
+    sum_gradients,
+    whole_state,
+    whole_weights,
+)
 from tiny_audio.train.loop import Trainer
 from tiny_audio.train.stages import parameter_groups
 
@@ -40,8 +46,17 @@ def trainer(model: SpeechModel, folder: Path, steps: int, *, sharded: bool) -> T
     return made
 
 
+def sum_what_one_process_alone_has() -> None:
+    """As of experts to which the other process sent no token."""
+    experts = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    experts[dist.get_rank()].grad = torch.ones(2)
+    sum_gradients(experts, SimpleNamespace(num_processes=2))
+    assert [expert.grad.tolist() for expert in experts] == [[1.0, 1.0]] * 2
+
+
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
+    sum_what_one_process_alone_has()
     model = tiny(LEARNS, dropout=False)
     first = trainer(model, folder / f"a{dist.get_rank()}", STEPS // 2, sharded=True)
     first.run()
