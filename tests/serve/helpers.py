@@ -55,7 +55,12 @@ class Running:
 
 @contextmanager
 def running(
-    recogniser: Recogniser, *, keys: tuple[bytes, ...] = (), batch: int = 64, **settings: Any
+    recogniser: Recogniser,
+    *,
+    keys: tuple[bytes, ...] = (),
+    origins: tuple[str, ...] = (),
+    batch: int = 64,
+    **settings: Any,
 ) -> Iterator[Running]:
     """A server on a thread of this process, gracefully stopped at the end."""
     config = ServeConfig(**settings)
@@ -64,7 +69,7 @@ def running(
         config,
         names=[MODEL, "whisper-1"],
         keys=list(keys),
-        origins=[],
+        origins=list(origins),
         max_utterances=batch,
     )
     listener = socket.create_server(("127.0.0.1", 0))

@@ -193,6 +193,19 @@ def test_curl(server: Running, recogniser: Recogniser, tmp_path: Path) -> None:
     assert (status, body["error"]["code"]) == (403, "bad_origin")
 
 
+def test_pages_of_other_sites_are_let_in_by_name(recogniser: Recogniser) -> None:
+    friend, other = "https://friend.example", "https://other.example"
+    with running(recogniser, origins=(friend,), keys=(b"secret",)) as server:
+        url = f"{server.url}/v1/models"
+        ask = urllib.request.Request(url, method="OPTIONS")
+        ask.add_header("Access-Control-Request-Method", "GET")
+        ask.add_header("Origin", friend)
+        assert urllib.request.urlopen(ask).headers["access-control-allow-origin"] == friend
+        key = ("-H", "Authorization: Bearer secret", "-H")
+        assert curl(url, *key, f"Origin: {friend}")[0] == 200
+        assert curl(url, *key, f"Origin: {other}")[0] == 403
+
+
 def test_metrics_count(server: Running) -> None:
     ask(server, LONG)
     _, text = curl(f"{server.url}/metrics")
