@@ -31,7 +31,7 @@ from tiny_audio.data.synthetic import synthetic_utterances
 
 CLIENTS = (1, 8, 64)
 SENTENCES, SEED = 64, 777
-ROUNDS = {1: 64, 8: 128, 64: 384}  # requests at so many clients
+ROUNDS = {1: 64, 8: 192, 64: 768}  # requests at so many clients
 GOAL = 3.0  # times the throughput of one client alone
 WARM = 0.1  # of the requests for memory, before which it may grow
 FLAT = 1.05
@@ -131,14 +131,14 @@ def run(requests: int) -> bool:
     ports = free_port(), free_port()
     with listening(["bench.serve", str(ports[1])], ports[1]):
         plain = Load(ports[1], clips)
-        plain.ask(1, 8)  # warm
+        plain.ask(CLIENTS[-1], CLIENTS[-1])  # warm
         first = plain.measure("plain", CLIENTS[0], 0.0)
         for clients in CLIENTS[1:]:
             plain.measure("plain", clients, first)
     command = ["tiny_audio", "serve", "nano", "--device", "cpu", "--port", str(ports[0])]
     with listening(command, ports[0]) as process:
         ours = Load(ports[0], clips)
-        ours.ask(1, 8)
+        ours.ask(CLIENTS[-1], CLIENTS[-1])
         rates, wrong = {}, 0
         for clients in CLIENTS:
             rates[clients] = ours.measure("ours", clients, first)
