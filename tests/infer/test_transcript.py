@@ -129,3 +129,5 @@ def test_voice_activity_leaves_out_what_is_no_speech(tmp_path: Path) -> None:
     assert segment.words[0].start > 11
     assert nano.transcribe(noise, vad=True).text == ""
     assert nano.transcribe(noise[:0], vad=True).error is not None
+    long = np.zeros(16_000 * 600, np.float32)  # read in pieces; nothing is left for the last one
+    assert nano.transcribe(long, vad=True).segments == []

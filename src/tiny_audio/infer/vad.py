@@ -83,7 +83,7 @@ def speech_probabilities(waveform: np.ndarray) -> np.ndarray:
     """
     chunks = -(-len(waveform) // CHUNK)
     own = max(_WARM_UP, -(-chunks // _LANES))  # of a lane
-    lanes = -(-chunks // own)
+    lanes = -(-chunks // own) or 1  # also of nothing
     padded = np.zeros((_WARM_UP + lanes * own) * CHUNK, np.float32)
     padded[_WARM_UP * CHUNK :][: len(waveform)] = waveform
     grid = torch.from_numpy(padded).view(-1, CHUNK)
